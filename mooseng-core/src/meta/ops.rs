@@ -1,0 +1,158 @@
+//! The table of operations: request, reply and typed method of each, one row apiece. Pure.
+//! Variants are only ever added at the end; structs never change (DESIGN §6).
+
+use super::{types::*, *};
+use crate::{
+    attr::{Access, Attr, FileKind, SetAttr},
+    ids::*,
+    name::Name,
+    net::Role,
+};
+use bytes::Bytes;
+
+macro_rules! meta_ops {
+    ($( $(#[$doc:meta])* $kind:ident $op:ident { $($(#[$fdoc:meta])* $f:ident : $t:ty),* $(,)? } -> $reply:ty, fn $m:ident; )*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+            #[allow(missing_docs, reason = "the table's line tells what each field is")]
+            pub struct $op { $( $(#[$fdoc])* pub $f: $t),* }
+            impl From<$op> for MetaRequest { fn from(o: $op) -> Self { Self::$op(o) } }
+            impl MetaOp for $op {
+                const NAME: &'static str = stringify!($op);
+                const KIND: OpKind = OpKind::$kind;
+                type Reply = $reply;
+                fn from_reply(r: MetaReply) -> Result<$reply, MetaReply> {
+                    match r { MetaReply::$op(v) => Ok(v), other => Err(other) }
+                }
+                fn into_reply(r: $reply) -> MetaReply { MetaReply::$op(r) }
+            }
+        )*
+        /// Every request.
+        #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+        pub enum MetaRequest { $( $(#[$doc])* $op($op) ),* }
+        /// Every reply, by the name of its request.
+        #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+        pub enum MetaReply { $( #[doc = concat!("Answers [`", stringify!($op), "`].")] $op($reply) ),* }
+        impl MetaRequest {
+            /// The operation's name.
+            pub const fn name(&self) -> &'static str { match self { $(Self::$op(_) => stringify!($op)),* } }
+            /// The operation's kind.
+            pub const fn kind(&self) -> OpKind { match self { $(Self::$op(_) => OpKind::$kind),* } }
+        }
+        impl MetaReply {
+            /// The operation's name.
+            pub const fn name(&self) -> &'static str { match self { $(Self::$op(_) => stringify!($op)),* } }
+        }
+        /// Typed calls on any metadata service.
+        #[async_trait]
+        pub trait MetadataExt: MetadataService {
+            $( $(#[$doc])* async fn $m(&self, cx: &CallContext, op: $op) -> Result<$reply, MetaError> { ask(self, cx, op).await } )*
+        }
+        /// Names of all operations, in wire order.
+        pub const OP_NAMES: &[&str] = &[$(stringify!($op)),*];
+    };
+}
+
+impl<T: MetadataService + ?Sized> MetadataExt for T {}
+
+meta_ops! {
+    /// The entry of a name. Wants search permission on the directory.
+    FsRead Lookup { parent: InodeId, name: Name } -> Attr, fn lookup;
+    /// Attributes of an inode.
+    FsRead GetAttr { inode: InodeId } -> Attr, fn getattr;
+    /// Whether the caller has these rights: EACCES when not.
+    FsRead CheckAccess { inode: InodeId, access: Access } -> (), fn check_access;
+    /// One page of a directory in cookie order. Cookies stay valid while entries come and go.
+    FsRead ReadDir { inode: InodeId, after: DirCookie, max_entries: u32, with_attrs: bool } -> DirPage, fn read_dir;
+    /// The target of a symbolic link.
+    FsRead ReadLink { inode: InodeId } -> Bytes, fn read_link;
+    /// Value of an extended attribute; ENODATA without one.
+    FsRead GetXattr { inode: InodeId, name: Bytes } -> Bytes, fn get_xattr;
+    /// Names of the extended attributes.
+    FsRead ListXattrs { inode: InodeId } -> Vec<Bytes>, fn list_xattrs;
+    /// Space and inodes of the filesystem.
+    FsRead StatFs {} -> FsStat, fn stat_fs;
+    /// Where chunks `from..from + count` are, for reading. At most 64 chunks.
+    FsRead GetLayout { inode: InodeId, from: ChunkIndex, count: u32 } -> Layout, fn get_layout;
+    /// Recursive totals of a directory (of a file: itself).
+    FsRead GetTotals { inode: InodeId } -> Totals, fn get_totals;
+    /// Opens a file for the session: checks rights; the inode outlives its last link until released.
+    FsRead Open { inode: InodeId, access: Access, layout_chunks: u32 } -> Opened, fn open;
+
+    /// Changes attributes; a smaller size cuts the file, a larger one makes a hole.
+    FsWrite SetAttrs { inode: InodeId, set: SetAttr } -> Attr, fn set_attrs;
+    /// Makes a regular file, and opens it when `open` is not 0. Without `exclusive` an existing one is opened.
+    FsWrite Create { parent: InodeId, name: Name, mode: u32, exclusive: bool, open: Access, truncate: bool, id: Option<InodeId> } -> Created, fn create;
+    /// Makes a directory.
+    FsWrite MkDir { parent: InodeId, name: Name, mode: u32, id: Option<InodeId> } -> Attr, fn mkdir;
+    /// Makes a pipe, socket, device node or regular file.
+    FsWrite MkNod { parent: InodeId, name: Name, mode: u32, kind: FileKind, rdev: u32, id: Option<InodeId> } -> Attr, fn mknod;
+    /// Makes a symbolic link of 1 to 4,095 bytes.
+    FsWrite SymLink { parent: InodeId, name: Name, target: Bytes, id: Option<InodeId> } -> Attr, fn symlink;
+    /// Adds a link to a file.
+    FsWrite Link { inode: InodeId, parent: InodeId, name: Name } -> Attr, fn link;
+    /// Removes a name that is not a directory's.
+    FsWrite Unlink { parent: InodeId, name: Name } -> Removed, fn unlink;
+    /// Removes an empty directory.
+    FsWrite RmDir { parent: InodeId, name: Name } -> Removed, fn rmdir;
+    /// Renames, replacing, refusing to replace, or exchanging.
+    FsWrite Rename { parent: InodeId, name: Name, new_parent: InodeId, new_name: Name, mode: RenameMode } -> Renamed, fn rename;
+    /// Sets an extended attribute.
+    FsWrite SetXattr { inode: InodeId, name: Bytes, value: Bytes, mode: XattrMode } -> (), fn set_xattr;
+    /// Removes an extended attribute; ENODATA without one.
+    FsWrite RemoveXattr { inode: InodeId, name: Bytes } -> (), fn remove_xattr;
+    /// Makes chunks `from..from + count` exist (those that do keep their ids) and answers where to
+    /// write them. `truncates` must be the inode's. Inline data stays until the first commit of chunk 0.
+    FsWrite Allocate { inode: InodeId, truncates: TruncateCounter, from: ChunkIndex, count: u32 } -> Layout, fn allocate;
+    /// Raises the size to at least `size` and sets the times of a write, after the chunks named took
+    /// the data. Refused with LayoutStale when a chunk or the truncate counter moved on.
+    FsWrite CommitWrite { inode: InodeId, truncates: TruncateCounter, size: u64, chunks: Vec<(ChunkIndex, ChunkRef)>, drop_inline: bool } -> Attr, fn commit_write;
+    /// Replaces the content of a file without chunks by at most 8 KiB inside the inode.
+    FsWrite WriteInline { inode: InodeId, truncates: TruncateCounter, data: Bytes } -> Attr, fn write_inline;
+    /// Sets the storage class of a file (for chunks to come) or a directory (for what is made in it).
+    FsWrite SetClass { inode: InodeId, class: StorageClass } -> (), fn set_class;
+    /// Runs mutations in order and stops at the first failure; one log entry. `after` names the slot
+    /// sequence of the batch that must have been applied before. Elements are encoded [`MetaRequest`]s
+    /// (not batches), answers encoded `Result<MetaReply, MetaError>`s: one level, by construction.
+    FsWrite Batch { after: Option<SlotSeq>, ops: Vec<Bytes> } -> Vec<Bytes>, fn batch;
+
+    /// Opens a session; the connection's certificate is bound to it.
+    Session OpenSession { client: String, host: String, version: String } -> SessionOpened, fn open_session;
+    /// Keeps the session alive.
+    Session KeepAlive {} -> KeptAlive, fn keep_alive;
+    /// Tells a new leader what this session has open.
+    Session Reassert { open: Vec<InodeId> } -> (), fn reassert;
+    /// Ends an open.
+    Session Release { inode: InodeId } -> (), fn release;
+    /// Ends the session and all it holds.
+    Session CloseSession {} -> (), fn close_session;
+    /// Grants a range of ids.
+    Session GrantIds { kind: IdKind, count: u32 } -> IdRange, fn grant_ids;
+    /// Says that a replica failed the session; the leader looks, and changes the set if it agrees.
+    /// Answers once the layout can be read again.
+    Session ReportReplica { inode: InodeId, index: ChunkIndex, chunk: ChunkRef, server: ServerId, problem: String } -> (), fn report_replica;
+
+    /// A chunkserver started or came back.
+    Server Register { server: ServerId, incarnation: Incarnation, addr: String, disks: Vec<DiskReport>, version: String } -> ServerOrders, fn register;
+    /// A chunkserver lives.
+    Server Heartbeat { server: ServerId, incarnation: Incarnation, disks: Vec<DiskReport>, damaged: Vec<ChunkRef> } -> ServerOrders, fn heartbeat;
+    /// One page of what a chunkserver has, in id order; `last` ends the report.
+    Server Report { server: ServerId, incarnation: Incarnation, after: Option<ChunkId>, chunks: Vec<ChunkReport>, last: bool } -> (), fn report;
+
+    /// State of the cluster.
+    Look GetStatus {} -> ClusterStatus, fn get_status;
+    /// Chunks of a file with their replicas.
+    Look GetChunks { inode: InodeId, from: ChunkIndex, count: u32 } -> Vec<ChunkInfo>, fn get_chunks;
+    /// Open sessions.
+    Look ListSessions {} -> Vec<SessionInfo>, fn list_sessions;
+
+    /// Adds a master: it is filled first, then votes.
+    Admin AddMaster { id: MasterId, raft_addr: String, client_addr: String } -> (), fn add_master;
+    /// Removes a master.
+    Admin RemoveMaster { id: MasterId } -> (), fn remove_master;
+    /// Hands leadership over.
+    Admin TransferLeadership { to: MasterId } -> (), fn transfer_leadership;
+    /// Makes a one-time token with which a node joins.
+    Admin CreateToken { role: Role, node: u64, name: String, lifetime_secs: u64 } -> String, fn create_token;
+}

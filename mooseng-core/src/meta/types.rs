@@ -1,0 +1,388 @@
+//! What requests and replies carry. Pure.
+
+use crate::{
+    attr::{Attr, FileKind, Timestamp},
+    capability::{Capability, PublicKey},
+    ids::*,
+    name::Name,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Position in a directory: entries come in the order of their cookies, 0 is before the first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+pub struct DirCookie(pub u64);
+
+/// One entry of a directory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirEntry {
+    /// Its name.
+    pub name: Name,
+    /// What it names.
+    pub inode: InodeId,
+    /// Of which kind.
+    pub kind: FileKind,
+    /// Where to go on after it. Rises by creation order within its directory, below 2^63.
+    pub cookie: DirCookie,
+    /// Attributes, when asked for.
+    pub attr: Option<Attr>,
+}
+
+/// One page of a directory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirPage {
+    /// Entries in cookie order.
+    pub entries: Vec<DirEntry>,
+    /// Whether the directory ends here.
+    pub eof: bool,
+    /// The directory's parent (the root's is itself).
+    pub parent: InodeId,
+}
+
+/// Space and inodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FsStat {
+    /// Bytes of all disks, raw.
+    pub total_bytes: u64,
+    /// Free bytes of all disks, raw.
+    pub free_bytes: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Bytes of all files (sizes, not copies).
+    pub used_bytes: u64,
+}
+
+/// Recursive totals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Inodes below, and the directory itself.
+    pub inodes: u64,
+    /// Of them directories.
+    pub dirs: u64,
+    /// Sum of the sizes of regular files and symbolic links; an inode with several links counts
+    /// where its first one is.
+    pub bytes: u64,
+}
+
+/// Placement policy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct StorageClass {
+    /// Copies of each chunk, 1 to 9.
+    pub copies: u8,
+}
+
+impl Default for StorageClass {
+    fn default() -> Self {
+        Self { copies: 2 }
+    }
+}
+
+/// One replica's place.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Replica {
+    /// Which chunkserver.
+    pub server: ServerId,
+    /// Where it answers.
+    pub addr: String,
+}
+
+/// One chunk's place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkPlace {
+    /// Position in the file.
+    pub index: ChunkIndex,
+    /// Id and version.
+    pub chunk: ChunkRef,
+    /// Replicas in chain order; the first is the head.
+    pub chain: Vec<Replica>,
+    /// Nothing was ever committed to it: chunkservers make it with the first write.
+    pub fresh: bool,
+}
+
+/// Where a file's content is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Layout {
+    /// Attributes at the same moment.
+    pub attr: Attr,
+    /// The inode's truncate counter.
+    pub truncates: TruncateCounter,
+    /// Content inside the inode; then there are no chunks.
+    pub inline: Option<Bytes>,
+    /// Chunks in order; what lies between is a hole.
+    pub chunks: Vec<ChunkPlace>,
+    /// The right to touch them.
+    pub capability: Option<Capability>,
+}
+
+/// Answer to an open.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Opened {
+    /// Attributes, content or places of the first chunks.
+    pub layout: Layout,
+}
+
+/// Answer to a create.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Created {
+    /// Attributes, after a truncation when one was asked for.
+    pub attr: Attr,
+    /// Whether it was made just now.
+    pub created: bool,
+    /// The inode's truncate counter.
+    pub truncates: TruncateCounter,
+    /// Content inside the inode.
+    pub inline: Option<Bytes>,
+    /// Whether it has chunks (then a layout is to be read before its content).
+    pub has_chunks: bool,
+}
+
+/// Answer to unlink and rmdir.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Removed {
+    /// What the name named.
+    pub inode: InodeId,
+    /// Links left.
+    pub links_left: u32,
+}
+
+/// Answer to rename.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Renamed {
+    /// What moved.
+    pub inode: InodeId,
+    /// What was replaced, or exchanged.
+    pub other: Option<Removed>,
+}
+
+/// What rename does with an existing target.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// Replaces it.
+    Replace,
+    /// Refuses with EEXIST.
+    NoReplace,
+    /// Swaps the two.
+    Exchange,
+}
+
+/// What setting an extended attribute does with an existing one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum XattrMode {
+    /// Sets it either way.
+    Set,
+    /// EEXIST when there is one.
+    Create,
+    /// ENODATA when there is none.
+    Replace,
+}
+
+/// Answer to opening a session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionOpened {
+    /// The session and its epoch.
+    pub stamp: SessionStamp,
+    /// Slots: mutations in flight at most.
+    pub slots: u16,
+    /// Seconds without contact after which it may be expired.
+    pub lifetime_secs: u64,
+    /// The leader's term: a change means re-asserting.
+    pub term: Term,
+}
+
+/// Answer to a keep-alive.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeptAlive {
+    /// The leader's term: a change means re-asserting.
+    pub term: Term,
+    /// The epoch in force.
+    pub epoch: SessionEpoch,
+}
+
+/// What ids are for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum IdKind {
+    /// Inodes.
+    Inode,
+    /// Chunks.
+    Chunk,
+}
+
+/// Ids `first..first + count`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct IdRange {
+    /// What for.
+    pub kind: IdKind,
+    /// First id.
+    pub first: u64,
+    /// How many.
+    pub count: u32,
+}
+
+/// State of one disk of a chunkserver.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// Which.
+    pub disk: DiskId,
+    /// Its directory, for people.
+    pub path: String,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes free for chunks, reserve taken off.
+    pub free_bytes: u64,
+    /// Chunks on it.
+    pub chunks: u64,
+    /// Why it was set aside, when it was.
+    pub error: Option<String>,
+}
+
+/// What the masters tell a chunkserver.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServerOrders {
+    /// The leader's term: commands below it are refused.
+    pub term: Term,
+    /// Public keys in force.
+    pub keys: Vec<PublicKey>,
+    /// Sessions with the lowest epoch that is not fenced.
+    pub fences: Vec<SessionStamp>,
+    /// The leader does not know this incarnation's chunks yet: report them.
+    pub want_report: bool,
+}
+
+/// State of one replica at a chunkserver.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum ReplicaState {
+    /// Can be served.
+    Good,
+    /// Was dirty at an unclean stop.
+    Suspect,
+    /// Has damaged blocks, or its disk was set aside.
+    Damaged,
+}
+
+/// One chunk as a chunkserver has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkReport {
+    /// Id and version.
+    pub chunk: ChunkRef,
+    /// Bytes.
+    pub length: u64,
+    /// State.
+    pub state: ReplicaState,
+}
+
+/// One master as the leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MasterInfo {
+    /// Which.
+    pub id: MasterId,
+    /// Where masters reach it.
+    pub raft_addr: String,
+    /// Where clients reach it.
+    pub client_addr: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Entries it is behind, as far as the leader knows.
+    pub lag: Option<u64>,
+}
+
+/// One chunkserver as the leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// Which.
+    pub id: ServerId,
+    /// Where it answers.
+    pub addr: String,
+    /// Whether it was heard of lately.
+    pub alive: bool,
+    /// Milliseconds since then.
+    pub silent_ms: u64,
+    /// Its disks, as last reported.
+    pub disks: Vec<DiskReport>,
+}
+
+/// Counts of chunks by risk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChunkHealth {
+    /// Chunks in all.
+    pub total: u64,
+    /// With as many good replicas as wanted.
+    pub healthy: u64,
+    /// With fewer, but more than one.
+    pub undergoal: u64,
+    /// With one where more are wanted.
+    pub endangered: u64,
+    /// With none.
+    pub missing: u64,
+    /// With too many.
+    pub overgoal: u64,
+    /// Waiting to be deleted.
+    pub deleting: u64,
+}
+
+/// State of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// The leader's term.
+    pub term: Term,
+    /// Last applied log index.
+    pub revision: Revision,
+    /// Masters.
+    pub masters: Vec<MasterInfo>,
+    /// Chunkservers.
+    pub servers: Vec<ServerInfo>,
+    /// Chunks.
+    pub chunks: ChunkHealth,
+    /// Sessions.
+    pub sessions: u64,
+    /// Space and inodes.
+    pub fs: FsStat,
+}
+
+/// One replica of a chunk as the leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReplicaInfo {
+    /// Where.
+    pub place: Replica,
+    /// Whether the server lives.
+    pub alive: bool,
+    /// As last reported; `None` when nothing was heard of it.
+    pub state: Option<ReplicaState>,
+    /// Version as last reported.
+    pub version: Option<ChunkVersion>,
+}
+
+/// One chunk of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkInfo {
+    /// Position.
+    pub index: ChunkIndex,
+    /// Id and version.
+    pub chunk: ChunkRef,
+    /// Copies wanted.
+    pub wanted: u8,
+    /// Replicas.
+    pub replicas: Vec<ReplicaInfo>,
+    /// Whether the version is changing now.
+    pub changing: bool,
+}
+
+/// One session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionInfo {
+    /// Which.
+    pub stamp: SessionStamp,
+    /// What the client called itself.
+    pub client: String,
+    /// Its host.
+    pub host: String,
+    /// Its version.
+    pub version: String,
+    /// Files open, as the leader knows.
+    pub open: u64,
+    /// When it was opened.
+    pub since: Timestamp,
+}

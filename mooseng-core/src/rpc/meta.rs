@@ -1,0 +1,106 @@
+//! The metadata service over a connection.
+
+use super::method;
+use crate::{
+    context::CallContext,
+    error::{MetaError, NetError},
+    ids::EventSeq,
+    meta::{Events, MetaReply, MetaRequest, MetadataService, OpKind, SessionEvent},
+    net::{Body, Connection, Handler, Message, Method, PeerIdentity, Piece, Role},
+    wire::{decode, encode},
+};
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use std::sync::Arc;
+
+/// A remote master.
+#[derive(Clone)]
+pub struct RemoteMeta(Arc<dyn Connection>);
+
+impl RemoteMeta {
+    /// Over a connection to a master.
+    pub fn new(connection: Arc<dyn Connection>) -> Self {
+        Self(connection)
+    }
+    /// The connection.
+    pub fn connection(&self) -> &Arc<dyn Connection> {
+        &self.0
+    }
+}
+
+#[async_trait]
+impl MetadataService for RemoteMeta {
+    async fn call(&self, cx: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
+        let reply = self.0.call(cx, method::META_CALL, Message::of_head(encode(&req))).await?;
+        decode::<Result<MetaReply, MetaError>>(&reply.head)?
+    }
+
+    async fn events(&self, cx: &CallContext, after: EventSeq) -> Result<Events, MetaError> {
+        let reply = self.0.call(cx, method::META_EVENTS, Message::of_head(encode(&after))).await?;
+        decode::<Result<(), MetaError>>(&reply.head)??;
+        let Body::Stream(pieces) = reply.body else {
+            return Err(NetError::Malformed { what: "events without a stream".into() }.into());
+        };
+        Ok(pieces.map(|piece| decode::<Result<(EventSeq, SessionEvent), MetaError>>(&piece?.head)?).boxed())
+    }
+}
+
+/// Answers calls with a metadata service; checks that the peer's role allows each request.
+pub struct MetaHandler(Arc<dyn MetadataService>);
+
+impl MetaHandler {
+    /// Around a service.
+    pub fn new(service: Arc<dyn MetadataService>) -> Self {
+        Self(service)
+    }
+}
+
+fn allowed(role: Role, kind: OpKind) -> bool {
+    match kind {
+        OpKind::FsRead | OpKind::FsWrite | OpKind::Session => matches!(role, Role::Client | Role::Admin),
+        OpKind::Server => role == Role::Chunkserver,
+        OpKind::Look => true,
+        OpKind::Admin => role == Role::Admin,
+    }
+}
+
+#[async_trait]
+impl Handler for MetaHandler {
+    async fn handle(
+        &self,
+        peer: &PeerIdentity,
+        mut cx: CallContext,
+        method: Method,
+        msg: Message,
+    ) -> Result<Message, NetError> {
+        cx.peer = Some(Arc::new(peer.clone()));
+        match method {
+            method::META_CALL => {
+                let req: MetaRequest = decode(&msg.head)?;
+                let reply = if allowed(peer.role, req.kind()) {
+                    self.0.call(&cx, req).await
+                } else {
+                    Err(MetaError::Role { request: req.name().into(), role: peer.role.as_str().into() })
+                };
+                Ok(Message::of_head(encode(&reply)))
+            }
+            method::META_EVENTS => {
+                let after: EventSeq = decode(&msg.head)?;
+                if !allowed(peer.role, OpKind::Session) {
+                    super::need_role("events", peer.role, &[Role::Client, Role::Admin])?;
+                }
+                match self.0.events(&cx, after).await {
+                    Ok(events) => {
+                        let pieces = events
+                            .map(|event| Ok(Piece { head: encode(&event), data: Default::default() }))
+                            .boxed();
+                        let head = encode(&Ok::<(), MetaError>(()));
+                        Ok(Message { head, body: Body::Stream(pieces) })
+                    }
+                    Err(e) => Ok(Message::of_head(encode(&Err::<(), _>(e)))),
+                }
+            }
+            other => Err(NetError::UnknownMethod(other.0)),
+        }
+    }
+}
