@@ -1,0 +1,127 @@
+//! Every decoder of the wire against mutated and random input: an error or a value, never a panic,
+//! never more memory than a small multiple of the input. Seeded: a failure names its input.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use mooseng_core::{
+    capability::{Capability, Claims},
+    chunk::*,
+    context::CallContext,
+    error::*,
+    ids::*,
+    meta::*,
+    name::Name,
+    wire::{self, FrameHeader, HEADER_BYTES},
+};
+
+/// One fuzz target per decoder.
+const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("frame header", |b| {
+        if let Some(h) = b.first_chunk::<HEADER_BYTES>() {
+            let _ = FrameHeader::decode(h);
+        }
+    }),
+    ("call context", |b| drop(wire::decode::<CallContext>(b))),
+    ("meta request", |b| drop(wire::decode::<MetaRequest>(b))),
+    ("meta reply", |b| drop(wire::decode::<Result<MetaReply, MetaError>>(b))),
+    ("event", |b| drop(wire::decode::<Result<(EventSeq, SessionEvent), MetaError>>(b))),
+    ("log entry", |b| drop(wire::decode::<LogEntry>(b))),
+    ("applied", |b| drop(wire::decode::<Applied>(b))),
+    ("read request", |b| drop(wire::decode::<ReadRequest>(b))),
+    ("write request", |b| drop(wire::decode::<WriteRequest>(b))),
+    ("sync request", |b| drop(wire::decode::<SyncRequest>(b))),
+    ("frame head", |b| drop(wire::decode::<Result<FrameHead, ChunkError>>(b))),
+    ("ack", |b| drop(wire::decode::<Result<Ack, ChunkError>>(b))),
+    ("control", |b| drop(wire::decode::<Control>(b))),
+    ("control reply", |b| drop(wire::decode::<Result<ControlReply, ChunkError>>(b))),
+    ("chunk page", |b| drop(wire::decode::<Result<ChunkPage, ChunkError>>(b))),
+    ("capability", |b| drop(wire::decode::<Capability>(b))),
+    ("claims", |b| drop(wire::decode::<Claims>(b))),
+    ("net error", |b| drop(wire::decode::<NetError>(b))),
+];
+
+fn corpus() -> Vec<Vec<u8>> {
+    let chunk = ChunkRef { id: ChunkId(8), version: ChunkVersion(2) };
+    let rename = Rename {
+        parent: InodeId(1),
+        name: Name::new("abc").unwrap(),
+        new_parent: InodeId(2),
+        new_name: Name::new("def").unwrap(),
+        mode: RenameMode::Exchange,
+    };
+    let header = FrameHeader {
+        kind: wire::FrameKind::Piece,
+        flags: 0,
+        request: 1,
+        method: 0,
+        head_len: 9,
+        body_len: 1 << 20,
+    };
+    vec![
+        header.encode().to_vec(),
+        wire::encode(&MetaRequest::from(rename)).to_vec(),
+        wire::encode(&CallContext::default()).to_vec(),
+        wire::encode(&Ok::<_, ChunkError>(FrameHead {
+            number: WriteNumber(1),
+            at: Offset(1),
+            crcs: vec![7; 256],
+            hole: 0,
+        }))
+        .to_vec(),
+        wire::encode(&Control::Table { chunk }).to_vec(),
+        wire::encode(&Ok::<_, ChunkError>(ControlReply::Table(ChecksumTable {
+            length: 8192,
+            blocks: vec![None, Some(1)],
+        })))
+        .to_vec(),
+        wire::encode(&Err::<MetaReply, _>(MetaError::Invalid("x".repeat(100)))).to_vec(),
+    ]
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn mutate(seed: &mut u64, base: &[u8]) -> Vec<u8> {
+    let mut b = base.to_vec();
+    for _ in 0..1 + next(seed) % 4 {
+        let r = next(seed);
+        let at = if b.is_empty() { 0 } else { (r >> 8) as usize % b.len() };
+        match r % 6 {
+            0 if !b.is_empty() => b[at] ^= 1 << ((r >> 40) % 8),
+            1 if !b.is_empty() => b[at] = (r >> 40) as u8,
+            2 => b.insert(at, (r >> 40) as u8),
+            3 if !b.is_empty() => drop(b.remove(at)),
+            4 => b.truncate(at),
+            _ => b.splice(at..at, [0xff; 9]).for_each(drop),
+        }
+    }
+    b
+}
+
+#[test]
+fn no_input_breaks_a_decoder() {
+    let rounds: u64 =
+        std::env::var("MOOSENG_FUZZ_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(1_000_000);
+    let corpus = corpus();
+    for (target, run) in TARGETS {
+        let mut seed = 1;
+        for _ in 0..rounds {
+            let base = &corpus[next(&mut seed) as usize % corpus.len()];
+            let input = mutate(&mut seed, base);
+            if std::panic::catch_unwind(|| run(&input)).is_err() {
+                panic!("{target} panicked on {input:02x?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn deep_nesting_cannot_exhaust_the_stack() {
+    let deep = vec![OP_NAMES.iter().position(|n| *n == "Batch").unwrap() as u8; 1 << 20];
+    assert!(wire::decode::<MetaRequest>(&deep).is_err());
+}

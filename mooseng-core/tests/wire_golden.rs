@@ -1,0 +1,140 @@
+//! Bytes on the wire of protocol version 1. A change here is a change of the protocol: add variants
+//! at the end of enums, never alter a struct.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use bytes::Bytes;
+use mooseng_core::{
+    attr::*,
+    chunk::*,
+    context::{CallContext, Credentials},
+    error::*,
+    ids::*,
+    meta::*,
+    name::Name,
+    wire::{decode, encode},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{fmt::Debug, fmt::Write as _, time::Duration};
+
+fn pin<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T, golden: &str) {
+    let bytes = encode(&value);
+    let hex = bytes.iter().fold(String::new(), |mut s, b| {
+        write!(s, "{b:02x}").unwrap();
+        s
+    });
+    assert_eq!(hex, golden, "{value:?}");
+    assert_eq!(decode::<T>(&bytes).unwrap(), value);
+}
+
+fn name(s: &str) -> Name {
+    Name::new(s).unwrap()
+}
+
+#[test]
+fn contexts() {
+    let cx = CallContext {
+        budget: Duration::from_millis(1500),
+        fs: FsId(0),
+        creds: Credentials { uid: 1000, gid: 100, groups: vec![4, 24] },
+        session: Some(SessionStamp { id: SessionId(7), epoch: SessionEpoch(2) }),
+        slot: Some(SlotStamp { slot: SlotId(3), seq: SlotSeq(300) }),
+        trace: TraceId(9),
+        peer: None,
+    };
+    pin(cx, "0180cab5ee0100e807640204180107020103ac0209");
+}
+
+#[test]
+fn requests() {
+    pin(MetaRequest::from(Lookup { parent: InodeId::ROOT, name: name("a") }), "00010161");
+    let create = Create {
+        parent: InodeId(2),
+        name: name("f"),
+        mode: 0o644,
+        exclusive: true,
+        open: Access::READ.and(Access::WRITE),
+        truncate: false,
+        id: None,
+    };
+    pin(MetaRequest::from(create), "0c020166a40301060000");
+    let commit = CommitWrite {
+        inode: InodeId(5),
+        truncates: TruncateCounter(1),
+        size: 1 << 40,
+        chunks: vec![(ChunkIndex(1), ChunkRef { id: ChunkId(8), version: ChunkVersion(2) })],
+        drop_inline: true,
+    };
+    pin(MetaRequest::from(commit), "1705018080808080200101080201");
+    pin(
+        MetaRequest::from(CreateToken {
+            role: mooseng_core::net::Role::Client,
+            node: 0,
+            name: "n".into(),
+            lifetime_secs: 60,
+        }),
+        "2b0200016e3c",
+    );
+}
+
+#[test]
+fn replies_and_errors() {
+    pin(Err::<MetaReply, _>(MetaError::Posix(Errno::ENOENT)), "010001");
+    pin(
+        Err::<MetaReply, _>(MetaError::NotLeader { leader: Some((MasterId(2), "m2:9421".into())) }),
+        "01030102076d323a39343231",
+    );
+    pin(
+        Ok::<_, MetaError>(MetaReply::KeepAlive(KeptAlive { term: Term(3), epoch: SessionEpoch(1) })),
+        "001c0301",
+    );
+    pin(Err::<(), _>(ChunkError::Lost { chunk: ChunkId(1), server: ServerId(2) }), "01070102");
+}
+
+#[test]
+fn chunk_frames() {
+    pin(
+        FrameHead { number: WriteNumber(1), at: Offset(4096), crcs: vec![1, u32::MAX], hole: 0 },
+        "0180200201ffffffff0f00",
+    );
+    let write = WriteRequest {
+        chunk: ChunkRef { id: ChunkId(8), version: ChunkVersion(2) },
+        chain: vec![Replica { server: ServerId(1), addr: "c1:9420".into() }],
+        create: true,
+        session: SessionStamp { id: SessionId(7), epoch: SessionEpoch(2) },
+        capability: None,
+    };
+    pin(write, "080201010763313a3934323001070200");
+    pin(
+        Control::Delete { chunk: ChunkRef { id: ChunkId(8), version: ChunkVersion(2) }, term: Term(4) },
+        "03080204",
+    );
+}
+
+#[test]
+fn log_entries() {
+    let entry = LogEntry {
+        format: ENTRY_FORMAT,
+        time: Timestamp::new(1, 5),
+        command: Command::Fs {
+            session: SessionStamp { id: SessionId(7), epoch: SessionEpoch(2) },
+            slot: SlotStamp { slot: SlotId(0), seq: SlotSeq(1) },
+            creds: Credentials::root(),
+            decisions: Decisions {
+                chains: vec![vec![ServerId(1), ServerId(2)]],
+                holders: vec![SessionId(9)],
+            },
+            request: Unlink { parent: InodeId::ROOT, name: name("x") }.into(),
+        },
+    };
+    pin(entry, "018aa8d6b907000702000100000001020102010911010178");
+}
+
+#[test]
+fn numbers_of_operations_stay() {
+    assert_eq!(OP_NAMES[0], "Lookup");
+    assert_eq!(OP_NAMES[11], "SetAttrs");
+    assert_eq!(
+        encode(&MetaRequest::from(CloseSession {})),
+        Bytes::from(vec![OP_NAMES.iter().position(|n| *n == "CloseSession").unwrap() as u8])
+    );
+}
