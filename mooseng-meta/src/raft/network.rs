@@ -1,0 +1,234 @@
+//! The calling side: Raft's messages over any [`Transport`], one shared connection per master.
+
+use super::message::{APPEND, LAST, PRE_VOTE, SNAPSHOT, TRANSFER, VOTE, decode, encode, encode_append};
+use super::segment::LogPos;
+use super::snapshot::SnapshotFile;
+use super::types::{MasterNode, Snapshot, Types, Vote};
+use bytes::Bytes;
+use mooseng_core::context::CallContext;
+use mooseng_core::error::NetError;
+use mooseng_core::net::{Body, Connection, Message, Method, Piece, Role, Transport};
+use mooseng_core::seam::{Lane, on_lane};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+/// Time for a follower to store entries. Much longer than a heartbeat's: a slow disk must not make
+/// the leader send the same entries again and again. Heartbeats go beside them.
+const APPEND_BUDGET: Duration = Duration::from_secs(5);
+/// Silence between the pieces of a snapshot, and time to install it.
+const SNAPSHOT_BUDGET: Duration = Duration::from_secs(600);
+
+/// Connections to the other masters.
+pub(super) struct Links {
+    transport: Arc<dyn Transport>,
+    open: Mutex<BTreeMap<u64, (String, Arc<dyn Connection>)>>,
+}
+
+impl Links {
+    pub(super) fn new(transport: Arc<dyn Transport>) -> Arc<Self> {
+        Arc::new(Self { transport, open: Mutex::new(BTreeMap::new()) })
+    }
+
+    /// The connection to `target`, made if there is none that is open.
+    async fn connection(&self, target: u64, addr: &str) -> Result<Arc<dyn Connection>, NetError> {
+        if let Some((at, connection)) = self.open.lock().get(&target)
+            && at == addr
+            && !connection.is_closed()
+        {
+            return Ok(Arc::clone(connection));
+        }
+        let connection = self.transport.connect(addr).await?;
+        let peer = connection.peer();
+        if peer.role != Role::Master || peer.node != target {
+            let cause = format!(
+                "master {target} was expected at {addr}, {} {} answered: correct the address",
+                peer.role, peer.node
+            );
+            connection.close();
+            return Err(NetError::Identity { peer: addr.to_owned(), cause });
+        }
+        self.open.lock().insert(target, (addr.to_owned(), Arc::clone(&connection)));
+        Ok(connection)
+    }
+
+    /// One call with its reply's head.
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        (target, addr): (u64, &str),
+        method: Method,
+        message: Message,
+        budget: Duration,
+    ) -> Result<T, NetError> {
+        let work = async {
+            let connection = self.connection(target, addr).await?;
+            let reply = connection.call(&CallContext::internal(budget), method, message).await;
+            if let Err(NetError::Closed { .. } | NetError::Deadline { .. }) = &reply {
+                self.forget(target, &connection);
+            }
+            decode::<T>(&reply?.head)
+        };
+        let late = || NetError::Deadline { peer: addr.to_owned(), millis: budget.as_millis() as u64 };
+        tokio::time::timeout(budget, work).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    fn forget(&self, target: u64, connection: &Arc<dyn Connection>) {
+        if !connection.is_closed() {
+            return;
+        }
+        let mut open = self.open.lock();
+        if open.get(&target).is_some_and(|(_, c)| Arc::ptr_eq(c, connection)) {
+            open.remove(&target);
+        }
+    }
+
+    /// Where the log of another master ends.
+    pub(super) async fn last_of(
+        &self,
+        target: u64,
+        addr: &str,
+        budget: Duration,
+    ) -> Result<Option<LogPos>, NetError> {
+        self.call((target, addr), LAST, Message::of_head(Bytes::new()), budget).await
+    }
+
+    /// Closes all connections.
+    pub(super) fn close(&self) {
+        for (_, (_, connection)) in std::mem::take(&mut *self.open.lock()) {
+            connection.close();
+        }
+    }
+}
+
+/// Makes the clients that openraft asks for.
+pub(super) struct Factory {
+    pub links: Arc<Links>,
+    pub file_lane: Arc<dyn Lane>,
+}
+
+impl RaftNetworkFactory<Types> for Factory {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, node: &MasterNode) -> Client {
+        Client {
+            links: Arc::clone(&self.links),
+            file_lane: Arc::clone(&self.file_lane),
+            target,
+            addr: node.raft_addr.clone(),
+        }
+    }
+}
+
+/// Talks to one other master.
+pub(super) struct Client {
+    links: Arc<Links>,
+    file_lane: Arc<dyn Lane>,
+    target: u64,
+    addr: String,
+}
+
+fn rpc_error(e: NetError) -> RPCError<Types> {
+    match e {
+        NetError::Connect { .. } | NetError::Identity { .. } | NetError::Closed { .. } => {
+            RPCError::Unreachable(Unreachable::new(&e))
+        }
+        other => RPCError::Network(NetworkError::new(&other)),
+    }
+}
+
+impl Client {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        message: Result<Message, NetError>,
+        budget: Duration,
+    ) -> Result<T, RPCError<Types>> {
+        let message = message.map_err(rpc_error)?;
+        self.links.call((self.target, &self.addr), method, message, budget).await.map_err(rpc_error)
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot,
+    ) -> Result<SnapshotResponse<Types>, RPCError<Types>> {
+        let head = encode(&(vote, snapshot.meta, snapshot.snapshot.pieces));
+        let pieces = pieces_of(Arc::clone(&self.file_lane), snapshot.snapshot);
+        let message = head.map(|head| Message { head, body: Body::Stream(pieces) });
+        self.ask(SNAPSHOT, message, SNAPSHOT_BUDGET).await
+    }
+}
+
+/// Streams a snapshot's pieces as they are asked for.
+fn pieces_of(lane: Arc<dyn Lane>, file: SnapshotFile) -> mooseng_core::net::Pieces {
+    let failed = |e: String| NetError::Refused { cause: format!("the snapshot cannot be read: {e}") };
+    Box::pin(async_stream::try_stream! {
+        let mut reader = Some(file.reader().map_err(|e| failed(e.to_string()))?);
+        while let Some(mut at) = reader.take() {
+            let (next, at) = on_lane(&lane, move || (at.next_piece(), at))
+                .await
+                .ok_or_else(|| failed("the node stops".into()))?;
+            if let Some(data) = next.map_err(|e| failed(e.to_string()))? {
+                yield Piece { head: Bytes::new(), data };
+                reader = Some(at);
+            }
+        }
+    })
+}
+
+impl RaftNetworkV2<Types> for Client {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let budget = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_BUDGET };
+        self.ask(APPEND, encode_append(rpc), budget).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask(VOTE, encode(&rpc).map(Message::of_head), option.hard_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask(PRE_VOTE, encode(&rpc).map(Message::of_head), option.hard_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            reply = self.send_snapshot(vote, snapshot) => Ok(reply?),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        self.ask(TRANSFER, encode(&request).map(Message::of_head), option.hard_ttl()).await
+    }
+}

@@ -1,0 +1,307 @@
+//! One master's Raft node: all that the rest of the crate sees of Raft.
+
+use super::barrier::{self, Barrier};
+use super::error::{RaftFailure, StartError};
+use super::gate::Gate;
+use super::handler::RaftHandler;
+use super::log::DurableLog;
+use super::log_store::{LogStore, term_of_vote};
+use super::network::{Factory, Links};
+use super::options::{RaftOptions, RaftTimings};
+use super::state::State;
+use super::tasks::{self, Tasks};
+use super::types::{Command, Member, Raft, Runtime};
+use bytes::Bytes;
+use mooseng_core::ids::{MasterId, Revision, Term};
+use mooseng_core::net::Listening;
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// Bytes of one command at most: fits one message to a follower with room to spare.
+pub const COMMAND_BYTES_MAX: usize = 16 << 20;
+/// Between two tries while nobody leads.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Who leads, as this node knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Leadership {
+    /// The term.
+    pub term: Term,
+    /// Its leader, if there is one that this node heard of.
+    pub leader: Option<Member>,
+    /// Whether this node leads it. Reads and decisions still need a barrier or a commit.
+    pub is_me: bool,
+}
+
+/// What an operator sees of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftStatus {
+    /// This node.
+    pub id: MasterId,
+    /// Who leads.
+    pub leadership: Leadership,
+    /// The last entry of the log, from 0.
+    pub last_log: Option<Revision>,
+    /// The last entry in the state machine.
+    pub applied: Option<Revision>,
+    /// Where the newest snapshot ends.
+    pub snapshot: Option<Revision>,
+    /// What the log does not have any more.
+    pub purged: Option<Revision>,
+    /// Members that vote.
+    pub voters: Vec<Member>,
+    /// Members that only follow.
+    pub learners: Vec<Member>,
+    /// At the leader: how many entries each other member lacks; `None` when unknown.
+    pub lag: BTreeMap<MasterId, Option<u64>>,
+    /// Whether the log's last batch was cut off, and nobody has made up for it.
+    pub torn: bool,
+    /// Why the node stopped, if it did.
+    pub failed: Option<String>,
+}
+
+/// A running Raft node. Cheap to clone; [`RaftNode::shutdown`] ends it for all.
+#[derive(Clone)]
+pub struct RaftNode(Arc<Inner>);
+
+struct Inner {
+    id: u64,
+    raft: Raft,
+    gate: Arc<Gate>,
+    state: Arc<super::state::Shared>,
+    links: Arc<Links>,
+    barrier: Barrier,
+    leadership: watch::Receiver<Leadership>,
+    timings: RaftTimings,
+    addr: String,
+    listening: tokio::sync::Mutex<Option<Box<dyn Listening>>>,
+    tasks: Tasks,
+}
+
+impl std::fmt::Debug for RaftNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftNode").field("id", &self.0.id).finish_non_exhaustive()
+    }
+}
+
+impl RaftNode {
+    /// Starts a node on what its disk holds. All its tasks run on the calling tokio runtime.
+    ///
+    /// Errors: the log is damaged or the vote lost (the text says what to do), the address cannot
+    /// be listened on.
+    pub async fn start(options: RaftOptions) -> Result<Self, StartError> {
+        let RaftOptions { id, raft_addr, timings, log, disk, machine, transport, seams } = options;
+        let lane = |name: &str| seams.lanes.lane(name);
+        let log = DurableLog::open(Arc::clone(&disk), lane("raft-log"), lane("raft-read"), log, term_of_vote)
+            .await?;
+        let file_lane = lane("raft-files");
+        let state = State::open(machine, disk, lane("raft-apply"), Arc::clone(&file_lane)).await?;
+        let shared = Arc::clone(&state.shared);
+        let gate = Arc::new(Gate::new(log.clone()));
+        let config = Arc::new(timings.config(!gate.is_torn())?);
+        let links = Links::new(Arc::clone(&transport));
+        let factory = Factory { links: Arc::clone(&links), file_lane };
+        let starting = Raft::new(id.get(), config, factory, LogStore(log), state);
+        let raft = Runtime::scope(seams.rng.next_u64(), starting)
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let handler = RaftHandler {
+            raft: raft.clone(),
+            gate: Arc::clone(&gate),
+            state: Arc::clone(&shared),
+            receiving: tokio::sync::Mutex::new(()),
+        };
+        let listening = match transport.listen(&raft_addr, Arc::new(handler)).await {
+            Ok(listening) => listening,
+            Err(e) => {
+                let _ = raft.shutdown().await;
+                return Err(e.into());
+            }
+        };
+        let tasks = Tasks::default();
+        let leadership = tasks::watch_leadership(&tasks, &raft, id.get());
+        tasks::flush_at_intervals(&tasks, &raft, &shared, timings.flush);
+        if gate.is_torn() {
+            tasks::ask_all_voters(&tasks, &raft, &gate, &links, id.get(), timings.election_min);
+        }
+        let barrier = barrier::start(&tasks, &raft, timings.election_max * 2);
+        let addr = listening.local_addr();
+        let listening = tokio::sync::Mutex::new(Some(listening));
+        Ok(Self(Arc::new(Inner {
+            id: id.get(),
+            raft,
+            gate,
+            state: shared,
+            links,
+            barrier,
+            leadership,
+            timings,
+            addr,
+            listening,
+            tasks,
+        })))
+    }
+
+    /// Where it listens for the other masters.
+    pub fn raft_addr(&self) -> &str {
+        &self.0.addr
+    }
+
+    /// Makes a fresh cluster of `members`, all with empty disks. Any one of them, or each of them
+    /// with the same list, may be told. Does nothing when the cluster exists already.
+    pub async fn bootstrap(&self, members: &[Member]) -> Result<(), RaftFailure> {
+        let nodes: BTreeMap<_, _> = members.iter().map(|m| (m.id.get(), m.node())).collect();
+        match self.0.raft.initialize(nodes).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(e)) => Err(RaftFailure::Members(e.to_string())),
+            Err(RaftError::Fatal(e)) => Err(RaftFailure::Stopped(e.to_string())),
+        }
+    }
+
+    /// Logs `command`, waits until it is committed and applied here, and returns the machine's
+    /// reply. Commands proposed at the same time share flushes and messages.
+    ///
+    /// Only at the leader. While an election is under way it waits for its end, but not longer
+    /// than three election timeouts. Cancellation: the command may still be applied.
+    /// Errors: [`RaftFailure::outcome`] tells whether it may have been.
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, RaftFailure> {
+        if command.len() > COMMAND_BYTES_MAX {
+            return Err(RaftFailure::TooLarge { bytes: command.len(), limit: COMMAND_BYTES_MAX });
+        }
+        let reply = self.while_electing(|| self.0.raft.client_write(Command(command.clone()))).await?;
+        Ok(reply.data.0)
+    }
+
+    /// Retries what found no leader, which is before anything was logged.
+    async fn while_electing<T, F>(&self, mut work: impl FnMut() -> F) -> Result<T, RaftFailure>
+    where
+        F: Future<Output = Result<T, RaftError<super::types::Types, ClientWriteError<super::types::Types>>>>,
+    {
+        let deadline = tokio::time::Instant::now() + self.0.timings.election_max * 3;
+        loop {
+            let to = match work().await {
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => to,
+                Err(e) => return Err(RaftFailure::of_write(e)),
+                Ok(done) => return Ok(done),
+            };
+            let known = to.leader_id.is_some_and(|leader| leader != self.0.id);
+            if known || tokio::time::Instant::now() >= deadline {
+                return Err(RaftFailure::forward(to));
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Returns when the state machine here has everything that was committed before the call, as
+    /// confirmed by a quorum; the revision is what it has at least. One round is in flight at a
+    /// time, and all who come meanwhile share the next.
+    ///
+    /// Only at the leader. Idempotent. Errors: nothing was changed.
+    pub async fn read_barrier(&self) -> Result<Revision, RaftFailure> {
+        self.0.barrier.wait().await.map(Revision)
+    }
+
+    /// Who leads, now and at each change.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.clone()
+    }
+
+    /// The node's state, from memory.
+    pub fn status(&self) -> RaftStatus {
+        let m = self.0.raft.metrics().borrow_watched().clone();
+        let members = m.membership_config.membership();
+        let member = |id: u64| members.get_node(&id).map(|n| Member::of(id, n));
+        let last = m.last_log_index;
+        let behind = |at: Option<u64>| last.map_or(0, |l| l + 1).saturating_sub(at.map_or(0, |a| a + 1));
+        let lag = m.replication.iter().flatten().filter(|(id, _)| **id != self.0.id);
+        RaftStatus {
+            id: MasterId(self.0.id),
+            leadership: self.0.leadership.borrow().clone(),
+            last_log: last.map(Revision),
+            applied: m.last_applied.map(|l| Revision(l.index)),
+            snapshot: m.snapshot.map(|l| Revision(l.index)),
+            purged: m.purged.map(|l| Revision(l.index)),
+            voters: members.voter_ids().filter_map(member).collect(),
+            learners: members.learner_ids().filter_map(member).collect(),
+            lag: lag.map(|(id, at)| (MasterId(*id), at.map(|l| behind(Some(l.index))))).collect(),
+            torn: self.0.gate.is_torn(),
+            failed: m.running_state.err().map(|e| e.to_string()),
+        }
+    }
+
+    /// Adds a master: first as a learner, as a voter when it has caught up. Only at the leader.
+    /// Idempotent; cancelled, it may be left a learner, and can be called again.
+    pub async fn add_master(&self, member: &Member) -> Result<(), RaftFailure> {
+        let id = member.id.get();
+        self.while_electing(|| self.0.raft.add_learner(id, member.node(), true)).await?;
+        let voter = || ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+        self.while_electing(|| self.0.raft.change_membership(voter(), false)).await.map(|_| ())
+    }
+
+    /// Removes a master, voter or learner. Only at the leader, which may be the one removed: it
+    /// hands over then. Idempotent.
+    pub async fn remove_master(&self, id: MasterId) -> Result<(), RaftFailure> {
+        let status = self.status();
+        if status.voters.iter().any(|m| m.id == id) {
+            if status.voters.len() == 1 {
+                return Err(RaftFailure::Members("the last master cannot be removed".into()));
+            }
+            let gone = || ChangeMembers::RemoveVoters(BTreeSet::from([id.get()]));
+            return self.while_electing(|| self.0.raft.change_membership(gone(), false)).await.map(|_| ());
+        }
+        if status.learners.iter().any(|m| m.id == id) {
+            let gone = || ChangeMembers::RemoveNodes(BTreeSet::from([id.get()]));
+            return self.while_electing(|| self.0.raft.change_membership(gone(), false)).await.map(|_| ());
+        }
+        Ok(())
+    }
+
+    /// Hands leadership to `to` and waits until it leads, two election timeouts at most. Only at
+    /// the leader.
+    pub async fn transfer_leadership(&self, to: MasterId) -> Result<(), RaftFailure> {
+        let now = self.0.leadership.borrow().clone();
+        if now.leader.as_ref().is_some_and(|m| m.id == to) {
+            return Ok(());
+        }
+        if !now.is_me {
+            return Err(RaftFailure::NotLeader { leader: now.leader.map(|m| (m.id, m.client_addr)) });
+        }
+        if !self.status().voters.iter().any(|m| m.id == to) {
+            return Err(RaftFailure::Members(format!("{to} is not a voter")));
+        }
+        let stopped = |e: &dyn std::fmt::Display| RaftFailure::Stopped(e.to_string());
+        self.0.raft.trigger().transfer_leader(to.get()).await.map_err(|e| stopped(&e))?;
+        let mut leadership = self.0.leadership.clone();
+        let led = leadership.wait_for(|l| l.leader.as_ref().is_some_and(|m| m.id == to));
+        match tokio::time::timeout(self.0.timings.election_max * 2, led).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(stopped(&e)),
+            Err(_) => Err(RaftFailure::NoQuorum(format!("{to} did not take over in time"))),
+        }
+    }
+
+    /// Builds a snapshot now, in the background.
+    pub async fn snapshot_now(&self) -> Result<(), RaftFailure> {
+        self.0.raft.trigger().snapshot().await.map_err(|e| RaftFailure::Stopped(e.to_string()))
+    }
+
+    /// Stops the node: no call is answered any more, applied state is made durable, all tasks are
+    /// gone on return. Idempotent.
+    pub async fn shutdown(&self) {
+        if let Some(listening) = self.0.listening.lock().await.take() {
+            listening.close().await;
+        }
+        self.0.tasks.stop().await;
+        if let Err(e) = self.0.raft.shutdown().await {
+            tracing::error!(error = %e, "a Raft task ended badly");
+        }
+        self.0.links.close();
+        if let Err(e) = self.0.state.flush().await {
+            tracing::error!(error = %e, "the last state was not made durable; the log has it");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What a Raft node is given.
+
+use super::error::StartError;
+use super::log::LogOptions;
+use crate::machine::Machine;
+use mooseng_core::ids::MasterId;
+use mooseng_core::net::Transport;
+use mooseng_core::seam::{Disk, Seams};
+use openraft::{Config, SnapshotPolicy};
+use std::{sync::Arc, time::Duration};
+
+/// Times and sizes of a Raft node. The same on all masters.
+#[derive(Clone, Debug)]
+pub struct RaftTimings {
+    /// Between two signs of life of the leader.
+    pub heartbeat: Duration,
+    /// Silence after which a follower stands for election, at least.
+    pub election_min: Duration,
+    /// The same at most; also how long a leader's lease lasts.
+    pub election_max: Duration,
+    /// Between two durable commits of the state. Bounds what a restart replays.
+    pub flush: Duration,
+    /// Entries after which a new snapshot is built.
+    pub snapshot_entries: u64,
+    /// Entries kept behind the snapshot for followers that lag.
+    pub kept_entries: u64,
+}
+
+impl Default for RaftTimings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(600),
+            election_max: Duration::from_millis(1200),
+            flush: Duration::from_secs(5),
+            snapshot_entries: 500_000,
+            kept_entries: 100_000,
+        }
+    }
+}
+
+impl RaftTimings {
+    pub(super) fn config(&self, may_stand: bool) -> Result<Config, StartError> {
+        let millis = |d: Duration| d.as_millis() as u64;
+        let config = Config {
+            cluster_name: "masters".into(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            install_snapshot_timeout: 600_000,
+            max_payload_entries: 1024,
+            replication_lag_threshold: self.kept_entries.max(1000),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.kept_entries,
+            enable_elect: may_stand,
+            enable_pre_vote: Some(true),
+            // A restarted leader is elected again: its state is older than what it has served.
+            enable_leader_restore: Some(false),
+            // A follower whose last batch was cut off has less than it acknowledged; the gate
+            // keeps it from voting, and the leader has to send it again.
+            allow_log_reversion: Some(true),
+            backoff: "50ms 100ms 200ms ..500ms".into(),
+            ..Config::default()
+        };
+        config.validate().map_err(|e| StartError::Timings(e.to_string()))
+    }
+}
+
+/// What a Raft node is made of.
+#[derive(Clone)]
+pub struct RaftOptions {
+    /// This master.
+    pub id: MasterId,
+    /// Where it listens for the others.
+    pub raft_addr: String,
+    /// Times.
+    pub timings: RaftTimings,
+    /// Sizes of the log.
+    pub log: LogOptions,
+    /// Where log, vote and snapshots are: below `raft/`.
+    pub disk: Arc<dyn Disk>,
+    /// The state machine.
+    pub machine: Arc<dyn Machine>,
+    /// How the others are reached.
+    pub transport: Arc<dyn Transport>,
+    /// Randomness and threads.
+    pub seams: Seams,
+}
+
+impl std::fmt::Debug for RaftOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftOptions")
+            .field("id", &self.id)
+            .field("raft_addr", &self.raft_addr)
+            .finish_non_exhaustive()
+    }
+}
