@@ -226,6 +226,7 @@ impl DurableLog {
     }
 
     /// The term of the entry at `index`, purged or present.
+    #[cfg(test)]
     pub fn term_at(&self, index: u64) -> Option<u64> {
         let state = self.0.state.lock();
         state.slot(index).map(|s| s.term).or(state

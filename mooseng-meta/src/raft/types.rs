@@ -62,7 +62,6 @@ pub(super) type LogId = openraft::type_config::alias::LogIdOf<Types>;
 pub(super) type Entry = openraft::type_config::alias::EntryOf<Types>;
 pub(super) type Payload = openraft::type_config::alias::PayloadOf<Types>;
 pub(super) type Vote = openraft::type_config::alias::VoteOf<Types>;
-pub(super) type Membership = openraft::Membership<u64, MasterNode>;
 pub(super) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
 pub(super) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
 pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, super::snapshot::SnapshotFile>;

@@ -1,1 +1,11 @@
+//! Tests of Raft on disks that crash, a network that can be cut, and virtual time.
 
+mod cluster;
+mod conformance;
+mod disk;
+mod log_crashes;
+mod log_tables;
+mod machine;
+mod masters;
+mod net;
+mod snapshots;
