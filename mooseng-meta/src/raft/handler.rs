@@ -2,7 +2,7 @@
 
 use super::gate::Gate;
 use super::message::{APPEND, LAST, PRE_VOTE, SNAPSHOT, TRANSFER, VOTE, decode, decode_append, encode};
-use super::snapshot::{FileWriter, RECEIVING, SnapshotFile};
+use super::snapshot::{FileWriter, SnapshotFile};
 use super::state::Shared;
 use super::types::{Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, log_pos};
 use async_trait::async_trait;
@@ -20,7 +20,7 @@ pub(super) struct RaftHandler {
     pub raft: Raft,
     pub gate: Arc<Gate>,
     pub state: Arc<Shared>,
-    /// One snapshot is received at a time: they share a file.
+    /// One snapshot is received at a time: bounds the space they take.
     pub receiving: tokio::sync::Mutex<()>,
 }
 
@@ -90,13 +90,12 @@ impl RaftHandler {
         count: u64,
         mut pieces: Pieces,
     ) -> Result<SnapshotFile, NetError> {
-        let (lane, disk) = self.state.files();
+        let files = self.state.files();
+        let (at, lane) = (Arc::clone(&files), Arc::clone(&files.lane));
         let failed = |e: io::Error| refused(format!("the snapshot cannot be stored: {e}"));
         let stopped = || refused("the node stops");
-        let mut writer = on_lane(&lane, move || FileWriter::begin(&*disk, RECEIVING))
-            .await
-            .ok_or_else(stopped)?
-            .map_err(failed)?;
+        let mut writer =
+            on_lane(&lane, move || FileWriter::begin(&at)).await.ok_or_else(stopped)?.map_err(failed)?;
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
             writer = on_lane(&lane, move || writer.piece(&piece.data).map(|()| writer))

@@ -2,6 +2,7 @@
 
 use super::log::DurableLog;
 use super::types::{Entry, LogId, Types, Vote, entry_of, log_id, log_pos, record_of};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds};
@@ -34,6 +35,23 @@ impl RaftLogReader<Types> for LogStore {
     ) -> Result<Vec<Entry>, io::Error> {
         let entries = self.0.read(bounds(&range), usize::MAX).await?;
         entries.into_iter().map(entry_of).collect()
+    }
+
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        // Read in portions: after a restart the range is all that was not durable in the state.
+        let (log, range) = (self.0.clone(), bounds(&range));
+        let portions = stream::try_unfold(range.start, move |from| {
+            let log = log.clone();
+            async move {
+                let entries = log.read(from..range.end, MESSAGE_BYTES).await?;
+                let next = entries.last().map(|last| last.pos.index + 1);
+                io::Result::Ok(next.map(|next| (stream::iter(entries.into_iter().map(entry_of)), next)))
+            }
+        });
+        portions.try_flatten().boxed()
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {

@@ -25,10 +25,13 @@ const APPEND_BUDGET: Duration = Duration::from_secs(5);
 /// Silence between the pieces of a snapshot, and time to install it.
 const SNAPSHOT_BUDGET: Duration = Duration::from_secs(600);
 
+/// A connection, and the address it was made to.
+type Link = (String, Arc<dyn Connection>);
+
 /// Connections to the other masters.
 pub(super) struct Links {
     transport: Arc<dyn Transport>,
-    open: Mutex<BTreeMap<u64, (String, Arc<dyn Connection>)>>,
+    open: Mutex<BTreeMap<u64, Link>>,
 }
 
 impl Links {

@@ -5,22 +5,22 @@
 //! piece:  | len u32 | crc u32 | bytes |      crc: CRC32C over number of the piece and bytes
 //! end:    | 0 u32   | crc u32 | mark len u32 | mark | pieces u64 |   crc over mark and pieces
 //! ```
-//! Little-endian. Written as `snapshot.tmp`, synced, read back and verified, and only then renamed.
+//! Little-endian. Written as `snapshot.N.tmp`, synced, read back and verified, and only then renamed.
+//! A temporary file that nobody holds any more is removed; those of an earlier start, too.
 
 use super::types::Mark;
 use super::writer::RAFT_DIR;
 use bytes::Bytes;
 use mooseng_core::checksum::crc32c;
-use mooseng_core::seam::{Disk, DiskFile};
-use std::{io, sync::Arc};
+use mooseng_core::seam::{Disk, DiskFile, Lane};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{fmt, io, sync::Arc};
 
 const MAGIC: [u8; 8] = *b"MNGSNAP1";
 /// The newest complete snapshot.
 pub(super) const CURRENT: &str = "raft/snapshot";
-/// One that is being built here.
-pub(super) const BUILDING: &str = "raft/snapshot.tmp";
-/// One that is being received.
-pub(super) const RECEIVING: &str = "raft/snapshot.received.tmp";
+/// End of the names of those that are being built or received.
+const TEMPORARY: &str = ".tmp";
 /// Bytes of a piece at most: what one piece of a stream on the network may carry.
 const PIECE_BYTES_MAX: u32 = mooseng_core::limits::PIECE_BYTES_MAX as u32;
 /// Bytes of a mark at most: a few log ids and a few members.
@@ -32,10 +32,63 @@ pub(super) struct SnapshotFile {
     file: Arc<dyn DiskFile>,
     /// What it was taken at.
     pub mark: Mark,
-    /// Its name now.
-    pub name: &'static str,
+    /// Its file's name until it is the current one.
+    temporary: Option<Arc<Temporary>>,
     /// How many pieces it has.
     pub pieces: u64,
+}
+
+/// Where snapshot files are made.
+pub(super) struct Place {
+    /// The node's disk.
+    pub disk: Arc<dyn Disk>,
+    /// The lane for all that is done to snapshot files.
+    pub lane: Arc<dyn Lane>,
+    next: AtomicU64,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("disk", &self.disk).finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    pub fn new(disk: Arc<dyn Disk>, lane: Arc<dyn Lane>) -> Arc<Self> {
+        Arc::new(Self { disk, lane, next: AtomicU64::new(0) })
+    }
+
+    /// Removes what an earlier start left unfinished.
+    pub fn clean(&self) -> io::Result<()> {
+        for name in self.disk.list(RAFT_DIR)? {
+            if name.starts_with("snapshot.") && name.ends_with(TEMPORARY) {
+                self.disk.remove(&format!("{RAFT_DIR}/{name}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name that no other snapshot has; its file goes with it unless it was published.
+#[derive(Debug)]
+struct Temporary {
+    place: Arc<Place>,
+    name: String,
+    published: AtomicBool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if self.published.load(Ordering::Relaxed) {
+            return;
+        }
+        let (disk, name) = (Arc::clone(&self.place.disk), std::mem::take(&mut self.name));
+        self.place.lane.run(Box::new(move || {
+            if let Err(e) = disk.remove(&name) {
+                tracing::warn!(error = %e, name, "an unfinished snapshot stays until the next start");
+            }
+        }));
+    }
 }
 
 fn bad(what: &str) -> io::Error {
@@ -51,21 +104,21 @@ fn piece_crc(number: u64, piece: &[u8]) -> u32 {
 #[derive(Debug)]
 pub(super) struct FileWriter {
     file: Arc<dyn DiskFile>,
-    name: &'static str,
+    temporary: Arc<Temporary>,
     at: u64,
     pieces: u64,
 }
 
 impl FileWriter {
-    /// Begins the file `name`; what was left of an earlier one goes.
-    pub fn begin(disk: &dyn Disk, name: &'static str) -> io::Result<Self> {
-        match disk.remove(name) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let file = disk.create(name)?;
+    /// Begins a file.
+    pub fn begin(place: &Arc<Place>) -> io::Result<Self> {
+        let number = place.next.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{CURRENT}.{number}{TEMPORARY}");
+        let file = place.disk.create(&name)?;
+        let temporary =
+            Arc::new(Temporary { place: Arc::clone(place), name, published: AtomicBool::new(false) });
         file.write_at(0, &MAGIC)?;
-        Ok(Self { file, name, at: MAGIC.len() as u64, pieces: 0 })
+        Ok(Self { file, temporary, at: MAGIC.len() as u64, pieces: 0 })
     }
 
     /// Adds a piece; an empty one is nothing.
@@ -101,7 +154,7 @@ impl FileWriter {
         end[4..8].copy_from_slice(&crc.to_le_bytes());
         self.file.write_at(self.at, &end)?;
         self.file.sync()?;
-        verify(self.file, self.name)
+        verify(self.file, Some(self.temporary))
     }
 }
 
@@ -166,18 +219,18 @@ impl FileReader {
     }
 }
 
-fn verify(file: Arc<dyn DiskFile>, name: &'static str) -> io::Result<SnapshotFile> {
+fn verify(file: Arc<dyn DiskFile>, temporary: Option<Arc<Temporary>>) -> io::Result<SnapshotFile> {
     let mut reader = FileReader::new(Arc::clone(&file))?;
     while reader.next_piece()?.is_some() {}
     let mark = reader.mark.expect("the end was read");
-    Ok(SnapshotFile { file, mark, name, pieces: reader.pieces })
+    Ok(SnapshotFile { file, mark, temporary, pieces: reader.pieces })
 }
 
 impl SnapshotFile {
     /// The complete snapshot on disk; `None` when there is none. Reads all of it.
     pub fn open(disk: &dyn Disk) -> io::Result<Option<Self>> {
         match disk.open(CURRENT) {
-            Ok(file) => verify(file, CURRENT).map(Some),
+            Ok(file) => verify(file, None).map(Some),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -189,11 +242,11 @@ impl SnapshotFile {
     }
 
     /// Makes it the current one, durably.
-    pub fn publish(mut self, disk: &dyn Disk) -> io::Result<Self> {
-        if self.name != CURRENT {
-            disk.rename(self.name, CURRENT)?;
-            disk.sync_dir(RAFT_DIR)?;
-            self.name = CURRENT;
+    pub fn publish(mut self) -> io::Result<Self> {
+        if let Some(temporary) = self.temporary.take() {
+            temporary.place.disk.rename(&temporary.name, CURRENT)?;
+            temporary.published.store(true, Ordering::Relaxed);
+            temporary.place.disk.sync_dir(RAFT_DIR)?;
         }
         Ok(self)
     }

@@ -1,7 +1,7 @@
 //! The state machine as openraft wants to see it: entries applied batch by batch on one lane,
 //! made durable at intervals, snapshots as files.
 
-use super::snapshot::{BUILDING, FileWriter, SnapshotFile};
+use super::snapshot::{FileWriter, Place, SnapshotFile};
 use super::types::{Entry, LogId, Mark, Payload, Reply, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::machine::{Committed, Machine, SnapshotReader};
 use futures::{Stream, StreamExt};
@@ -18,11 +18,10 @@ pub(super) const FLUSH_BYTES: u64 = 64 << 20;
 /// What the parts around one machine share.
 pub(super) struct Shared {
     machine: Arc<dyn Machine>,
-    disk: Arc<dyn Disk>,
     /// The one thread that the machine is called from.
     lane: Arc<dyn Lane>,
     /// For the files of snapshots.
-    file_lane: Arc<dyn Lane>,
+    files: Arc<Place>,
     snapshot: Mutex<Option<SnapshotFile>>,
     unflushed: Mutex<u64>,
 }
@@ -53,9 +52,9 @@ impl Shared {
         joined(on_lane(&self.lane, move || machine.flush().map(|_| ())).await)
     }
 
-    /// The lane for snapshot files, and the disk they are on.
-    pub fn files(&self) -> (Arc<dyn Lane>, Arc<dyn Disk>) {
-        (Arc::clone(&self.file_lane), Arc::clone(&self.disk))
+    /// Where snapshot files are made.
+    pub fn files(&self) -> Arc<Place> {
+        Arc::clone(&self.files)
     }
 }
 
@@ -67,8 +66,10 @@ impl State {
         lane: Arc<dyn Lane>,
         file_lane: Arc<dyn Lane>,
     ) -> io::Result<Self> {
-        let at = Arc::clone(&disk);
-        let snapshot = match joined(on_lane(&file_lane, move || SnapshotFile::open(&*at)).await) {
+        let files = Place::new(disk, file_lane);
+        let at = Arc::clone(&files);
+        let look = move || at.clean().and_then(|()| SnapshotFile::open(&*at.disk));
+        let snapshot = match joined(on_lane(&files.lane, look).await) {
             Ok(snapshot) => snapshot,
             // A damaged snapshot is no loss: the state is in the machine, and a new one is built.
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
@@ -79,14 +80,8 @@ impl State {
         };
         let reader = Arc::clone(&machine);
         let mark = Mark::decode(joined(on_lane(&lane, move || reader.mark()).await)?)?;
-        let shared = Shared {
-            machine,
-            disk,
-            lane,
-            file_lane,
-            snapshot: Mutex::new(snapshot),
-            unflushed: Mutex::new(0),
-        };
+        let shared =
+            Shared { machine, lane, files, snapshot: Mutex::new(snapshot), unflushed: Mutex::new(0) };
         Ok(Self { shared: Arc::new(shared), mark })
     }
 
@@ -196,13 +191,13 @@ impl Shared {
     async fn publish(self: &Arc<Self>, file: SnapshotFile) -> io::Result<SnapshotFile> {
         let shared = Arc::clone(self);
         joined(
-            on_lane(&self.file_lane, move || {
+            on_lane(&self.files.lane, move || {
                 if let Some(current) = shared.snapshot.lock().clone()
                     && current.mark.applied > file.mark.applied
                 {
                     return Ok(current);
                 }
-                let file = file.publish(&*shared.disk)?;
+                let file = file.publish()?;
                 *shared.snapshot.lock() = Some(file.clone());
                 Ok(file)
             })
@@ -223,11 +218,12 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let reader = self.reader.lock().take();
         let mut reader = reader.ok_or_else(|| io::Error::other("the snapshot was built already"))??;
-        let (lane, disk) = self.shared.files();
+        let files = self.shared.files();
+        let at = Arc::clone(&files);
         let file = joined(
-            on_lane(&lane, move || {
+            on_lane(&files.lane, move || {
                 let mark = Mark::decode(reader.mark())?;
-                let mut writer = FileWriter::begin(&*disk, BUILDING)?;
+                let mut writer = FileWriter::begin(&at)?;
                 while let Some(piece) = reader.next_piece()? {
                     writer.piece(&piece)?;
                 }

@@ -60,6 +60,8 @@ pub(super) fn watch_leadership(tasks: &Tasks, raft: &Raft, me: u64) -> watch::Re
                 changed
             });
             if metrics.changed().await.is_err() {
+                // Raft has stopped: whoever leads now, it is not this node.
+                tx.send_modify(|before| *before = Leadership { term: before.term, ..Leadership::default() });
                 return;
             }
         }

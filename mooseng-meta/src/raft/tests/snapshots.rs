@@ -2,21 +2,36 @@
 
 use super::disk::CrashDisk;
 use crate::raft::segment::LogPos;
-use crate::raft::snapshot::{BUILDING, CURRENT, FileWriter, SnapshotFile};
+use crate::raft::snapshot::{CURRENT, FileWriter, Place, SnapshotFile};
 use crate::raft::types::{Mark, log_id};
-use mooseng_core::seam::Disk;
+use mooseng_core::seam::{Disk, Job, Lane};
 use mooseng_host::SeededRng;
+use std::sync::Arc;
 
 fn mark() -> Mark {
     Mark { applied: Some(log_id(LogPos { term: 2, index: 9 })), ..Mark::default() }
 }
 
+/// Runs a job at once.
+#[derive(Debug)]
+struct Inline;
+
+impl Lane for Inline {
+    fn run(&self, job: Job) {
+        job();
+    }
+}
+
+fn place(disk: &CrashDisk) -> Arc<Place> {
+    Place::new(Arc::new(disk.clone()), Arc::new(Inline))
+}
+
 fn write(disk: &CrashDisk) -> std::io::Result<SnapshotFile> {
-    let mut writer = FileWriter::begin(disk, BUILDING)?;
+    let mut writer = FileWriter::begin(&place(disk))?;
     for piece in [&b"one"[..], &b""[..], &[7; 2000][..]] {
         writer.piece(piece)?;
     }
-    writer.finish(&mark())?.publish(disk)
+    writer.finish(&mark())?.publish()
 }
 
 #[test]
@@ -63,9 +78,19 @@ fn a_crash_at_any_step_leaves_the_old_or_the_new_one() {
         let after = disk.after_crash(&SeededRng::new(fuse));
         let found = SnapshotFile::open(&after).unwrap();
         assert!(found.is_some() || !done, "fuse {fuse}");
-        // What is left of it does not stand in the way of the next.
+        place(&after).clean().unwrap();
         write(&after).unwrap();
         assert_eq!(SnapshotFile::open(&after).unwrap().unwrap().mark, mark());
-        assert!(after.open(BUILDING).is_err());
+        assert_eq!(after.list("raft").unwrap(), ["snapshot"], "nothing else is left");
     }
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_takes_its_file_along() {
+    let disk = CrashDisk::default();
+    let mut writer = FileWriter::begin(&place(&disk)).unwrap();
+    writer.piece(b"some").unwrap();
+    drop(writer);
+    drop(FileWriter::begin(&place(&disk)).unwrap().finish(&mark()).unwrap());
+    assert!(disk.list("raft").unwrap().is_empty());
 }
