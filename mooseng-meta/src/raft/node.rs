@@ -237,9 +237,28 @@ impl RaftNode {
     /// Idempotent; cancelled, it may be left a learner, and can be called again.
     pub async fn add_master(&self, member: &Member) -> Result<(), RaftFailure> {
         let id = member.id.get();
-        self.while_electing(|| self.0.raft.add_learner(id, member.node(), true)).await?;
+        let added = self.while_electing(|| self.0.raft.add_learner(id, member.node(), false)).await?;
+        self.has_entry(id, added.log_id.index).await?;
         let voter = || ChangeMembers::AddVoterIds(BTreeSet::from([id]));
         self.while_electing(|| self.0.raft.change_membership(voter(), false)).await.map(|_| ())
+    }
+
+    /// Waits until member `id` has entry `index`, which was the last one a moment ago.
+    async fn has_entry(&self, id: u64, index: u64) -> Result<(), RaftFailure> {
+        let mut metrics = self.0.raft.metrics();
+        while id != self.0.id {
+            {
+                let m = metrics.borrow_and_update();
+                let Some(replication) = &m.replication else {
+                    return Err(RaftFailure::NotLeader { leader: None });
+                };
+                if replication.get(&id).cloned().flatten().is_some_and(|at| at.index >= index) {
+                    break;
+                }
+            }
+            metrics.changed().await.map_err(|e| RaftFailure::Stopped(e.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Removes a master, voter or learner. Only at the leader, which may be the one removed: it

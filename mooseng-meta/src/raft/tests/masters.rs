@@ -375,3 +375,18 @@ async fn a_failed_disk_stops_its_master_and_the_others_go_on() {
     c.set("a", "3").await;
     c.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_cannot_be_reached_never_becomes_a_voter() {
+    let mut c = Cluster::of(16, 1).await;
+    let waiting = tokio::time::timeout(Duration::from_secs(20), c.node(1).add_master(&member(2))).await;
+    assert!(waiting.is_err(), "it waits for the new one to catch up");
+    let status = c.node(1).status();
+    assert_eq!((status.voters.len(), status.learners.len()), (1, 1));
+    c.set("a", "1").await;
+    c.start_new(2).await;
+    c.node(1).add_master(&member(2)).await.unwrap();
+    assert_eq!(c.node(1).status().voters.len(), 2);
+    c.converged().await;
+    c.stop().await;
+}
