@@ -245,20 +245,22 @@ impl RaftNode {
 
     /// Waits until member `id` has entry `index`, which was the last one a moment ago.
     async fn has_entry(&self, id: u64, index: u64) -> Result<(), RaftFailure> {
+        if id == self.0.id {
+            return Ok(());
+        }
         let mut metrics = self.0.raft.metrics();
-        while id != self.0.id {
+        loop {
             {
                 let m = metrics.borrow_and_update();
                 let Some(replication) = &m.replication else {
                     return Err(RaftFailure::NotLeader { leader: None });
                 };
                 if replication.get(&id).cloned().flatten().is_some_and(|at| at.index >= index) {
-                    break;
+                    return Ok(());
                 }
             }
             metrics.changed().await.map_err(|e| RaftFailure::Stopped(e.to_string()))?;
         }
-        Ok(())
     }
 
     /// Removes a master, voter or learner. Only at the leader, which may be the one removed: it
