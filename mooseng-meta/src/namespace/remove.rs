@@ -1,0 +1,79 @@
+//! unlink and rmdir. Pure.
+
+use super::*;
+use mooseng_core::name::Name;
+
+impl Op<'_> {
+    /// Takes a name out of a directory. The caller saves the directory.
+    pub(super) fn drop_entry(
+        &mut self,
+        dir_id: InodeId,
+        dir: &mut InodeRec,
+        name: &Name,
+        e: EntryRec,
+    ) -> Res<()> {
+        self.tx.delete(Table::Entry, &named(dir_id, name.as_bytes()))?;
+        self.tx.delete(Table::Order, &order_key(dir_id, e.cookie))?;
+        self.touch_dir(dir, -1, -i32::from(e.kind == FileKind::Dir));
+        Ok(())
+    }
+
+    /// Takes one link from an inode whose name in `dir` is gone; with the last one it becomes an
+    /// orphan or goes.
+    pub(super) fn drop_link(&mut self, id: InodeId, mut rec: InodeRec) -> Res<Removed> {
+        let last = rec.kind == FileKind::Dir || rec.nlink <= 1;
+        rec.nlink = if last { 0 } else { rec.nlink - 1 };
+        rec.ctime = self.now;
+        rec.change += 1;
+        if last {
+            // It counts where its first link was, however many it had since.
+            let home = rec.parent;
+            self.totals.add(home, -1, -i64::from(rec.kind == FileKind::Dir), -(rec.counted_bytes() as i64));
+        }
+        self.save_inode(id, &rec)?;
+        if last {
+            let mut holders = self.decisions.holders.clone();
+            holders.sort_unstable();
+            holders.dedup();
+            if holders.is_empty() {
+                data::purge(self, id, &rec)?;
+            } else {
+                save(self.tx, Table::Orphan, &key(id.get()), &OrphanRec { holders })?;
+            }
+        }
+        Ok(Removed { inode: id, links_left: rec.nlink })
+    }
+}
+
+pub(super) fn unlink(op: &mut Op<'_>, r: &Unlink) -> Res<Removed> {
+    let dir = directory(op.tx, r.parent)?;
+    may(op.creds, &dir, Access::EXEC)?;
+    let e = entry(op.tx, r.parent, r.name.as_bytes())?.ok_or(Errno::ENOENT)?;
+    let mut dir = op.writable_dir(r.parent)?;
+    let rec = inode(op.tx, e.inode)?;
+    perm::sticky(op.creds, &dir, &rec)?;
+    if rec.kind == FileKind::Dir {
+        return Err(Errno::EISDIR.into());
+    }
+    op.drop_entry(r.parent, &mut dir, &r.name, e)?;
+    op.save_inode(r.parent, &dir)?;
+    op.drop_link(e.inode, rec)
+}
+
+pub(super) fn rmdir(op: &mut Op<'_>, r: &RmDir) -> Res<Removed> {
+    let dir = directory(op.tx, r.parent)?;
+    may(op.creds, &dir, Access::EXEC)?;
+    let e = entry(op.tx, r.parent, r.name.as_bytes())?.ok_or(Errno::ENOENT)?;
+    let mut dir = op.writable_dir(r.parent)?;
+    let rec = inode(op.tx, e.inode)?;
+    perm::sticky(op.creds, &dir, &rec)?;
+    if rec.kind != FileKind::Dir {
+        return Err(Errno::ENOTDIR.into());
+    }
+    if rec.size > 0 {
+        return Err(Errno::ENOTEMPTY.into());
+    }
+    op.drop_entry(r.parent, &mut dir, &r.name, e)?;
+    op.save_inode(r.parent, &dir)?;
+    op.drop_link(e.inode, rec)
+}
