@@ -13,8 +13,11 @@ use mooseng_core::{
     wire::{self, FrameHeader, HEADER_BYTES},
 };
 
+/// A decoder under test, with its name.
+type Target = (&'static str, fn(&[u8]));
+
 /// One fuzz target per decoder.
-const TARGETS: &[(&str, fn(&[u8]))] = &[
+const TARGETS: &[Target] = &[
     ("frame header", |b| {
         if let Some(h) = b.first_chunk::<HEADER_BYTES>() {
             let _ = FrameHeader::decode(h);

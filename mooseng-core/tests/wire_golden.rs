@@ -121,12 +121,12 @@ fn log_entries() {
             creds: Credentials::root(),
             decisions: Decisions {
                 chains: vec![vec![ServerId(1), ServerId(2)]],
-                holders: vec![SessionId(9)],
+                holders: vec![(InodeId(6), vec![SessionId(9)])],
             },
             request: Unlink { parent: InodeId::ROOT, name: name("x") }.into(),
         },
     };
-    pin(entry, "018aa8d6b907000702000100000001020102010911010178");
+    pin(entry, "018aa8d6b9070007020001000000010201020106010911010178");
 }
 
 #[test]

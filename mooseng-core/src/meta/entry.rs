@@ -144,8 +144,9 @@ pub enum Command {
 pub struct Decisions {
     /// Chains for chunks that the request makes, in order. Apply takes as many as it needs.
     pub chains: Vec<Vec<ServerId>>,
-    /// Sessions that have what is removed open.
-    pub holders: Vec<SessionId>,
+    /// Inodes that the request may remove, each with the sessions that have it open. Apply refuses
+    /// to remove one that is not named.
+    pub holders: Vec<(InodeId, Vec<SessionId>)>,
 }
 
 /// What applying an entry answers.

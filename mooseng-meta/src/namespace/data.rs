@@ -42,7 +42,8 @@ fn content_changed(op: &Op<'_>, rec: &mut InodeRec) {
 pub(super) fn write_inline(op: &mut Op<'_>, r: &WriteInline) -> Res<Attr> {
     let mut rec = file(op, r.inode)?;
     same_truncates(&rec, r.truncates)?;
-    if r.data.len() > INLINE_BYTES_MAX || rec.chunks > 0 || (rec.inline.is_none() && rec.size > 0) {
+    let whole = rec.inline.is_some() || rec.size == 0;
+    if r.data.len() > INLINE_BYTES_MAX || rec.chunks > 0 || !whole || (r.data.len() as u64) < rec.size {
         return Err(MetaError::LayoutStale.into());
     }
     grow(op, &mut rec, r.data.len() as u64);

@@ -4,6 +4,22 @@ use super::*;
 use mooseng_core::name::Name;
 
 impl Op<'_> {
+    /// Who has an inode open that is about to lose its last link, as the leader decided. Another
+    /// inode took the name since: the caller tries again. What this same entry made nobody has open.
+    fn holders_of(&self, id: InodeId, rec: &InodeRec) -> Res<Vec<SessionId>> {
+        match self.decisions.holders.iter().find(|(i, _)| *i == id) {
+            Some((_, holders)) => Ok(holders.clone()),
+            None if rec.crtime == self.now => Ok(vec![]),
+            None => Err(MetaError::Busy("the name changed meanwhile".into()).into()),
+        }
+    }
+
+    /// Refuses what [`Op::drop_link`] would refuse, before anything is written.
+    pub(super) fn may_drop_link(&self, id: InodeId, rec: &InodeRec) -> Res<()> {
+        let last = rec.kind == FileKind::Dir || rec.nlink <= 1;
+        if last { self.holders_of(id, rec).map(drop) } else { Ok(()) }
+    }
+
     /// Takes a name out of a directory. The caller saves the directory.
     pub(super) fn drop_entry(
         &mut self,
@@ -22,6 +38,7 @@ impl Op<'_> {
     /// orphan or goes.
     pub(super) fn drop_link(&mut self, id: InodeId, mut rec: InodeRec) -> Res<Removed> {
         let last = rec.kind == FileKind::Dir || rec.nlink <= 1;
+        let holders = if last { self.holders_of(id, &rec)? } else { vec![] };
         rec.nlink = if last { 0 } else { rec.nlink - 1 };
         rec.ctime = self.now;
         rec.change += 1;
@@ -32,9 +49,6 @@ impl Op<'_> {
         }
         self.save_inode(id, &rec)?;
         if last {
-            let mut holders = self.decisions.holders.clone();
-            holders.sort_unstable();
-            holders.dedup();
             if holders.is_empty() {
                 data::purge(self, id, &rec)?;
             } else {
@@ -55,6 +69,7 @@ pub(super) fn unlink(op: &mut Op<'_>, r: &Unlink) -> Res<Removed> {
     if rec.kind == FileKind::Dir {
         return Err(Errno::EISDIR.into());
     }
+    op.may_drop_link(e.inode, &rec)?;
     op.drop_entry(r.parent, &mut dir, &r.name, e)?;
     op.save_inode(r.parent, &dir)?;
     op.drop_link(e.inode, rec)
@@ -73,6 +88,7 @@ pub(super) fn rmdir(op: &mut Op<'_>, r: &RmDir) -> Res<Removed> {
     if rec.size > 0 {
         return Err(Errno::ENOTEMPTY.into());
     }
+    op.may_drop_link(e.inode, &rec)?;
     op.drop_entry(r.parent, &mut dir, &r.name, e)?;
     op.save_inode(r.parent, &dir)?;
     op.drop_link(e.inode, rec)

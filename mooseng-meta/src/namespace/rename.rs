@@ -69,6 +69,9 @@ fn replace(
     if moves_dir && victim.is_none() && directory(op.tx, r.new_parent)?.nlink >= LINKS_MAX {
         return Err(Errno::EMLINK.into());
     }
+    if let Some((entry, victim_rec)) = &victim {
+        op.may_drop_link(entry.inode, victim_rec)?;
+    }
     let mut other = None;
     if let Some((entry, victim_rec)) = victim {
         let mut dir = directory(op.tx, r.new_parent)?;

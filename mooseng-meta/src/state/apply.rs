@@ -236,7 +236,7 @@ fn bump_start(
     let Some(mut rec) = load::<ChunkRec>(tx, Table::Chunk, &k)? else { return Ok(false) };
     // Survivors come from the set that is open: nobody else has what was acknowledged.
     let known = survivors.iter().all(|s| rec.members.contains(s));
-    if rec.version != from.version || rec.pending.is_some() || survivors.is_empty() || !known {
+    if rec.version != from.version || rec.pending.is_some() || (survivors.is_empty() && rec.committed) || !known {
         return Ok(false);
     }
     rec.pending = Some(PendingBump {

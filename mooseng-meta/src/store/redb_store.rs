@@ -5,7 +5,7 @@ use super::{Table, Tx, View, Visit, redb_backend::Backend, snapshot};
 use crate::machine::{SnapshotReader, SnapshotWriter};
 use mooseng_core::seam::Disk;
 use parking_lot::RwLock;
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase as _, TableDefinition};
 use std::{io, ops::Bound, sync::Arc};
 
 pub(super) const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");

@@ -9,7 +9,7 @@ use super::{
 use crate::machine::{SnapshotReader, SnapshotWriter};
 use bytes::Bytes;
 use mooseng_core::checksum::crc32c;
-use redb::{Database, Durability, ReadableTable as _};
+use redb::{Database, Durability};
 use std::{io, ops::Bound};
 
 const PIECE_BYTES: usize = 256 << 10;
