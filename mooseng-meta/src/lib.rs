@@ -3,6 +3,10 @@
 
 pub mod machine;
 pub mod namespace;
+pub mod placement;
 pub mod raft;
+pub mod repair;
+pub mod server;
+pub mod service;
 pub mod state;
 pub mod store;

@@ -100,7 +100,7 @@ fn mutation(
         return Ok(Err(e));
     }
     match check_slot(tx, session, slot, request)? {
-        SlotCheck::Answered(answer) => return Ok(answer),
+        SlotCheck::Answered(answer) => return Ok(*answer),
         SlotCheck::Misused => return Ok(Err(MetaError::SlotMisuse)),
         SlotCheck::New => {}
     }
@@ -236,7 +236,11 @@ fn bump_start(
     let Some(mut rec) = load::<ChunkRec>(tx, Table::Chunk, &k)? else { return Ok(false) };
     // Survivors come from the set that is open: nobody else has what was acknowledged.
     let known = survivors.iter().all(|s| rec.members.contains(s));
-    if rec.version != from.version || rec.pending.is_some() || (survivors.is_empty() && rec.committed) || !known {
+    if rec.version != from.version
+        || rec.pending.is_some()
+        || (survivors.is_empty() && rec.committed)
+        || !known
+    {
         return Ok(false);
     }
     rec.pending = Some(PendingBump {

@@ -18,7 +18,7 @@ pub enum SlotCheck {
     /// It is new.
     New,
     /// It was answered: this is the answer.
-    Answered(Result<MetaReply, MetaError>),
+    Answered(Box<Result<MetaReply, MetaError>>),
     /// The slot was used by another request, or by a later one.
     Misused,
 }
@@ -56,7 +56,7 @@ pub fn check_slot(
         Some(rec) if slot.seq == rec.seq && rec.request != fingerprint(req) => SlotCheck::Misused,
         Some(rec) if slot.seq == rec.seq => {
             let answer = wire::decode::<Result<MetaReply, MetaError>>(&rec.reply);
-            SlotCheck::Answered(answer.map_err(|e| io::Error::other(e.to_string()))?)
+            SlotCheck::Answered(Box::new(answer.map_err(|e| io::Error::other(e.to_string()))?))
         }
         _ => SlotCheck::New,
     })

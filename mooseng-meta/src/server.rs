@@ -1,0 +1,268 @@
+//! One master, whole: disk, state, Raft, service, listener, leader's driver.
+
+use crate::{
+    raft::{LogOptions, Member, RaftNode, RaftOptions, RaftStatus, RaftTimings},
+    service::{self, MasterService, ServiceTimings},
+    state::StateMachine,
+    store::RedbStore,
+};
+use mooseng_core::{
+    ids::*,
+    meta::{MetadataService, StorageClass},
+    net::{Listening, Transport},
+    rpc::MetaHandler,
+    seam::{Disk, Seams, on_lane},
+    wire,
+};
+use serde::{Deserialize, Serialize};
+use std::{io, sync::Arc};
+use tokio::task::JoinHandle;
+
+/// Bytes of redb's cache unless the options say otherwise: what a master with a million inodes
+/// needs to stay below 300 MB resident.
+pub const CACHE_BYTES: usize = 64 << 20;
+
+/// What a master is made of.
+#[derive(Clone)]
+pub struct MasterOptions {
+    /// Which master; kept in its directory, another one is refused.
+    pub id: MasterId,
+    /// Which cluster; kept likewise.
+    pub cluster: ClusterId,
+    /// Where it listens for clients and chunkservers.
+    pub listen: String,
+    /// Where it listens for other masters.
+    pub raft_listen: String,
+    /// All masters, itself included, as a fresh cluster is to begin. Empty: it waits to be added.
+    pub members: Vec<Member>,
+    /// Its directory.
+    pub disk: Arc<dyn Disk>,
+    /// How it reaches others, and is reached by clients.
+    pub transport: Arc<dyn Transport>,
+    /// Time, randomness, threads.
+    pub seams: Seams,
+    /// Raft's times.
+    pub raft_timings: RaftTimings,
+    /// Sizes of the log.
+    pub log: LogOptions,
+    /// The service's times.
+    pub timings: ServiceTimings,
+    /// Storage class of a new filesystem's root.
+    pub class: StorageClass,
+    /// Bytes of redb's cache.
+    pub cache_bytes: usize,
+}
+
+/// Why a master did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Its directory cannot be read or written.
+    #[error("the directory {dir} cannot be used: {cause}")]
+    Disk {
+        /// Which.
+        dir: String,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The directory belongs to another node or cluster.
+    #[error("the directory {dir} belongs to {there}, this is {here}: give each node its own directory")]
+    Foreign {
+        /// Which directory.
+        dir: String,
+        /// Whose it is.
+        there: String,
+        /// Who came.
+        here: String,
+    },
+    /// Raft could not start.
+    #[error(transparent)]
+    Raft(#[from] crate::raft::StartError),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Net(#[from] mooseng_core::error::NetError),
+    /// The members of a fresh cluster were refused.
+    #[error("a cluster cannot begin so: {0}")]
+    Begin(String),
+}
+
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    cluster: ClusterId,
+    master: MasterId,
+}
+
+const IDENTITY: &str = "identity";
+
+/// Checks whose directory it is; a new one becomes ours.
+fn claim(disk: &dyn Disk, ours: &Identity) -> Result<(), StartError> {
+    let dir = || disk.describe();
+    let failed = |cause| StartError::Disk { dir: dir(), cause };
+    match disk.open(IDENTITY) {
+        Ok(file) => {
+            let mut bytes = vec![0; file.len().map_err(failed)? as usize];
+            file.read_at(0, &mut bytes).map_err(failed)?;
+            let theirs: Identity = wire::decode(&bytes)
+                .map_err(|e| failed(io::Error::other(format!("its identity file is damaged ({e})"))))?;
+            if theirs == *ours {
+                return Ok(());
+            }
+            let name = |i: &Identity| format!("master {} of cluster {}", i.master.get(), i.cluster);
+            Err(StartError::Foreign { dir: dir(), there: name(&theirs), here: name(ours) })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // Written beside and renamed: a crash leaves the whole identity or none.
+            const NEW: &str = "identity.new";
+            match disk.remove(NEW) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+                _ => {}
+            }
+            let file = disk.create(NEW).map_err(failed)?;
+            file.write_at(0, &wire::encode(ours)).map_err(failed)?;
+            file.sync().map_err(failed)?;
+            disk.rename(NEW, IDENTITY).map_err(failed)?;
+            disk.sync_dir("").map_err(failed)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// A running master.
+pub struct Master {
+    service: MasterService,
+    raft: RaftNode,
+    listening: Box<dyn Listening>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Master {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Master").field("raft", &self.raft).finish_non_exhaustive()
+    }
+}
+
+/// What health endpoints tell of a master.
+#[derive(Clone, Debug)]
+pub struct MasterStatus {
+    /// Raft's view.
+    pub raft: RaftStatus,
+    /// Whether it leads and has taken over.
+    pub leading: bool,
+}
+
+impl MasterStatus {
+    /// Whether it leads, or knows who does: whether the cluster can be used through it.
+    pub fn ready(&self) -> bool {
+        self.leading || (self.raft.leadership.leader.is_some() && !self.raft.leadership.is_me)
+    }
+}
+
+impl Master {
+    /// Starts a master on its directory. All its tasks run on the calling tokio runtime.
+    ///
+    /// Promise: on `Ok` it listens; it leads or follows when [`Master::status`] says so.
+    /// Errors: nothing was changed but, in a new directory, its identity.
+    pub async fn start(options: MasterOptions) -> Result<Self, StartError> {
+        let o = options;
+        let dir = o.disk.describe();
+        let lane = o.seams.lanes.lane("state-open");
+        let (disk, identity) = (o.disk.clone(), Identity { cluster: o.cluster, master: o.id });
+        let cache_bytes = o.cache_bytes;
+        let opened = on_lane(&lane, move || {
+            claim(&*disk, &identity)?;
+            let failed = |cause| StartError::Disk { dir: disk.describe(), cause };
+            RedbStore::open(disk.clone(), cache_bytes).map_err(failed)
+        });
+        let stopped = || StartError::Disk { dir, cause: io::Error::other("its lane was stopped") };
+        let store = Arc::new(opened.await.ok_or_else(stopped)??);
+        let raft = RaftNode::start(RaftOptions {
+            id: o.id,
+            raft_addr: o.raft_listen.clone(),
+            timings: o.raft_timings.clone(),
+            log: o.log,
+            disk: o.disk.clone(),
+            machine: Arc::new(StateMachine::new(store.clone())),
+            transport: o.transport.clone(),
+            seams: o.seams.clone(),
+        })
+        .await?;
+        let service = MasterService::new(
+            (o.id, o.cluster, o.class),
+            store,
+            raft.clone(),
+            o.transport.clone(),
+            o.seams.clone(),
+            o.timings.clone(),
+        );
+        let handler = Arc::new(MetaHandler::new(Arc::new(service.clone())));
+        let listening = match o.transport.listen(&o.listen, handler).await {
+            Ok(listening) => listening,
+            Err(e) => {
+                raft.shutdown().await;
+                return Err(e.into());
+            }
+        };
+        let tasks = vec![tokio::spawn(service::run_driver(service.clone()))];
+        if !o.members.is_empty() {
+            raft.bootstrap(&o.members).await.map_err(|e| StartError::Begin(e.to_string()))?;
+        }
+        Ok(Self { service, raft, listening, tasks })
+    }
+
+    /// The service, for callers in the same process.
+    pub fn service(&self) -> Arc<dyn MetadataService> {
+        Arc::new(self.service.clone())
+    }
+
+    /// Where it listens for clients.
+    pub fn local_addr(&self) -> String {
+        self.listening.local_addr()
+    }
+
+    /// Its state, from memory.
+    pub fn status(&self) -> MasterStatus {
+        MasterStatus { raft: self.raft.status(), leading: self.service.leads() }
+    }
+
+    /// Hands leadership over when it leads and others can take it, then stops.
+    pub async fn shutdown(self) {
+        let status = self.raft.status();
+        if status.leadership.is_me
+            && let Some(next) = status.voters.iter().find(|m| m.id != status.id && status.failed.is_none())
+            && let Err(e) = self.raft.transfer_leadership(next.id).await
+        {
+            tracing::info!(error = %e, "leadership was not handed over, the others will elect");
+        }
+        self.stop().await;
+    }
+
+    /// Stops without handing over.
+    pub async fn stop(mut self) {
+        for task in std::mem::take(&mut self.tasks) {
+            task.abort();
+        }
+        let Self { listening, raft, .. } = &mut self;
+        let listening = std::mem::replace(listening, Box::new(Closed));
+        listening.close().await;
+        raft.shutdown().await;
+    }
+}
+
+/// In the place of a listener that was closed.
+struct Closed;
+
+#[async_trait::async_trait]
+impl Listening for Closed {
+    fn local_addr(&self) -> String {
+        String::new()
+    }
+    async fn close(self: Box<Self>) {}
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Looking at the cluster, and changing it.
+
+use super::{Inner, Lead, answer, internal};
+use crate::{
+    namespace,
+    raft::Member,
+    repair::{Risk, risk},
+    store::*,
+};
+use mooseng_core::{context::CallContext, error::MetaError, ids::*, meta::*};
+use std::sync::Arc;
+
+impl Inner {
+    pub(super) async fn look(
+        &self,
+        lead: &Arc<Lead>,
+        cx: &CallContext,
+        req: MetaRequest,
+    ) -> Result<MetaReply, MetaError> {
+        let view = self.fresh_view(cx.budget).await?;
+        match req {
+            MetaRequest::GetStatus(_) => self.status(lead, &view).map(MetaReply::GetStatus),
+            MetaRequest::GetChunks(r) => self.chunks(lead, &view, &r).await.map(MetaReply::GetChunks),
+            MetaRequest::ListSessions(_) => self.sessions(lead, &view).map(MetaReply::ListSessions),
+            other => Err(MetaError::Invalid(format!("{} does not look at the cluster", other.name()))),
+        }
+    }
+
+    fn status(&self, lead: &Lead, view: &RedbView) -> Result<ClusterStatus, MetaError> {
+        let raft = self.raft.status();
+        let me = |m: &Member| m.id == self.id;
+        let master = |m: &Member, voter: bool| MasterInfo {
+            id: m.id,
+            raft_addr: m.raft_addr.clone(),
+            client_addr: m.client_addr.clone(),
+            voter,
+            leader: me(m),
+            lag: if me(m) { Some(0) } else { raft.lag.get(&m.id).copied().flatten() },
+        };
+        let voters = raft.voters.iter().map(|m| master(m, true));
+        let masters = voters.chain(raft.learners.iter().map(|m| master(m, false))).collect();
+        let (now, m) = (self.now(), lead.memory.lock());
+        let server = |(id, s): (&ServerId, &super::lead::Server)| ServerInfo {
+            id: *id,
+            addr: s.addr.clone(),
+            alive: m.is_alive(*id, now, self.timings.server_dead),
+            silent_ms: now.saturating_sub(s.heard).as_millis() as u64,
+            disks: s.disks.clone(),
+        };
+        let mut chunks = ChunkHealth::default();
+        scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
+            let id = ChunkId(number(k));
+            let good = |s: &&ServerId| {
+                m.is_alive(**s, now, self.timings.server_dead) && !m.odd.contains_key(&(id, **s))
+            };
+            chunks.total += 1;
+            match risk(rec.members.iter().filter(good).count(), usize::from(rec.wanted)) {
+                None => chunks.healthy += 1,
+                Some(Risk::Undergoal) => chunks.undergoal += 1,
+                Some(Risk::Endangered) => chunks.endangered += 1,
+                Some(Risk::Missing) => chunks.missing += 1,
+                Some(Risk::Overgoal) => chunks.overgoal += 1,
+            }
+            true
+        })
+        .map_err(internal)?;
+        view.scan(Table::Deleting, &[], &[], &mut |_, _| {
+            chunks.deleting += 1;
+            true
+        })
+        .map_err(internal)?;
+        let (total, free) = m.space();
+        Ok(ClusterStatus {
+            cluster: self.cluster,
+            term: lead.term,
+            revision: raft.applied.unwrap_or_default(),
+            masters,
+            servers: m.servers.iter().map(server).collect(),
+            chunks,
+            sessions: self.all_sessions(view)?.len() as u64,
+            fs: answer(namespace::fs_stat(view, total, free))?,
+        })
+    }
+
+    async fn chunks(&self, lead: &Lead, view: &RedbView, r: &GetChunks) -> Result<Vec<ChunkInfo>, MetaError> {
+        let mut infos = Vec::new();
+        for (index, chunk, rec) in answer(namespace::layout_chunks(view, r.inode, r.from, r.count))? {
+            let mut replicas = Vec::new();
+            for (server, found) in self.look_at(lead, chunk.id, chunk.version, &rec.members).await? {
+                let now = self.now();
+                replicas.push(ReplicaInfo {
+                    place: self.replica(view, server)?,
+                    alive: lead.memory.lock().is_alive(server, now, self.timings.server_dead),
+                    state: if let crate::repair::Found::Current(s) = found { Some(s) } else { None },
+                    version: matches!(found, crate::repair::Found::Current(_)).then_some(chunk.version),
+                });
+            }
+            infos.push(ChunkInfo {
+                index,
+                chunk,
+                wanted: rec.wanted,
+                replicas,
+                changing: rec.pending.is_some(),
+            });
+        }
+        Ok(infos)
+    }
+
+    fn sessions(&self, lead: &Lead, view: &RedbView) -> Result<Vec<SessionInfo>, MetaError> {
+        let mut infos = Vec::new();
+        let m = lead.memory.lock();
+        scan_recs(view, Table::Session, &[], &[], |k, s: SessionRec| {
+            let id = SessionId(number(k));
+            infos.push(SessionInfo {
+                stamp: SessionStamp { id, epoch: s.epoch },
+                client: s.client,
+                host: s.host,
+                version: s.version,
+                open: m.open.keys().filter(|(_, of)| *of == id).count() as u64,
+                since: s.since,
+            });
+            true
+        })
+        .map_err(internal)?;
+        Ok(infos)
+    }
+
+    pub(super) async fn admin(&self, cx: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
+        match req {
+            MetaRequest::AddMaster(r) => {
+                let member = Member { id: r.id, raft_addr: r.raft_addr, client_addr: r.client_addr };
+                self.raft.add_master(&member).await?;
+                Ok(MetaReply::AddMaster(()))
+            }
+            MetaRequest::RemoveMaster(r) => {
+                self.raft.remove_master(r.id).await?;
+                Ok(MetaReply::RemoveMaster(()))
+            }
+            MetaRequest::TransferLeadership(r) => {
+                self.raft.transfer_leadership(r.to).await?;
+                Ok(MetaReply::TransferLeadership(()))
+            }
+            MetaRequest::CreateToken(_) => {
+                let _ = cx;
+                Err(MetaError::Invalid(
+                    "join tokens are made where the cluster's CA is: mooseng cluster issue".into(),
+                ))
+            }
+            other => Err(MetaError::Invalid(format!("{} does not change the cluster", other.name()))),
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Reads and mutations of the namespace.
+
+use super::{Inner, Lead, answer, internal, layout::Want};
+use crate::{
+    namespace,
+    placement::place,
+    state::{SlotCheck, check_slot},
+    store::{RedbView, Table, View as _, map_key},
+};
+use mooseng_core::{
+    attr::Access, capability::Rights, context::CallContext, error::MetaError, ids::*, limits::GROUPS_MAX,
+    meta::*, name::Name, wire,
+};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// Marks inodes as being removed until it is dropped, so that nobody opens one in between.
+struct Removing {
+    lead: Arc<Lead>,
+    inodes: BTreeSet<InodeId>,
+}
+
+impl Drop for Removing {
+    fn drop(&mut self) {
+        let mut m = self.lead.memory.lock();
+        for inode in &self.inodes {
+            if let Some(n) = m.removing.get_mut(inode) {
+                *n -= 1;
+                if *n == 0 {
+                    m.removing.remove(inode);
+                }
+            }
+        }
+    }
+}
+
+/// Names that a request may take the last link from.
+fn removed_names(req: &MetaRequest, names: &mut Vec<(InodeId, Name)>) {
+    match req {
+        MetaRequest::Unlink(r) => names.push((r.parent, r.name.clone())),
+        MetaRequest::RmDir(r) => names.push((r.parent, r.name.clone())),
+        MetaRequest::Rename(r) if r.mode == RenameMode::Replace => {
+            names.push((r.new_parent, r.new_name.clone()));
+        }
+        MetaRequest::Batch(b) => {
+            for op in b.ops.iter().filter_map(|b| wire::decode::<MetaRequest>(b).ok()) {
+                if !matches!(op, MetaRequest::Batch(_)) {
+                    removed_names(&op, names);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+impl Inner {
+    pub(super) async fn fs_read(
+        &self,
+        lead: &Arc<Lead>,
+        cx: &CallContext,
+        req: MetaRequest,
+    ) -> Result<MetaReply, MetaError> {
+        if let MetaRequest::Open(r) = req {
+            return self.open(lead, cx, r).await.map(MetaReply::Open);
+        }
+        let view = self.fresh_view(cx.budget).await?;
+        self.checked_session(&view, cx)?;
+        if matches!(req, MetaRequest::StatFs(_)) {
+            let (total, free) = lead.memory.lock().space();
+            return answer(namespace::fs_stat(&view, total, free)).map(MetaReply::StatFs);
+        }
+        let reply = answer(namespace::read(&view, &cx.creds, &req))?;
+        match (req, reply) {
+            (MetaRequest::GetLayout(r), MetaReply::GetLayout(layout)) => {
+                self.may_touch(lead, cx, &view, r.inode, Access::READ)?;
+                let want = Want { from: r.from, count: r.count, rights: Rights::READ };
+                self.attach(lead, cx, layout, want).await.map(MetaReply::GetLayout)
+            }
+            (_, reply) => Ok(reply),
+        }
+    }
+
+    /// A session may touch content when the permission bits allow it, when it owns the file, or
+    /// when it has opened it with that right (a file made read-only is still written by its maker).
+    fn may_touch(
+        &self,
+        lead: &Lead,
+        cx: &CallContext,
+        view: &RedbView,
+        inode: InodeId,
+        access: Access,
+    ) -> Result<(), MetaError> {
+        let rec = answer(namespace::inode(view, inode))?;
+        let session = cx.session.map_or(SessionId(0), |s| s.id);
+        let opened = lead.memory.lock().open.get(&(inode, session)).is_some_and(|f| f.access.has(access));
+        if opened || rec.uid == cx.creds.uid {
+            return Ok(());
+        }
+        answer(namespace::may(&cx.creds, &rec, access))
+    }
+
+    async fn open(&self, lead: &Arc<Lead>, cx: &CallContext, r: Open) -> Result<Opened, MetaError> {
+        let session = cx.session.ok_or(MetaError::SessionEnded)?;
+        self.register_open(lead, r.inode, session.id, r.access)?;
+        let opened = self.opened_layout(lead, cx, &r).await;
+        if opened.is_err() {
+            lead.memory.lock().released(r.inode, session.id);
+        }
+        opened
+    }
+
+    async fn opened_layout(&self, lead: &Arc<Lead>, cx: &CallContext, r: &Open) -> Result<Opened, MetaError> {
+        let view = self.fresh_view(cx.budget).await?;
+        self.checked_session(&view, cx)?;
+        let req = MetaRequest::from(r.clone());
+        let MetaReply::Open(opened) = answer(namespace::read(&view, &cx.creds, &req))? else {
+            return Err(internal("an open answered something else"));
+        };
+        if r.layout_chunks == 0 || !r.access.has(Access::READ) {
+            return Ok(opened);
+        }
+        let want = Want { from: ChunkIndex(0), count: r.layout_chunks, rights: Rights::READ };
+        Ok(Opened { layout: self.attach(lead, cx, opened.layout, want).await? })
+    }
+
+    /// Notes an open before it is judged, so that an unlink that comes in between counts it.
+    fn register_open(
+        &self,
+        lead: &Lead,
+        inode: InodeId,
+        session: SessionId,
+        access: Access,
+    ) -> Result<(), MetaError> {
+        let mut m = lead.memory.lock();
+        if m.removing.contains_key(&inode) {
+            return Err(MetaError::Busy(format!("{inode} is being removed")));
+        }
+        m.opened(inode, session, access);
+        Ok(())
+    }
+
+    pub(super) async fn fs_write(
+        &self,
+        lead: &Arc<Lead>,
+        cx: &CallContext,
+        req: MetaRequest,
+    ) -> Result<MetaReply, MetaError> {
+        let slot = cx.slot.ok_or_else(|| MetaError::Invalid("a mutation needs a slot".into()))?;
+        if cx.creds.groups.len() > GROUPS_MAX {
+            return Err(MetaError::Invalid(format!("at most {GROUPS_MAX} supplementary groups")));
+        }
+        let view = self.view()?;
+        let (session, _) = self.checked_session(&view, cx)?;
+        match check_slot(&view, session, slot, &req).map_err(internal)? {
+            SlotCheck::Answered(saved) => return self.finish(lead, cx, &req, (*saved)?).await,
+            SlotCheck::Misused => return Err(MetaError::SlotMisuse),
+            SlotCheck::New => {}
+        }
+        if let MetaRequest::Allocate(r) = &req {
+            self.may_touch(lead, cx, &view, r.inode, Access::WRITE)?;
+            if let Some(layout) = self.all_allocated(cx, r).await? {
+                return self.finish(lead, cx, &req, MetaReply::Allocate(layout)).await;
+            }
+        }
+        if let MetaRequest::CommitWrite(CommitWrite { inode, .. })
+        | MetaRequest::WriteInline(WriteInline { inode, .. }) = &req
+        {
+            self.may_touch(lead, cx, &view, *inode, Access::WRITE)?;
+        }
+        let removing = self.reserve(lead, &view, &req)?;
+        let decisions = self.decide(lead, &view, &req, &removing)?;
+        let command = Command::Fs { session, slot, creds: cx.creds.clone(), decisions, request: req.clone() };
+        let applied = self.propose(command, cx.budget).await;
+        drop(removing);
+        match applied? {
+            Applied::Fs(reply) => self.finish(lead, cx, &req, reply?).await,
+            other => Err(internal(format!("a mutation answered {other:?}"))),
+        }
+    }
+
+    /// When all chunks asked for exist, nothing is to be logged.
+    async fn all_allocated(&self, cx: &CallContext, r: &Allocate) -> Result<Option<Layout>, MetaError> {
+        let view = self.fresh_view(cx.budget).await?;
+        let rec = answer(namespace::inode(&view, r.inode))?;
+        if rec.truncates != r.truncates {
+            return Err(MetaError::LayoutStale);
+        }
+        let chunks = answer(namespace::layout_chunks(&view, r.inode, r.from, r.count))?;
+        let all = r.count > 0 && chunks.len() == r.count as usize;
+        let attr = rec.attr(r.inode);
+        Ok(all.then(|| Layout {
+            attr,
+            truncates: rec.truncates,
+            inline: None,
+            chunks: vec![],
+            capability: None,
+        }))
+    }
+
+    /// Marks what the request may remove.
+    fn reserve(&self, lead: &Arc<Lead>, view: &RedbView, req: &MetaRequest) -> Result<Removing, MetaError> {
+        let mut names = Vec::new();
+        removed_names(req, &mut names);
+        let mut inodes = BTreeSet::new();
+        for (parent, name) in names {
+            let e = namespace::entry(view, parent, name.as_bytes()).map_err(internal)?;
+            inodes.extend(e.map(|e| e.inode));
+        }
+        let mut m = lead.memory.lock();
+        for inode in &inodes {
+            *m.removing.entry(*inode).or_default() += 1;
+        }
+        drop(m);
+        Ok(Removing { lead: lead.clone(), inodes })
+    }
+
+    fn decide(
+        &self,
+        lead: &Lead,
+        view: &RedbView,
+        req: &MetaRequest,
+        removing: &Removing,
+    ) -> Result<Decisions, MetaError> {
+        let mut decisions = Decisions::default();
+        if !removing.inodes.is_empty() {
+            let sessions = self.all_sessions(view)?;
+            let m = lead.memory.lock();
+            decisions.holders = removing.inodes.iter().map(|i| (*i, m.holders(*i, &sessions))).collect();
+        }
+        self.decide_chains(lead, view, req, &mut decisions)?;
+        Ok(decisions)
+    }
+
+    fn decide_chains(
+        &self,
+        lead: &Lead,
+        view: &RedbView,
+        req: &MetaRequest,
+        decisions: &mut Decisions,
+    ) -> Result<(), MetaError> {
+        match req {
+            MetaRequest::Batch(b) => {
+                for op in b.ops.iter().filter_map(|b| wire::decode::<MetaRequest>(b).ok()) {
+                    if !matches!(op, MetaRequest::Batch(_)) {
+                        self.decide_chains(lead, view, &op, decisions)?;
+                    }
+                }
+                Ok(())
+            }
+            MetaRequest::Allocate(r) => {
+                let class = answer(namespace::inode(view, r.inode))?.class;
+                let copies = usize::from(class.copies);
+                let candidates = lead.memory.lock().candidates(self.now(), self.timings.server_dead);
+                for index in 0..u64::from(r.count.min(mooseng_core::limits::LAYOUT_CHUNKS_MAX)) {
+                    let index = ChunkIndex(r.from.get().saturating_add(index));
+                    if view.get(Table::Map, &map_key(r.inode, index)).map_err(internal)?.is_some() {
+                        continue;
+                    }
+                    let seed = r.inode.get().rotate_left(20) ^ index.get();
+                    let chain = place(seed, copies, &candidates, &[]);
+                    // Fewer copies than wanted are written while two at least are safe; repair adds the rest.
+                    if chain.len() < copies.min(2) {
+                        let (wanted, found) = (copies.min(2) as u32, chain.len() as u32);
+                        return Err(MetaError::NoServers { wanted, found });
+                    }
+                    decisions.chains.push(chain);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the leader adds to an answer, fresh each time: opens, places, capabilities, and what is
+    /// to be done behind it.
+    async fn finish(
+        &self,
+        lead: &Arc<Lead>,
+        cx: &CallContext,
+        req: &MetaRequest,
+        reply: MetaReply,
+    ) -> Result<MetaReply, MetaError> {
+        match (req, reply) {
+            (MetaRequest::Allocate(r), MetaReply::Allocate(layout)) => {
+                let rights = Rights::READ.and(Rights::WRITE);
+                let want = Want { from: r.from, count: r.count, rights };
+                self.attach(lead, cx, layout, want).await.map(MetaReply::Allocate)
+            }
+            (MetaRequest::Create(r), MetaReply::Create(created)) => {
+                if r.open != Access(0) {
+                    self.open_created(lead, cx, created.attr.inode, r.open)?;
+                }
+                Ok(MetaReply::Create(created))
+            }
+            (MetaRequest::SetAttrs(r), reply) if r.set.size.is_some() => {
+                lead.wake.notify_one();
+                Ok(reply)
+            }
+            (_, reply) => Ok(reply),
+        }
+    }
+
+    fn open_created(
+        &self,
+        lead: &Lead,
+        cx: &CallContext,
+        inode: InodeId,
+        access: Access,
+    ) -> Result<(), MetaError> {
+        let session = cx.session.ok_or(MetaError::SessionEnded)?.id;
+        self.register_open(lead, inode, session, access)?;
+        // Somebody may have removed it in between; then there is nothing to open.
+        if let Err(e) = answer(namespace::inode(&self.view()?, inode)) {
+            lead.memory.lock().released(inode, session);
+            return Err(e);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Attaching places and capabilities to layouts. Never saved: each answer is made afresh by
+//! whoever leads.
+
+use super::{Inner, Lead, answer, internal};
+use crate::{namespace, store::*};
+use mooseng_core::{
+    attr::Timestamp,
+    capability::{Claims, KeyId, Rights},
+    context::CallContext,
+    error::MetaError,
+    ids::*,
+    meta::*,
+};
+use std::sync::Arc;
+
+/// How long a capability is good; the fence is what ends rights early.
+const CAPABILITY_LIFETIME_SECS: i64 = 24 * 3600;
+
+/// Which chunks, with which rights.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub from: ChunkIndex,
+    pub count: u32,
+    pub rights: Rights,
+}
+
+impl Inner {
+    /// Address of a chunkserver.
+    pub(super) fn replica(&self, view: &RedbView, server: ServerId) -> Result<Replica, MetaError> {
+        let rec: Option<ServerRec> = load(view, Table::Server, &key(server.get())).map_err(internal)?;
+        Ok(Replica { server, addr: rec.map(|r| r.addr).unwrap_or_default() })
+    }
+
+    /// Adds the places of chunks and the right to touch them. Waits a while for bumps under way.
+    pub(super) async fn attach(
+        &self,
+        lead: &Arc<Lead>,
+        cx: &CallContext,
+        mut layout: Layout,
+        want: Want,
+    ) -> Result<Layout, MetaError> {
+        let inode = layout.attr.inode;
+        let wait = tokio::time::sleep(self.timings.bump_wait.min(cx.budget));
+        tokio::pin!(wait);
+        let chunks = loop {
+            let bumped = lead.bumped.notified();
+            tokio::pin!(bumped);
+            bumped.as_mut().enable();
+            let chunks = answer(namespace::layout_chunks(&self.view()?, inode, want.from, want.count))?;
+            let busy = chunks.iter().find(|(_, _, rec)| rec.pending.is_some() || rec.cut_to.is_some());
+            let Some((_, busy, _)) = busy else { break chunks };
+            let busy = busy.id;
+            lead.memory.lock().wanted.entry(busy).or_insert(false);
+            lead.wake.notify_one();
+            tokio::select! {
+                biased;
+                () = bumped.as_mut() => {}
+                () = wait.as_mut() => return Err(MetaError::ChunkBusy(busy)),
+            }
+        };
+        let view = self.view()?;
+        // The attributes belong to the same moment as the places.
+        let rec = answer(namespace::inode(&view, inode))?;
+        layout.attr = rec.attr(inode);
+        let mut rights = Vec::with_capacity(chunks.len());
+        for (index, chunk, rec) in chunks {
+            let chain = rec.members.iter().map(|s| self.replica(&view, *s)).collect::<Result<_, _>>()?;
+            let create =
+                if rec.committed || !want.rights.has(Rights::WRITE) { Rights(0) } else { Rights::CREATE };
+            rights.push((chunk, want.rights.and(create)));
+            layout.chunks.push(ChunkPlace { index, chunk, chain, fresh: !rec.committed });
+        }
+        if !rights.is_empty() {
+            let (session, cert) = self.checked_session(&view, cx)?;
+            let expires = Timestamp::new(self.wall().secs() + CAPABILITY_LIFETIME_SECS, 0);
+            layout.capability =
+                Some(self.key.sign(Claims { key: KeyId(0), cert, session, chunks: rights, expires }));
+        }
+        Ok(layout)
+    }
+}

@@ -1,0 +1,50 @@
+//! Connections to chunkservers, one for each address, made when needed.
+
+use mooseng_core::{
+    chunk::{ChunkStore as _, Control, ControlReply},
+    context::CallContext,
+    error::ChunkError,
+    net::{Connection, Transport},
+    rpc::RemoteChunks,
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::Mutex;
+
+pub(super) struct Peers {
+    transport: Arc<dyn Transport>,
+    connections: Mutex<BTreeMap<String, Arc<dyn Connection>>>,
+}
+
+impl Peers {
+    pub fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, connections: Mutex::default() }
+    }
+
+    async fn connection(&self, addr: &str) -> Result<Arc<dyn Connection>, ChunkError> {
+        let known = self.connections.lock().await.get(addr).filter(|c| !c.is_closed()).cloned();
+        if let Some(c) = known {
+            return Ok(c);
+        }
+        let c = self.transport.connect(addr).await?;
+        self.connections.lock().await.insert(addr.to_owned(), c.clone());
+        Ok(c)
+    }
+
+    /// Sends a command and waits at most `budget` for its answer, connecting included.
+    pub async fn control(
+        &self,
+        addr: &str,
+        op: Control,
+        budget: Duration,
+    ) -> Result<ControlReply, ChunkError> {
+        let work = async {
+            let c = self.connection(addr).await?;
+            RemoteChunks::new(c).control(&CallContext::internal(budget), op).await
+        };
+        let silent = || mooseng_core::error::NetError::Deadline {
+            peer: addr.to_owned(),
+            millis: budget.as_millis() as u64,
+        };
+        tokio::time::timeout(budget, work).await.map_err(|_| silent())?
+    }
+}

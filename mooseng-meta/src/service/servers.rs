@@ -1,0 +1,175 @@
+//! Chunkservers: registration, heartbeats, reports of what they have.
+
+use super::{
+    Inner, Lead, internal,
+    lead::{Odd, Server},
+};
+use crate::store::*;
+use mooseng_core::{context::CallContext, error::MetaError, ids::*, limits::REPORT_CHUNKS_MAX, meta::*};
+use std::{collections::BTreeMap, sync::Arc};
+
+impl Inner {
+    pub(super) async fn server(
+        &self,
+        lead: &Arc<Lead>,
+        cx: &CallContext,
+        req: MetaRequest,
+    ) -> Result<MetaReply, MetaError> {
+        match req {
+            MetaRequest::Register(r) => {
+                self.is_itself(cx, r.server)?;
+                self.register(lead, cx, r).await.map(MetaReply::Register)
+            }
+            MetaRequest::Heartbeat(r) => {
+                self.is_itself(cx, r.server)?;
+                self.heartbeat(lead, r).map(MetaReply::Heartbeat)
+            }
+            MetaRequest::Report(r) => {
+                self.is_itself(cx, r.server)?;
+                self.report(lead, r).map(MetaReply::Report)
+            }
+            other => Err(MetaError::Invalid(format!("{} is not from a chunkserver", other.name()))),
+        }
+    }
+
+    /// A chunkserver speaks for itself only: its number is in its certificate.
+    fn is_itself(&self, cx: &CallContext, server: ServerId) -> Result<(), MetaError> {
+        match &cx.peer {
+            Some(p) if p.node != server.get() => {
+                Err(MetaError::Invalid(format!("the certificate is of chunkserver {}, not {server}", p.node)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn register(
+        &self,
+        lead: &Arc<Lead>,
+        cx: &CallContext,
+        r: Register,
+    ) -> Result<ServerOrders, MetaError> {
+        let rec = ServerRec { addr: r.addr.clone(), incarnation: r.incarnation };
+        let known: Option<ServerRec> =
+            load(&self.view()?, Table::Server, &key(r.server.get())).map_err(internal)?;
+        if known.as_ref() != Some(&rec) {
+            let (server, addr, incarnation) = (r.server, r.addr.clone(), r.incarnation);
+            self.propose(Command::ServerSeen { server, addr, incarnation }, cx.budget).await?;
+        }
+        let heard = self.now();
+        let server = Server {
+            addr: r.addr,
+            incarnation: r.incarnation,
+            heard,
+            disks: r.disks,
+            reported: false,
+            report_at: None,
+        };
+        tracing::info!(server = %r.server, addr = server.addr, incarnation = %r.incarnation, "chunkserver registered");
+        lead.memory.lock().servers.insert(r.server, server);
+        self.orders(lead, r.server)
+    }
+
+    fn heartbeat(&self, lead: &Lead, r: Heartbeat) -> Result<ServerOrders, MetaError> {
+        {
+            let mut m = lead.memory.lock();
+            let Some(server) = m.servers.get_mut(&r.server).filter(|s| s.incarnation == r.incarnation) else {
+                return Err(MetaError::Busy("register first".into()));
+            };
+            server.heard = self.now();
+            server.disks = r.disks;
+            for chunk in r.damaged {
+                m.odd.insert((chunk.id, r.server), Odd::State(ReplicaState::Damaged));
+                m.wanted.entry(chunk.id).or_insert(false);
+                lead.wake.notify_one();
+            }
+        }
+        self.orders(lead, r.server)
+    }
+
+    fn orders(&self, lead: &Lead, server: ServerId) -> Result<ServerOrders, MetaError> {
+        let view = self.view()?;
+        let (mut keys, mut fences) = (Vec::new(), Vec::new());
+        scan_recs(&view, Table::Key, &[], &[], |_, k: KeyRec| {
+            keys.push(k.key);
+            true
+        })
+        .map_err(internal)?;
+        scan_recs(&view, Table::Session, &[], &[], |k, s: SessionRec| {
+            // A session that was never fenced has nothing to refuse.
+            if s.epoch > SessionEpoch(1) {
+                fences.push(SessionStamp { id: SessionId(number(k)), epoch: s.epoch });
+            }
+            true
+        })
+        .map_err(internal)?;
+        let want_report = lead.memory.lock().servers.get(&server).is_none_or(|s| !s.reported);
+        Ok(ServerOrders { term: lead.term, keys, fences, want_report })
+    }
+
+    /// Takes one page of a report. What is not as its record says is noted, and looked at again by
+    /// asking the server before anything is done about it: the report and the records are not of
+    /// one moment.
+    fn report(&self, lead: &Lead, r: Report) -> Result<(), MetaError> {
+        if r.chunks.len() > REPORT_CHUNKS_MAX {
+            return Err(MetaError::Invalid(format!("a page has at most {REPORT_CHUNKS_MAX} chunks")));
+        }
+        let from = r.after.map_or(ChunkId(0), ChunkId::next);
+        let to = if r.last { None } else { r.chunks.last().map(|c| c.chunk.id.next()) };
+        let records = self.records_with(from, to)?;
+        let mut m = lead.memory.lock();
+        let Some(server) = m.servers.get_mut(&r.server).filter(|s| s.incarnation == r.incarnation) else {
+            return Err(MetaError::Busy("register first".into()));
+        };
+        if server.report_at != r.after {
+            server.report_at = None;
+            return Err(MetaError::Invalid("a report's pages come in order".into()));
+        }
+        server.report_at = r.chunks.last().map(|c| c.chunk.id).or(r.after);
+        if r.last {
+            server.report_at = None;
+            server.reported = true;
+            m.look_at_all = true;
+        }
+        let has: BTreeMap<_, _> = r.chunks.iter().map(|c| (c.chunk.id, *c)).collect();
+        for (id, rec) in &records {
+            let member = rec.members.contains(&r.server);
+            match has.get(id) {
+                Some(c) if !member => {
+                    m.surplus.insert((*id, r.server), c.chunk.version);
+                }
+                Some(c) if c.chunk.version != rec.version => {
+                    m.odd.insert((*id, r.server), Odd::OtherVersion(c.chunk.version));
+                }
+                Some(c) if c.state != ReplicaState::Good => {
+                    m.odd.insert((*id, r.server), Odd::State(c.state));
+                }
+                Some(_) => {
+                    m.odd.remove(&(*id, r.server));
+                }
+                None if member && rec.committed => {
+                    m.odd.insert((*id, r.server), Odd::Missing);
+                }
+                None => {}
+            }
+        }
+        if r.last {
+            lead.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    fn records_with(
+        &self,
+        from: ChunkId,
+        to: Option<ChunkId>,
+    ) -> Result<Vec<(ChunkId, ChunkRec)>, MetaError> {
+        let to = to.map_or_else(Vec::new, |t| key(t.get()).to_vec());
+        let mut records = Vec::new();
+        scan_recs(&self.view()?, Table::Chunk, &key(from.get()), &to, |k, rec: ChunkRec| {
+            records.push((ChunkId(number(k)), rec));
+            true
+        })
+        .map_err(internal)?;
+        Ok(records)
+    }
+}
