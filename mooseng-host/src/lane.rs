@@ -212,8 +212,7 @@ mod tests {
             lane.run(Box::new(move || seen.lock().push(n)));
         }
         on_lane(lane, || ()).await.unwrap();
-        let order = seen.lock().clone();
-        order
+        seen.lock().clone()
     }
 
     #[tokio::test]

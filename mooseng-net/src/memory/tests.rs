@@ -1,0 +1,324 @@
+//! What the memory transport promises, in paused time.
+
+use super::*;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use mooseng_core::{
+    context::CallContext,
+    ids::ClusterId,
+    limits::{BODY_BYTES_MAX, PIECE_BYTES_MAX},
+    net::{Body, CertHash, Message, Method, Piece, Role},
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Notify;
+
+const ECHO: Method = Method(1);
+const HANG: Method = Method(2);
+const PUSH: Method = Method(3);
+const PANIC: Method = Method(4);
+const COUNT: Method = Method(5);
+
+#[derive(Default)]
+struct Probe {
+    begun: AtomicUsize,
+    ended: Notify,
+    pushed: Arc<AtomicUsize>,
+    peer: Mutex<Option<PeerIdentity>>,
+}
+
+/// Tells when the handler's future is gone.
+struct Ended<'a>(&'a Notify);
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[async_trait]
+impl Handler for Probe {
+    async fn handle(
+        &self,
+        peer: &PeerIdentity,
+        _: CallContext,
+        method: Method,
+        msg: Message,
+    ) -> Result<Message, NetError> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        *self.peer.lock() = Some(peer.clone());
+        let _ended = Ended(&self.ended);
+        match method {
+            ECHO => Ok(msg),
+            HANG => std::future::pending().await,
+            PUSH => {
+                let pushed = self.pushed.clone();
+                let pieces = futures::stream::repeat_with(move || {
+                    pushed.fetch_add(1, Ordering::Relaxed);
+                    Ok(piece(b"x"))
+                });
+                Ok(Message { head: Bytes::new(), body: Body::Stream(pieces.boxed()) })
+            }
+            PANIC => panic!("planted"),
+            COUNT => {
+                let Body::Stream(mut pieces) = msg.body else { panic!("a stream was sent") };
+                let mut bytes = 0;
+                while let Some(piece) = pieces.next().await {
+                    bytes += piece?.data.len();
+                }
+                Ok(Message::of_head(bytes.to_string().into()))
+            }
+            Method(n) => Err(NetError::UnknownMethod(n)),
+        }
+    }
+}
+
+fn piece(data: &'static [u8]) -> Piece {
+    Piece { head: Bytes::new(), data: Bytes::from_static(data) }
+}
+
+fn who(name: &str, cluster: u128) -> PeerIdentity {
+    PeerIdentity {
+        cluster: ClusterId(uuid::Uuid::from_u128(cluster)),
+        role: Role::Client,
+        node: 0,
+        name: name.into(),
+        cert_hash: CertHash::default(),
+    }
+}
+
+struct Pair {
+    network: MemoryNetwork,
+    listening: Box<dyn Listening>,
+    connection: Arc<dyn Connection>,
+    probe: Arc<Probe>,
+}
+
+async fn pair(network: MemoryNetwork) -> Pair {
+    let probe = Arc::new(Probe::default());
+    let listening = network.transport(who("server", 1)).listen("at", probe.clone()).await.unwrap();
+    let connection = network.transport(who("client", 1)).connect("at").await.unwrap();
+    Pair { network, listening, connection, probe }
+}
+
+fn secs(n: u64) -> CallContext {
+    CallContext::internal(Duration::from_secs(n))
+}
+
+fn stream(pieces: Vec<Piece>) -> Message {
+    let body = Body::Stream(futures::stream::iter(pieces.into_iter().map(Ok)).boxed());
+    Message { head: Bytes::new(), body }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_handed_over_by_pointer_and_both_sides_know_each_other() {
+    let p = pair(MemoryNetwork::new()).await;
+    let sent = Bytes::from(vec![7; BODY_BYTES_MAX]);
+    let msg = Message { head: Bytes::new(), body: Body::Whole(sent.clone()) };
+    let reply = p.connection.call(&secs(1), ECHO, msg).await.unwrap();
+    let Body::Whole(got) = reply.body else { panic!("a whole body comes back") };
+    assert_eq!((got.as_ptr(), got.len()), (sent.as_ptr(), sent.len()));
+    assert_eq!(p.connection.peer(), &who("server", 1));
+    assert_eq!(p.probe.peer.lock().clone(), Some(who("client", 1)));
+
+    let reply = p.connection.call(&secs(1), ECHO, stream(vec![piece(b"a"), piece(b"b")])).await.unwrap();
+    let Body::Stream(pieces) = reply.body else { panic!("a stream comes back") };
+    let got: Vec<_> = pieces.map(|p| p.unwrap().data).collect().await;
+    assert_eq!(got, [&b"a"[..], b"b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_begins_before_its_request_ends() {
+    let p = pair(MemoryNetwork::new()).await;
+    let (tx, rx) = futures::channel::mpsc::unbounded();
+    let msg = Message { head: Bytes::new(), body: Body::Stream(rx.boxed()) };
+    let Body::Stream(mut back) = p.connection.call(&secs(1), ECHO, msg).await.unwrap().body else {
+        panic!("a stream comes back")
+    };
+    for _ in 0..3 {
+        tx.unbounded_send(Ok(piece(b"ping"))).unwrap();
+        assert_eq!(back.next().await, Some(Ok(piece(b"ping"))));
+    }
+    drop(tx);
+    assert_eq!(back.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_hold_at_their_edge() {
+    let p = pair(MemoryNetwork::new()).await;
+    let over = Body::Whole(vec![0; BODY_BYTES_MAX + 1].into());
+    let e = p.connection.call(&secs(1), ECHO, Message { head: Bytes::new(), body: over }).await.unwrap_err();
+    assert!(matches!(e, NetError::TooLarge { .. }));
+    let head = |bytes: usize| Message::of_head(vec![0; bytes].into());
+    p.connection.call(&secs(1), ECHO, head(crate::MESSAGE_HEAD_BYTES_MAX)).await.unwrap();
+    let e = p.connection.call(&secs(1), ECHO, head(crate::MESSAGE_HEAD_BYTES_MAX + 1)).await.unwrap_err();
+    assert!(matches!(e, NetError::TooLarge { .. }));
+    let of = |bytes: usize| stream(vec![Piece { head: Bytes::new(), data: vec![0; bytes].into() }]);
+    let reply = p.connection.call(&secs(1), COUNT, of(PIECE_BYTES_MAX)).await.unwrap();
+    assert_eq!(reply.head, PIECE_BYTES_MAX.to_string());
+    let e = p.connection.call(&secs(1), COUNT, of(PIECE_BYTES_MAX + 1)).await.unwrap_err();
+    assert!(matches!(e, NetError::TooLarge { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_bounds_head_and_silence_and_ends_the_handler() {
+    let p = pair(MemoryNetwork::new()).await;
+    let start = tokio::time::Instant::now();
+    let e = p.connection.call(&secs(3), HANG, Message::of_head(Bytes::new())).await.unwrap_err();
+    assert_eq!(e, NetError::Deadline { peer: "at".into(), millis: 3000 });
+    assert_eq!(start.elapsed(), Duration::from_secs(3));
+    p.probe.ended.notified().await;
+
+    let silent = Message { head: Bytes::new(), body: Body::Stream(futures::stream::pending().boxed()) };
+    let Body::Stream(mut back) = p.connection.call(&secs(3), ECHO, silent).await.unwrap().body else {
+        panic!("a stream comes back")
+    };
+    assert!(matches!(back.next().await, Some(Err(NetError::Deadline { .. }))));
+    assert_eq!(back.next().await, None, "nothing follows an error");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_call_or_a_reply_ends_the_handler() {
+    let p = pair(MemoryNetwork::new()).await;
+    let connection = p.connection.clone();
+    let call = tokio::spawn(async move {
+        connection.call(&secs(1000), HANG, Message::of_head(Bytes::new())).await.map(drop)
+    });
+    while p.probe.begun.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    call.abort();
+    p.probe.ended.notified().await;
+
+    let reply = p.connection.call(&secs(1000), PUSH, Message::of_head(Bytes::new())).await.unwrap();
+    let weak = Arc::downgrade(&p.probe.pushed);
+    assert!(weak.strong_count() > 1);
+    drop(reply);
+    while weak.strong_count() > 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_that_nobody_polls_stands_still() {
+    let p = pair(MemoryNetwork::new()).await;
+    let reply = p.connection.call(&secs(9), PUSH, Message::of_head(Bytes::new())).await.unwrap();
+    // Paused time only passes once every task is waiting.
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert!(p.probe.pushed.load(Ordering::Relaxed) <= 3);
+    let Body::Stream(pieces) = reply.body else { panic!("a stream comes back") };
+    assert_eq!(pieces.take(100).count().await, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_calls_and_streams_and_frees_the_name() {
+    let p = pair(MemoryNetwork::new()).await;
+    let reply = p.connection.call(&secs(9), PUSH, Message::of_head(Bytes::new())).await.unwrap();
+    let connection = p.connection.clone();
+    let call = tokio::spawn(async move {
+        connection.call(&secs(1000), HANG, Message::of_head(Bytes::new())).await.map(drop)
+    });
+    while p.probe.begun.load(Ordering::Relaxed) < 2 {
+        tokio::task::yield_now().await;
+    }
+    p.listening.close().await;
+    assert!(matches!(call.await.unwrap(), Err(NetError::Closed { sent: true, .. })));
+    let Body::Stream(mut pieces) = reply.body else { panic!("a stream comes back") };
+    let last = loop {
+        match pieces.next().await {
+            Some(Ok(_)) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(last, Some(Err(NetError::Closed { sent: true, .. }))));
+    assert!(p.connection.is_closed());
+    let e = p.connection.call(&secs(1), ECHO, Message::of_head(Bytes::new())).await.unwrap_err();
+    assert!(matches!(e, NetError::Closed { sent: false, .. }));
+    let transport = p.network.transport(who("client", 1));
+    assert!(matches!(transport.connect("at").await, Err(NetError::Connect { .. })));
+    transport.listen("at", p.probe.clone()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_node_is_gone_at_both_ends() {
+    let p = pair(MemoryNetwork::new()).await;
+    p.network.cut("client");
+    assert!(p.connection.is_closed());
+    let client = p.network.transport(who("client", 1));
+    let again = client.connect("at").await.unwrap();
+    p.network.cut("server");
+    assert!(again.is_closed() && client.connect("at").await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_cluster_and_a_taken_name_are_refused() {
+    let p = pair(MemoryNetwork::new()).await;
+    let foreign = p.network.transport(who("spy", 2));
+    assert!(matches!(foreign.connect("at").await, Err(NetError::Identity { .. })));
+    assert!(matches!(foreign.listen("at", p.probe.clone()).await, Err(NetError::Listen { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_its_call_alone() {
+    let p = pair(MemoryNetwork::new()).await;
+    let e = p.connection.call(&secs(9), PANIC, Message::of_head(Bytes::new())).await.unwrap_err();
+    assert!(matches!(e, NetError::Closed { sent: true, .. }));
+    p.connection.call(&secs(9), ECHO, Message::of_head(Bytes::new())).await.unwrap();
+}
+
+/// One planned fate for one kind of event.
+#[derive(Debug)]
+struct Planned(Event, Fate);
+impl Faults for Planned {
+    fn fate(&self, _: &str, _: &str, event: Event) -> Fate {
+        if event == self.0 { self.1 } else { Fate::Deliver(Duration::ZERO) }
+    }
+}
+
+async fn faulty(event: Event, fate: Fate) -> (Pair, Result<Message, NetError>, Duration) {
+    let p = pair(MemoryNetwork::with_faults(Arc::new(Planned(event, fate)))).await;
+    let start = tokio::time::Instant::now();
+    let result = p.connection.call(&secs(5), ECHO, stream(vec![piece(b"x")])).await;
+    (p, result, start.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_late_and_reset_messages_look_as_on_a_real_network() {
+    let (p, lost, took) = faulty(Event::Request(ECHO), Fate::Drop).await;
+    assert!(matches!(lost, Err(NetError::Deadline { .. })));
+    assert_eq!((took, p.probe.begun.load(Ordering::Relaxed)), (Duration::from_secs(5), 0));
+
+    let (p, lost, _) = faulty(Event::Reply(ECHO), Fate::Drop).await;
+    assert!(matches!(lost, Err(NetError::Deadline { .. })));
+    assert_eq!(p.probe.begun.load(Ordering::Relaxed), 1, "the handler ran, its answer was lost");
+
+    let (_p, late, took) = faulty(Event::Reply(ECHO), Fate::Deliver(Duration::from_secs(2))).await;
+    assert!(late.is_ok() && took == Duration::from_secs(2));
+
+    let (p, reset, _) = faulty(Event::Reply(ECHO), Fate::Reset).await;
+    assert!(matches!(reset, Err(NetError::Closed { sent: true, .. })) && p.connection.is_closed());
+
+    let (_p, stalled, _) = faulty(Event::Piece(ECHO), Fate::Drop).await;
+    let Body::Stream(mut pieces) = stalled.unwrap().body else { panic!("a stream comes back") };
+    assert!(matches!(pieces.next().await, Some(Err(NetError::Deadline { .. }))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partitioned_connect_waits_and_fails() {
+    let network = MemoryNetwork::with_faults(Arc::new(Planned(Event::Connect, Fate::Drop)));
+    let probe = Arc::new(Probe::default());
+    let _l = network.transport(who("server", 1)).listen("at", probe).await.unwrap();
+    let start = tokio::time::Instant::now();
+    let result = network.transport(who("client", 1)).connect("at").await;
+    assert!(matches!(result, Err(NetError::Connect { .. })));
+    assert_eq!(start.elapsed(), CONNECT_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_cancellation_leaves_the_handler_running() {
+    let network = MemoryNetwork::with_faults(Arc::new(Planned(Event::Cancel(HANG), Fate::Drop)));
+    let p = pair(network).await;
+    p.connection.call(&secs(1), HANG, Message::of_head(Bytes::new())).await.unwrap_err();
+    let ended = tokio::time::timeout(Duration::from_secs(60), p.probe.ended.notified()).await;
+    assert!(ended.is_err(), "the handler runs on");
+    p.listening.close().await;
+    p.probe.ended.notified().await;
+}
