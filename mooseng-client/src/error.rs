@@ -1,0 +1,149 @@
+//! What callers of the SDK hear.
+
+use mooseng_core::{
+    error::{ChunkError, Errno, MetaError, Outcome},
+    ids::ChunkId,
+};
+use std::{io, sync::Arc};
+
+/// Kinds of errors, for programs that decide by them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// ENOENT, ESTALE.
+    NotFound,
+    /// EEXIST.
+    AlreadyExists,
+    /// EACCES, EPERM.
+    PermissionDenied,
+    /// Any other answer of the filesystem.
+    Refused,
+    /// Bad arguments.
+    InvalidInput,
+    /// No master or chunkserver answered in time.
+    Unreachable,
+    /// Nothing was heard in time.
+    TimedOut,
+    /// Written data was lost, or no replica has good data.
+    DataLoss,
+    /// The disks are full.
+    NoSpace,
+    /// The client was shut down.
+    Closed,
+    /// Anything else.
+    Other,
+}
+
+/// An error of the SDK: what failed, what was tried, what to do next.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The masters refused, or could not be asked.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The masters could not be asked until the deadline.
+    #[error(
+        "no answer from the masters ({tried}) within {millis} ms; the last one said: {last}; see `mooseng status`"
+    )]
+    Masters {
+        /// Addresses.
+        tried: String,
+        /// How long.
+        millis: u64,
+        /// The last error.
+        last: MetaError,
+    },
+    /// No replica of a chunk could be read or written.
+    #[error("chunk {chunk}: tried {tried}; the last error was: {last}; see `mooseng status`")]
+    Chunk {
+        /// Which chunk.
+        chunk: ChunkId,
+        /// Which servers, with what they said.
+        tried: String,
+        /// The last error.
+        last: ChunkError,
+    },
+    /// Bad arguments.
+    #[error("{0}")]
+    Invalid(String),
+    /// An earlier write to the file failed; it is told once to each handle.
+    #[error("an earlier write to this file failed: {0}")]
+    Earlier(Arc<Error>),
+    /// The client was shut down.
+    #[error("the client was shut down")]
+    Closed,
+}
+
+/// Result of the SDK.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// What a system call would answer.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Meta(e) => e.errno(),
+            Self::Masters { last, .. } => match last {
+                MetaError::NoServers { .. } => Errno::ENOSPC,
+                MetaError::Posix(e) => *e,
+                _ => Errno::ETIMEDOUT,
+            },
+            Self::Chunk { last: ChunkError::NoSpace(_), .. } => Errno::ENOSPC,
+            Self::Chunk { .. } | Self::Earlier(_) | Self::Closed => Errno::EIO,
+            Self::Invalid(_) => Errno::EINVAL,
+        }
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Masters { .. } if self.errno() == Errno::ETIMEDOUT => return ErrorKind::Unreachable,
+            Self::Chunk { .. } | Self::Earlier(_) if self.errno() == Errno::EIO => {
+                return ErrorKind::DataLoss;
+            }
+            Self::Closed => return ErrorKind::Closed,
+            _ => {}
+        }
+        match self.errno() {
+            Errno::ENOENT | Errno::ESTALE => ErrorKind::NotFound,
+            Errno::EEXIST => ErrorKind::AlreadyExists,
+            Errno::EACCES | Errno::EPERM => ErrorKind::PermissionDenied,
+            Errno::EINVAL => ErrorKind::InvalidInput,
+            Errno::ETIMEDOUT => ErrorKind::TimedOut,
+            Errno::ENOSPC => ErrorKind::NoSpace,
+            Errno::EIO => ErrorKind::Other,
+            _ => ErrorKind::Refused,
+        }
+    }
+
+    /// Whether trying again later can help.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Meta(e) => e.is_retryable(),
+            Self::Masters { .. } => true,
+            Self::Chunk { last, .. } => last.is_retryable(),
+            Self::Invalid(_) | Self::Earlier(_) | Self::Closed => false,
+        }
+    }
+
+    /// Whether the operation may have taken effect.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Meta(e) => e.outcome(),
+            Self::Masters { .. } | Self::Chunk { .. } | Self::Earlier(_) => Outcome::Unknown,
+            Self::Invalid(_) | Self::Closed => Outcome::NotApplied,
+        }
+    }
+}
+
+impl From<Errno> for Error {
+    fn from(e: Errno) -> Self {
+        Self::Meta(MetaError::Posix(e))
+    }
+}
+
+impl From<Error> for io::Error {
+    /// Keeps the number: `raw_os_error()` answers it. The text is the system's.
+    fn from(e: Error) -> Self {
+        io::Error::from_raw_os_error(e.errno().raw())
+    }
+}

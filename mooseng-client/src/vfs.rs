@@ -1,0 +1,452 @@
+//! The inode-level filesystem that a mount and the path API stand on.
+
+use crate::{
+    error::{Error, Result},
+    masters::Masters,
+    node::{Node, State},
+    pool::Pool,
+    writer::Context,
+};
+use bytes::Bytes;
+use mooseng_core::{
+    attr::{Access, Attr, FileKind, SetAttr},
+    context::Credentials,
+    error::{Errno, MetaError},
+    ids::InodeId,
+    meta::*,
+    name::Name,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenFlags {
+    /// For reading.
+    pub read: bool,
+    /// For writing.
+    pub write: bool,
+    /// Every write goes to the end.
+    pub append: bool,
+    /// Cut to nothing.
+    pub truncate: bool,
+    /// Make it when it is not there (path API and `create`).
+    pub create: bool,
+    /// Fail when it is there.
+    pub exclusive: bool,
+}
+
+impl OpenFlags {
+    fn access(self) -> Access {
+        let read = if self.read { Access::READ } else { Access(0) };
+        let write = if self.write || self.append || self.truncate { Access::WRITE } else { Access(0) };
+        read.and(write)
+    }
+}
+
+/// An open file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileHandle(pub u64);
+
+struct Handle {
+    node: Arc<Node>,
+    flags: OpenFlags,
+}
+
+struct Inner {
+    masters: Arc<Masters>,
+    pool: Arc<Pool>,
+    nodes: Mutex<BTreeMap<InodeId, Weak<Node>>>,
+    handles: Mutex<BTreeMap<FileHandle, Arc<Handle>>>,
+    next: AtomicU64,
+}
+
+/// Files by inode. Cheap to clone. Dropping a future leaves a mutation's outcome unknown and
+/// everything else as it was.
+#[derive(Clone)]
+pub struct Vfs(Arc<Inner>);
+
+impl std::fmt::Debug for Vfs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vfs").finish_non_exhaustive()
+    }
+}
+
+impl Vfs {
+    pub(crate) fn new(masters: Arc<Masters>, pool: Arc<Pool>) -> Self {
+        let (nodes, handles) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { masters, pool, nodes, handles, next: AtomicU64::new(1) }))
+    }
+
+    async fn ask<O: MetaOp + Clone>(&self, creds: &Credentials, op: O) -> Result<O::Reply> {
+        self.0.masters.call(creds, op).await
+    }
+
+    fn handle(&self, fh: FileHandle) -> Result<Arc<Handle>> {
+        self.0.handles.lock().get(&fh).cloned().ok_or_else(|| Errno::EBADF.into())
+    }
+
+    fn node_of(&self, inode: InodeId) -> Option<Arc<Node>> {
+        self.0.nodes.lock().get(&inode).and_then(Weak::upgrade)
+    }
+
+    /// The entry of a name.
+    pub async fn lookup(&self, creds: &Credentials, parent: InodeId, name: &Name) -> Result<Attr> {
+        let attr = self.ask(creds, Lookup { parent, name: name.clone() }).await?;
+        Ok(self.overlaid(attr).await)
+    }
+
+    /// Attributes; own writes that the masters do not know yet are counted.
+    pub async fn getattr(&self, creds: &Credentials, inode: InodeId) -> Result<Attr> {
+        let attr = self.ask(creds, GetAttr { inode }).await?;
+        Ok(self.overlaid(attr).await)
+    }
+
+    async fn overlaid(&self, mut attr: Attr) -> Attr {
+        if let Some(node) = self.node_of(attr.inode) {
+            let mut s = node.state.lock().await;
+            if !s.is_dirty() && s.size != attr.size {
+                // Somebody else wrote: what is known of the content is out of date.
+                drop(s);
+                if let Err(e) = node.reload().await {
+                    tracing::debug!(error = %e, "a changed file could not be looked at again");
+                }
+                s = node.state.lock().await;
+            }
+            s.overlay(&mut attr);
+        }
+        attr
+    }
+
+    /// Changes attributes. A new size takes effect after what was written before it.
+    pub async fn setattr(
+        &self,
+        creds: &Credentials,
+        inode: InodeId,
+        set: SetAttr,
+        fh: Option<FileHandle>,
+    ) -> Result<Attr> {
+        let node = self.node_of(inode);
+        if set.size.is_some() || set.mtime.is_some() {
+            if let Some(node) = &node {
+                node.before_truncate().await?;
+            }
+        }
+        // A handle open for writing may set the size whatever the mode says now.
+        let by_handle = match fh {
+            Some(fh) if set.size.is_some() => self.handle(fh).is_ok_and(|h| h.flags.write),
+            _ => false,
+        };
+        let as_who = if by_handle && set.mode.is_none() && set.uid.is_none() && set.gid.is_none() {
+            Credentials::root()
+        } else {
+            creds.clone()
+        };
+        let attr = self.ask(&as_who, SetAttrs { inode, set: set.clone() }).await?;
+        if let Some(node) = node.filter(|_| set.size.is_some()) {
+            node.reload().await?;
+        }
+        Ok(attr)
+    }
+
+    /// Whether the caller has these rights.
+    pub async fn access(&self, creds: &Credentials, inode: InodeId, access: Access) -> Result<()> {
+        self.ask(creds, CheckAccess { inode, access }).await
+    }
+
+    /// Target of a symbolic link.
+    pub async fn readlink(&self, creds: &Credentials, inode: InodeId) -> Result<Bytes> {
+        self.ask(creds, ReadLink { inode }).await
+    }
+
+    /// Makes a directory.
+    pub async fn mkdir(&self, creds: &Credentials, parent: InodeId, name: &Name, mode: u32) -> Result<Attr> {
+        self.ask(creds, MkDir { parent, name: name.clone(), mode, id: None }).await
+    }
+
+    /// Makes a file, pipe, socket or device node.
+    pub async fn mknod(
+        &self,
+        creds: &Credentials,
+        parent: InodeId,
+        name: &Name,
+        kind: FileKind,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Attr> {
+        self.ask(creds, MkNod { parent, name: name.clone(), mode, kind, rdev, id: None }).await
+    }
+
+    /// Makes a symbolic link.
+    pub async fn symlink(
+        &self,
+        creds: &Credentials,
+        parent: InodeId,
+        name: &Name,
+        target: Bytes,
+    ) -> Result<Attr> {
+        self.ask(creds, SymLink { parent, name: name.clone(), target, id: None }).await
+    }
+
+    /// Adds a link.
+    pub async fn link(
+        &self,
+        creds: &Credentials,
+        inode: InodeId,
+        parent: InodeId,
+        name: &Name,
+    ) -> Result<Attr> {
+        self.ask(creds, Link { inode, parent, name: name.clone() }).await
+    }
+
+    /// Removes a name that is not a directory's.
+    pub async fn unlink(&self, creds: &Credentials, parent: InodeId, name: &Name) -> Result<()> {
+        self.ask(creds, Unlink { parent, name: name.clone() }).await.map(drop)
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(&self, creds: &Credentials, parent: InodeId, name: &Name) -> Result<()> {
+        self.ask(creds, RmDir { parent, name: name.clone() }).await.map(drop)
+    }
+
+    /// Renames.
+    pub async fn rename(
+        &self,
+        creds: &Credentials,
+        from: (InodeId, &Name),
+        to: (InodeId, &Name),
+        mode: RenameMode,
+    ) -> Result<()> {
+        let op =
+            Rename { parent: from.0, name: from.1.clone(), new_parent: to.0, new_name: to.1.clone(), mode };
+        self.ask(creds, op).await.map(drop)
+    }
+
+    /// Makes (or opens) a file and opens it.
+    pub async fn create(
+        &self,
+        creds: &Credentials,
+        parent: InodeId,
+        name: &Name,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(Attr, FileHandle)> {
+        let op = Create {
+            parent,
+            name: name.clone(),
+            mode,
+            exclusive: flags.exclusive,
+            open: flags.access(),
+            truncate: flags.truncate,
+            id: None,
+        };
+        if flags.truncate
+            && let Ok(found) = self.lookup(creds, parent, name).await
+            && let Some(node) = self.node_of(found.inode)
+        {
+            node.before_truncate().await?;
+        }
+        let c = self.ask(creds, op).await?;
+        let state = State::new(c.attr.size, c.truncates, c.inline.clone(), c.has_chunks);
+        let fh = self.add_handle(creds, c.attr.inode, flags, state).await;
+        Ok((c.attr, fh))
+    }
+
+    /// Opens a file.
+    pub async fn open(
+        &self,
+        creds: &Credentials,
+        inode: InodeId,
+        flags: OpenFlags,
+    ) -> Result<(Attr, FileHandle)> {
+        let mut opened = self.ask(creds, Open { inode, access: flags.access(), layout_chunks: 0 }).await?;
+        if flags.truncate && opened.layout.attr.kind == FileKind::File {
+            let set = SetAttr { size: Some(0), ..SetAttr::default() };
+            let cut = self.setattr(creds, inode, set, None).await;
+            let layout = match cut {
+                Ok(_) => self.ask(creds, Open { inode, access: Access(0), layout_chunks: 0 }).await,
+                Err(e) => Err(e),
+            };
+            match layout {
+                Ok(now) => {
+                    opened = now;
+                    self.ask(creds, Release { inode }).await?;
+                }
+                Err(e) => {
+                    self.ask(creds, Release { inode }).await?;
+                    return Err(e);
+                }
+            }
+        }
+        let state = State::of_layout(&opened.layout);
+        let fh = self.add_handle(creds, inode, flags, state).await;
+        Ok((opened.layout.attr, fh))
+    }
+
+    async fn add_handle(
+        &self,
+        creds: &Credentials,
+        inode: InodeId,
+        flags: OpenFlags,
+        state: State,
+    ) -> FileHandle {
+        self.0.masters.note_open(inode);
+        let fresh = || {
+            let (masters, pool) = (self.0.masters.clone(), self.0.pool.clone());
+            let cx = Context { masters, pool, inode, creds: creds.clone() };
+            Arc::new(Node {
+                cx,
+                state: tokio::sync::Mutex::new(State::new(0, Default::default(), None, false)),
+            })
+        };
+        let node = {
+            let mut nodes = self.0.nodes.lock();
+            nodes.retain(|_, n| n.strong_count() > 0);
+            match nodes.get(&inode).and_then(Weak::upgrade) {
+                Some(node) => node,
+                None => {
+                    let node = fresh();
+                    nodes.insert(inode, Arc::downgrade(&node));
+                    node
+                }
+            }
+        };
+        node.state.lock().await.replace_clean(state);
+        let fh = FileHandle(self.0.next.fetch_add(1, Ordering::Relaxed));
+        self.0.handles.lock().insert(fh, Arc::new(Handle { node, flags }));
+        fh
+    }
+
+    /// Reads up to `len` bytes at a position; fewer only at the end of the file.
+    pub async fn read(&self, fh: FileHandle, at: u64, len: u64) -> Result<Bytes> {
+        let h = self.handle(fh)?;
+        if !h.flags.read {
+            return Err(Errno::EBADF.into());
+        }
+        let first = h.node.read(at, len).await?;
+        if first.len() as u64 == len || first.is_empty() {
+            return Ok(first);
+        }
+        let mut all = bytes::BytesMut::from(&first[..]);
+        while (all.len() as u64) < len {
+            let more = h.node.read(at + all.len() as u64, len - all.len() as u64).await?;
+            if more.is_empty() {
+                break;
+            }
+            all.extend_from_slice(&more);
+        }
+        Ok(all.freeze())
+    }
+
+    /// Writes at a position (at the end, when opened to append). Returns when the client has it.
+    pub async fn write(&self, fh: FileHandle, at: u64, data: Bytes) -> Result<usize> {
+        let h = self.handle(fh)?;
+        if !(h.flags.write || h.flags.append) {
+            return Err(Errno::EBADF.into());
+        }
+        h.node.write((!h.flags.append).then_some(at), data).await
+    }
+
+    /// What `close` promises: in memory at every replica, size known to the masters. Tells an
+    /// earlier failure once.
+    pub async fn flush(&self, fh: FileHandle) -> Result<()> {
+        self.handle(fh)?.node.flush().await
+    }
+
+    /// What `fsync` promises: on every replica's disk, size on a quorum of masters' disks.
+    pub async fn fsync(&self, fh: FileHandle) -> Result<()> {
+        self.handle(fh)?.node.sync().await
+    }
+
+    /// Ends a handle. What is still dirty is flushed; a failure of that is logged and returned.
+    pub async fn release(&self, fh: FileHandle) -> Result<()> {
+        let Some(h) = self.0.handles.lock().remove(&fh) else { return Err(Errno::EBADF.into()) };
+        let flushed = if h.node.is_dirty().await { h.node.flush().await } else { Ok(()) };
+        if let Err(e) = &flushed {
+            tracing::error!(inode = %h.node.cx.inode, error = %e, "written data was lost at the last close");
+        }
+        let inode = h.node.cx.inode;
+        drop(h);
+        self.0.masters.release(inode).await?;
+        flushed
+    }
+
+    /// Inode of a handle.
+    pub fn inode_of(&self, fh: FileHandle) -> Result<InodeId> {
+        Ok(self.handle(fh)?.node.cx.inode)
+    }
+
+    /// One page of a directory.
+    pub async fn readdir(
+        &self,
+        creds: &Credentials,
+        inode: InodeId,
+        after: DirCookie,
+        max_entries: u32,
+        with_attrs: bool,
+    ) -> Result<DirPage> {
+        self.ask(creds, ReadDir { inode, after, max_entries, with_attrs }).await
+    }
+
+    /// Space and inodes.
+    pub async fn statfs(&self, creds: &Credentials) -> Result<FsStat> {
+        self.ask(creds, StatFs {}).await
+    }
+
+    /// Sets an extended attribute.
+    pub async fn setxattr(
+        &self,
+        creds: &Credentials,
+        inode: InodeId,
+        name: Bytes,
+        value: Bytes,
+        mode: XattrMode,
+    ) -> Result<()> {
+        self.ask(creds, SetXattr { inode, name, value, mode }).await
+    }
+
+    /// Value of an extended attribute.
+    pub async fn getxattr(&self, creds: &Credentials, inode: InodeId, name: Bytes) -> Result<Bytes> {
+        self.ask(creds, GetXattr { inode, name }).await
+    }
+
+    /// Names of the extended attributes.
+    pub async fn listxattr(&self, creds: &Credentials, inode: InodeId) -> Result<Vec<Bytes>> {
+        self.ask(creds, ListXattrs { inode }).await
+    }
+
+    /// Removes an extended attribute.
+    pub async fn removexattr(&self, creds: &Credentials, inode: InodeId, name: Bytes) -> Result<()> {
+        self.ask(creds, RemoveXattr { inode, name }).await
+    }
+
+    /// Any other request of the protocol: totals, classes, status, administration.
+    pub async fn request<O: MetaOp + Clone>(&self, creds: &Credentials, op: O) -> Result<O::Reply> {
+        if matches!(O::KIND, OpKind::Server) {
+            return Err(MetaError::Invalid("only chunkservers ask this".into()).into());
+        }
+        self.ask(creds, op).await
+    }
+
+    /// Flushes every open file and ends the session.
+    pub(crate) async fn shutdown(&self, within: Duration) -> Result<()> {
+        let handles: Vec<_> = self.0.handles.lock().values().cloned().collect();
+        let mut first = Ok(());
+        for h in handles {
+            if let Err(e) = h.node.flush().await {
+                tracing::error!(inode = %h.node.cx.inode, error = %e, "written data was lost at shutdown");
+                first = first.and(Err(e));
+            }
+        }
+        self.0.handles.lock().clear();
+        let closed: std::result::Result<(), Error> = self.0.masters.close(within).await;
+        first.and(closed)
+    }
+}
