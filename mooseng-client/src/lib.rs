@@ -1,7 +1,10 @@
 //! # mooseng-client: MooseNG from a Rust program
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
+mod client;
 mod error;
+mod file;
+mod fs;
 mod masters;
 mod node;
 mod pool;
@@ -9,5 +12,8 @@ mod reader;
 pub mod vfs;
 mod writer;
 
+pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result};
+pub use file::File;
+pub use fs::Filesystem;
 pub use vfs::Vfs;

@@ -199,6 +199,11 @@ impl Masters {
         Ok(opened.stamp)
     }
 
+    /// Opens the session.
+    pub(crate) async fn begin(&self) -> Result<()> {
+        self.stamp(Instant::now() + self.deadline).await.map(drop)
+    }
+
     async fn session_ended(&self, stamp: SessionStamp) {
         let mut s = self.session.write().await;
         if s.as_ref().is_some_and(|s| s.stamp == stamp) {

@@ -1,0 +1,343 @@
+//! One storage directory: whose it is, its chunk files, which chunks are dirty.
+
+use crate::{
+    chunk_file::ChunkFile,
+    format::{Header, PAGE},
+};
+use mooseng_core::{
+    ids::*,
+    seam::{Disk, DiskFile, Lane, Seams},
+    wire,
+};
+use parking_lot::Mutex;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+const IDENTITY: &str = "identity";
+const DIRTY_FILE: &str = "dirty.redb";
+const DIRTY: TableDefinition<'static, u64, ()> = TableDefinition::new("dirty");
+
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    cluster: ClusterId,
+    server: ServerId,
+    disk: DiskId,
+}
+
+/// Why a chunkserver did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A directory cannot be used.
+    #[error("the directory {dir} cannot be used: {cause}")]
+    Disk {
+        /// Which.
+        dir: String,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A directory belongs to somebody else.
+    #[error(
+        "the directory {dir} belongs to {there}, not to {here}: give each chunkserver directories of its own"
+    )]
+    Foreign {
+        /// Which.
+        dir: String,
+        /// Whose.
+        there: String,
+        /// Who came.
+        here: String,
+    },
+    /// No directory was given.
+    #[error("a chunkserver needs at least one directory")]
+    NoDisks,
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Net(#[from] mooseng_core::error::NetError),
+}
+
+#[derive(Debug)]
+struct Backend(Arc<dyn DiskFile>);
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+}
+
+/// A chunk found at the start.
+pub(crate) struct FoundChunk {
+    pub header: Header,
+    pub dirty: bool,
+}
+
+/// A storage directory in use.
+pub(crate) struct DataDisk {
+    pub id: DiskId,
+    pub disk: Arc<dyn Disk>,
+    /// Reads and writes of chunk files.
+    pub io: Arc<dyn Lane>,
+    /// Fsyncs and dirty marks.
+    pub commit: Arc<dyn Lane>,
+    dirty: Database,
+    marked: Mutex<BTreeSet<ChunkId>>,
+    pub chunks: AtomicU64,
+    pub errors: AtomicU64,
+    pub last_error: Mutex<Option<String>>,
+    reserve: u64,
+}
+
+/// Errors after which a disk gets no new chunks and is reported.
+const ERRORS_MAX: u64 = 3;
+
+fn other(e: impl std::fmt::Display) -> io::Error {
+    io::Error::other(e.to_string())
+}
+
+/// Path of a chunk's file, and its directory.
+pub(crate) fn path_of(id: ChunkId) -> (String, String) {
+    let dir = format!("chunks/{:02x}", id.get() & 0xff);
+    (format!("{dir}/{:016x}", id.get()), dir)
+}
+
+impl DataDisk {
+    /// Opens a directory; a new one becomes this server's. Blocks. Returns what is in it.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        cluster: ClusterId,
+        server: ServerId,
+        new_id: DiskId,
+        reserve: u64,
+        seams: &Seams,
+    ) -> Result<(Self, BTreeMap<ChunkId, FoundChunk>), StartError> {
+        let failed = |cause| StartError::Disk { dir: disk.describe(), cause };
+        let id = claim(&*disk, Identity { cluster, server, disk: new_id })?;
+        let (dirty, rebuilt) = open_dirty(&disk).map_err(failed)?;
+        let marked = read_marks(&dirty).map_err(|e| failed(other(e)))?;
+        let mut found = BTreeMap::new();
+        for dir in disk.list_dirs("chunks").map_err(failed)? {
+            for name in disk.list(&format!("chunks/{dir}")).map_err(failed)? {
+                let path = format!("chunks/{dir}/{name}");
+                let Ok(id) = u64::from_str_radix(&name, 16).map(ChunkId) else { continue };
+                let is_dirty = rebuilt || marked.contains(&id);
+                match header_of(&*disk.open(&path).map_err(failed)?).map_err(failed)? {
+                    Some(header) if header.id == id => {
+                        found.insert(id, FoundChunk { header, dirty: is_dirty });
+                    }
+                    _ => tracing::error!(
+                        path,
+                        "no header of this chunk file verifies: it is left alone and not served"
+                    ),
+                }
+            }
+        }
+        let name = disk.describe();
+        let this = Self {
+            id,
+            io: seams.lanes.lane(&format!("io {name}")),
+            commit: seams.lanes.lane(&format!("commit {name}")),
+            disk,
+            dirty,
+            marked: Mutex::new(marked),
+            chunks: AtomicU64::new(found.len() as u64),
+            errors: AtomicU64::new(0),
+            last_error: Mutex::default(),
+            reserve,
+        };
+        Ok((this, found))
+    }
+
+    /// Bytes: (total, free for chunks).
+    pub fn space(&self) -> (u64, u64) {
+        match self.disk.space() {
+            Ok((total, free)) => (total, free.saturating_sub(self.reserve)),
+            Err(e) => {
+                self.failed(&e);
+                (0, 0)
+            }
+        }
+    }
+
+    /// Counts an error of the device.
+    pub fn failed(&self, e: &io::Error) {
+        if e.kind() == io::ErrorKind::StorageFull {
+            return;
+        }
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(disk = %self.disk.describe(), error = %e, "disk error");
+        *self.last_error.lock() = Some(e.to_string());
+    }
+
+    /// Why it was set aside, when it was.
+    pub fn set_aside(&self) -> Option<String> {
+        let many = self.errors.load(Ordering::Relaxed) >= ERRORS_MAX;
+        many.then(|| self.last_error.lock().clone().unwrap_or_default())
+    }
+
+    /// Opens a chunk's file, or makes it.
+    pub fn load(
+        &self,
+        chunk: ChunkRef,
+        create: Option<Vec<ServerId>>,
+        dirty: bool,
+    ) -> io::Result<Option<ChunkFile>> {
+        let (path, dir) = path_of(chunk.id);
+        match self.disk.open(&path) {
+            Ok(file) => ChunkFile::open(file, dirty),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let Some(members) = create else { return Ok(None) };
+                let file = self.disk.create(&path)?;
+                let made = ChunkFile::create(file, chunk, members)?;
+                self.disk.sync_dir(&dir)?;
+                self.chunks.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(made))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Notes durably that a chunk has writes that are not synced.
+    pub fn mark(&self, id: ChunkId) -> io::Result<()> {
+        if self.marked.lock().contains(&id) {
+            return Ok(());
+        }
+        let txn = self.dirty.begin_write().map_err(other)?;
+        txn.open_table(DIRTY).map_err(other)?.insert(id.get(), ()).map_err(other)?;
+        txn.commit().map_err(other)?;
+        self.marked.lock().insert(id);
+        Ok(())
+    }
+
+    /// Takes the note away; that need not be durable at once.
+    pub fn unmark(&self, id: ChunkId) -> io::Result<()> {
+        if !self.marked.lock().remove(&id) {
+            return Ok(());
+        }
+        let mut txn = self.dirty.begin_write().map_err(other)?;
+        txn.set_durability(redb::Durability::None).map_err(other)?;
+        txn.open_table(DIRTY).map_err(other)?.remove(id.get()).map_err(other)?;
+        txn.commit().map_err(other)
+    }
+
+    /// Makes taken-away notes durable.
+    pub fn settle_marks(&self) -> io::Result<()> {
+        self.dirty.begin_write().map_err(other)?.commit().map_err(other)
+    }
+
+    /// Removes a chunk's file.
+    pub fn remove(&self, id: ChunkId) -> io::Result<()> {
+        let (path, dir) = path_of(id);
+        match self.disk.remove(&path) {
+            Ok(()) => {
+                self.chunks.fetch_sub(1, Ordering::Relaxed);
+                self.disk.sync_dir(&dir)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        self.unmark(id)
+    }
+}
+
+fn header_of(file: &dyn DiskFile) -> io::Result<Option<Header>> {
+    let mut pages = [vec![0; PAGE], vec![0; PAGE]];
+    let len = file.len()?;
+    for (i, p) in pages.iter_mut().enumerate() {
+        if len >= ((i + 1) * PAGE) as u64 {
+            file.read_at((i * PAGE) as u64, p)?;
+        }
+    }
+    Ok(Header::newest(&pages[0], &pages[1]).map(|(h, _)| h))
+}
+
+fn read_marks(db: &Database) -> Result<BTreeSet<ChunkId>, redb::Error> {
+    let txn = db.begin_read()?;
+    let table = txn.open_table(DIRTY)?;
+    let mut marks = BTreeSet::new();
+    for row in table.iter()? {
+        marks.insert(ChunkId(row?.0.value()));
+    }
+    Ok(marks)
+}
+
+/// Opens the notes of dirty chunks. One that is damaged is begun anew, and every chunk counts as
+/// dirty then.
+fn open_dirty(disk: &Arc<dyn Disk>) -> io::Result<(Database, bool)> {
+    let begin = |file| -> Result<Database, redb::Error> {
+        let db = redb::Builder::new().set_cache_size(1 << 20).create_with_backend(Backend(file))?;
+        let txn = db.begin_write()?;
+        txn.open_table(DIRTY)?;
+        txn.commit()?;
+        Ok(db)
+    };
+    match disk.open(DIRTY_FILE) {
+        Ok(file) => match begin(file) {
+            Ok(db) => return Ok((db, false)),
+            Err(e) => {
+                tracing::error!(disk = %disk.describe(), error = %e, "the notes of dirty chunks are damaged: all chunks are suspect");
+                disk.remove(DIRTY_FILE)?;
+            }
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let db = begin(disk.create(DIRTY_FILE)?).map_err(other)?;
+            disk.sync_dir("")?;
+            return Ok((db, false));
+        }
+        Err(e) => return Err(e),
+    }
+    let db = begin(disk.create(DIRTY_FILE)?).map_err(other)?;
+    disk.sync_dir("")?;
+    Ok((db, true))
+}
+
+/// Checks whose directory it is; a new one becomes ours. Returns the disk's id.
+fn claim(disk: &dyn Disk, ours: Identity) -> Result<DiskId, StartError> {
+    let failed = |cause| StartError::Disk { dir: disk.describe(), cause };
+    match disk.open(IDENTITY) {
+        Ok(file) => {
+            let mut bytes = vec![0; file.len().map_err(failed)? as usize];
+            file.read_at(0, &mut bytes).map_err(failed)?;
+            let theirs: Identity = wire::decode(&bytes)
+                .map_err(|e| failed(other(format!("its identity file is damaged: {e}"))))?;
+            if (theirs.cluster, theirs.server) == (ours.cluster, ours.server) {
+                return Ok(theirs.disk);
+            }
+            let name = |i: &Identity| format!("chunkserver {} of cluster {}", i.server.get(), i.cluster);
+            Err(StartError::Foreign { dir: disk.describe(), there: name(&theirs), here: name(&ours) })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            const NEW: &str = "identity.new";
+            match disk.remove(NEW) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+                _ => {}
+            }
+            let file = disk.create(NEW).map_err(failed)?;
+            file.write_at(0, &wire::encode(&ours)).map_err(failed)?;
+            file.sync().map_err(failed)?;
+            disk.rename(NEW, IDENTITY).map_err(failed)?;
+            disk.sync_dir("").map_err(failed)?;
+            Ok(ours.disk)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}

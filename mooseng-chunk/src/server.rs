@@ -1,0 +1,255 @@
+//! A whole chunkserver: disks, store, listener, and the task that keeps the masters informed.
+
+use crate::{
+    disk::{DataDisk, StartError},
+    peers::Peers,
+    store::DiskStore,
+};
+use mooseng_core::{
+    chunk::ChunkStore as _,
+    context::CallContext,
+    error::MetaError,
+    ids::*,
+    limits::REPORT_CHUNKS_MAX,
+    meta::{Heartbeat, MetadataExt as _, Register, Report, ServerOrders},
+    net::{Listening, Transport},
+    rpc::{ChunkHandler, RemoteMeta},
+    seam::{Disk, Seams, on_lane},
+};
+use std::{io, sync::Arc, time::Duration};
+use tokio::task::JoinHandle;
+
+/// Times of a chunkserver.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+    /// Wait for the server behind in a chain before the writer hears of it.
+    pub chain: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(1), chain: Duration::from_millis(1500) }
+    }
+}
+
+/// What a chunkserver is made of.
+#[derive(Clone)]
+pub struct ChunkserverOptions {
+    /// Which; kept in its directories, another one is refused.
+    pub server: ServerId,
+    /// Of which cluster.
+    pub cluster: ClusterId,
+    /// Where it listens.
+    pub listen: String,
+    /// Where others reach it; empty: where it listens.
+    pub advertise: String,
+    /// Its storage directories.
+    pub disks: Vec<Arc<dyn Disk>>,
+    /// How it reaches others and is reached.
+    pub transport: Arc<dyn Transport>,
+    /// Client addresses of the masters.
+    pub masters: Vec<String>,
+    /// Time, randomness, threads.
+    pub seams: Seams,
+    /// Times.
+    pub timings: Timings,
+    /// Bytes of each disk that chunks never use.
+    pub reserve: u64,
+}
+
+/// A running chunkserver. Dropped without [`Chunkserver::shutdown`], it has crashed.
+pub struct Chunkserver {
+    store: DiskStore,
+    listening: Option<Box<dyn Listening>>,
+    task: JoinHandle<()>,
+    ready: tokio::sync::watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Chunkserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chunkserver").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Chunkserver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Chunkserver {
+    /// Starts on its directories.
+    ///
+    /// Promise: on `Ok` it listens and looks for the masters by itself.
+    /// Errors: nothing was changed but, in new directories, their identity.
+    pub async fn start(o: ChunkserverOptions) -> Result<Self, StartError> {
+        if o.disks.is_empty() {
+            return Err(StartError::NoDisks);
+        }
+        let mut disks = Vec::new();
+        for disk in &o.disks {
+            let (disk, seams) = (disk.clone(), o.seams.clone());
+            let (cluster, server, reserve) = (o.cluster, o.server, o.reserve);
+            let new_id = DiskId(o.seams.rng.next_u64());
+            let dir = disk.describe();
+            let lane = o.seams.lanes.lane("open");
+            let opened =
+                on_lane(&lane, move || DataDisk::open(disk, cluster, server, new_id, reserve, &seams)).await;
+            let cause = || io::Error::other("its thread was stopped");
+            disks.push(opened.ok_or_else(|| StartError::Disk { dir, cause: cause() })??);
+        }
+        let store = DiskStore::new(o.server, disks, o.transport.clone(), &o.seams, o.timings.chain);
+        let handler = Arc::new(ChunkHandler::new(Arc::new(store.clone())));
+        let listening = o.transport.listen(&o.listen, handler).await?;
+        let addr = if o.advertise.is_empty() { listening.local_addr() } else { o.advertise.clone() };
+        let (said, ready) = tokio::sync::watch::channel(false);
+        let masters = Masters {
+            store: store.clone(),
+            addr,
+            server: o.server,
+            addrs: o.masters,
+            peers: Peers::new(o.transport),
+            timings: o.timings,
+            hint: None,
+            turn: 0,
+            registered: None,
+            reported: false,
+        };
+        let task = tokio::spawn(masters.keep_informed(said));
+        Ok(Self { store, listening: Some(listening), task, ready })
+    }
+
+    /// The store, for callers in the same process.
+    pub fn store(&self) -> &DiskStore {
+        &self.store
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> String {
+        self.listening.as_ref().map_or_else(String::new, |l| l.local_addr())
+    }
+
+    /// Whether the leading master knows it and all its chunks.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Stops cleanly: nothing is taken any more, everything is on disk, nothing will be suspect.
+    pub async fn shutdown(mut self) {
+        self.task.abort();
+        if let Some(listening) = self.listening.take() {
+            listening.close().await;
+        }
+        self.store.sync_all().await;
+    }
+}
+
+struct Masters {
+    store: DiskStore,
+    addr: String,
+    server: ServerId,
+    addrs: Vec<String>,
+    peers: Peers,
+    timings: Timings,
+    hint: Option<String>,
+    turn: usize,
+    /// With which leader's term it is registered.
+    registered: Option<Term>,
+    reported: bool,
+}
+
+impl Masters {
+    async fn keep_informed(mut self, ready: tokio::sync::watch::Sender<bool>) {
+        loop {
+            let mut pause = self.timings.heartbeat;
+            match self.once().await {
+                Ok(()) => {}
+                Err(MetaError::NotLeader { leader }) => {
+                    self.hint = leader.map(|(_, addr)| addr);
+                    self.lost_leader();
+                    pause = self.timings.heartbeat / 10;
+                }
+                Err(MetaError::Busy(why)) => {
+                    tracing::debug!(why, "the leader does not know this server");
+                    self.lost_leader();
+                    pause = self.timings.heartbeat / 5;
+                }
+                Err(e) => {
+                    tracing::debug!(error = %e, "no leading master was reached, trying the next");
+                    self.hint = None;
+                    self.lost_leader();
+                    pause = self.timings.heartbeat / 5;
+                }
+            }
+            let is_ready = self.registered.is_some() && self.reported;
+            ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
+            self.store.trim();
+            let refresh = self.store.0.access.refresh.notified();
+            let _ = tokio::time::timeout(pause, refresh).await;
+        }
+    }
+
+    fn lost_leader(&mut self) {
+        self.registered = None;
+        self.reported = false;
+        self.turn += 1;
+    }
+
+    async fn once(&mut self) -> Result<(), MetaError> {
+        let addr = match &self.hint {
+            Some(addr) => addr.clone(),
+            None => self.addrs.get(self.turn % self.addrs.len().max(1)).cloned().unwrap_or_default(),
+        };
+        let budget = self.timings.heartbeat * 2;
+        let cx = CallContext::internal(budget);
+        let work = async {
+            let meta = RemoteMeta::new(self.peers.get(&addr, budget).await?);
+            let (server, incarnation) = (self.server, self.store.incarnation());
+            let disks = self.store.disk_reports();
+            let orders = if self.registered.is_none() {
+                let version = env!("CARGO_PKG_VERSION").to_owned();
+                let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
+                meta.register(&cx, r).await?
+            } else {
+                let damaged: Vec<_> = self.store.0.damaged.lock().iter().copied().collect();
+                meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged }).await?
+            };
+            Ok::<_, MetaError>((meta, orders))
+        };
+        let silent = || MetaError::Deadline(addr.clone());
+        let (meta, orders) = tokio::time::timeout(budget, work).await.map_err(|_| silent())??;
+        self.hint = Some(addr);
+        self.registered = Some(orders.term);
+        let want_report = orders.want_report;
+        self.obey(orders);
+        if want_report {
+            self.reported = false;
+            self.report(&meta).await?;
+        }
+        self.reported = true;
+        Ok(())
+    }
+
+    fn obey(&self, orders: ServerOrders) {
+        self.store.0.access.obey(orders);
+    }
+
+    async fn report(&self, meta: &RemoteMeta) -> Result<(), MetaError> {
+        let cx = CallContext::internal(Duration::from_secs(10));
+        let (server, incarnation) = (self.server, self.store.incarnation());
+        let mut after = None;
+        loop {
+            let page = self.store.list(&cx, after, REPORT_CHUNKS_MAX as u32).await;
+            let page = page.map_err(|e| MetaError::Internal(e.to_string()))?;
+            let next = page.chunks.last().map(|c| c.chunk.id);
+            let last = page.last;
+            meta.report(&cx, Report { server, incarnation, after, chunks: page.chunks, last }).await?;
+            if last {
+                return Ok(());
+            }
+            after = next;
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! One chunk of a store: its state, and the order lock under which everything happens to its file.
+
+use crate::{chunk_file::ChunkFile, disk::DataDisk};
+use mooseng_core::{ids::*, meta::ReplicaState, seam::on_lane};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, io, sync::Arc};
+use tokio::sync::OwnedMutexGuard;
+
+/// Sessions whose numbers are remembered per chunk.
+const WRITERS_MAX: usize = 64;
+
+/// What can be told of a chunk without its file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    pub version: ChunkVersion,
+    pub length: u64,
+    pub state: ReplicaState,
+    pub dirty: bool,
+}
+
+/// What the order lock guards.
+#[derive(Default)]
+pub(crate) struct Inside {
+    pub file: Option<ChunkFile>,
+    /// The last number applied of each session.
+    pub numbers: BTreeMap<SessionId, WriteNumber>,
+    pub gone: bool,
+}
+
+pub(crate) struct Slot {
+    pub id: ChunkId,
+    pub disk: Arc<DataDisk>,
+    pub known: Mutex<Known>,
+    pub inside: Arc<tokio::sync::Mutex<Inside>>,
+}
+
+/// An error of the disk, or the lane's end.
+pub(crate) fn stopped() -> io::Error {
+    io::Error::other("the disk's thread was stopped")
+}
+
+impl Inside {
+    /// Whether a frame is to be applied. The first of a stream may leave numbers out: those were
+    /// given up by their writer.
+    pub fn admit(&self, session: SessionId, number: WriteNumber, first: bool) -> Result<bool, WriteNumber> {
+        match self.numbers.get(&session) {
+            Some(last) if number <= *last => Ok(false),
+            Some(last) if !first && number != last.next() => Err(last.next()),
+            _ => Ok(true),
+        }
+    }
+
+    pub fn applied(&mut self, session: SessionId, number: WriteNumber) {
+        self.numbers.insert(session, number);
+        if self.numbers.len() > WRITERS_MAX
+            && let Some(oldest) = self.numbers.keys().copied().find(|s| *s != session)
+        {
+            self.numbers.remove(&oldest);
+        }
+    }
+}
+
+impl Slot {
+    /// Runs `work` on the chunk's open file, on a lane of its disk, under the order lock.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        commit: bool,
+        guard: OwnedMutexGuard<Inside>,
+        work: impl FnOnce(&mut Inside, &DataDisk) -> T + Send + 'static,
+    ) -> io::Result<(OwnedMutexGuard<Inside>, T)> {
+        let lane = if commit { &self.disk.commit } else { &self.disk.io };
+        let disk = self.disk.clone();
+        let mut guard = guard;
+        on_lane(lane, move || {
+            let done = work(&mut guard, &disk);
+            (guard, done)
+        })
+        .await
+        .ok_or_else(stopped)
+    }
+
+    /// The order lock with the file open; `None` when the chunk is gone.
+    pub async fn open(&self, create: Option<Vec<ServerId>>) -> io::Result<Option<OwnedMutexGuard<Inside>>> {
+        let guard = self.inside.clone().lock_owned().await;
+        if guard.gone {
+            return Ok(None);
+        }
+        if guard.file.is_some() {
+            return Ok(Some(guard));
+        }
+        let known = *self.known.lock();
+        let chunk = ChunkRef { id: self.id, version: known.version };
+        let dirty = known.dirty || known.state == ReplicaState::Suspect;
+        let load = move |inside: &mut Inside, disk: &DataDisk| -> io::Result<bool> {
+            inside.file = disk.load(chunk, create, dirty)?;
+            Ok(inside.file.is_some())
+        };
+        let (guard, loaded) = self.with(false, guard, load).await?;
+        match loaded {
+            Ok(true) => Ok(Some(guard)),
+            Ok(false) => Ok(None),
+            Err(e) => {
+                self.disk.failed(&e);
+                Err(e)
+            }
+        }
+    }
+
+    /// Lets the file and its table go when nobody uses them and nothing is unsynced.
+    pub fn unload(&self) {
+        if let Ok(mut inside) = self.inside.try_lock()
+            && !self.known.lock().dirty
+        {
+            inside.file = None;
+        }
+    }
+}

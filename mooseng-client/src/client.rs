@@ -1,0 +1,155 @@
+//! [`Client`]: a session with a cluster.
+
+use crate::{
+    error::{Error, Result},
+    fs::Filesystem,
+    masters::{Masters, Names},
+    pool::Pool,
+    vfs::Vfs,
+};
+use mooseng_core::{
+    context::Credentials,
+    limits::CALL_DEADLINE_SECS,
+    meta::{ClusterStatus, GetStatus, ListSessions, MetaOp, SessionInfo},
+    net::Transport,
+    seam::Seams,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinHandle;
+
+/// What a client is made of.
+#[derive(Default)]
+pub struct ClientBuilder {
+    masters: Vec<String>,
+    transport: Option<Arc<dyn Transport>>,
+    seams: Option<Seams>,
+    name: String,
+    host: String,
+    deadline: Option<Duration>,
+}
+
+impl std::fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientBuilder").field("masters", &self.masters).finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    /// Client addresses of the masters, any or all of them: `host:port` or `[v6]:port`.
+    #[must_use]
+    pub fn masters(mut self, addrs: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.masters = addrs.into_iter().map(Into::into).collect();
+        self
+    }
+    /// How they are reached: `mooseng_net::quic`, or the memory transport in tests.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+    /// Time and randomness: `mooseng_host::host_seams()`.
+    #[must_use]
+    pub fn seams(mut self, seams: Seams) -> Self {
+        self.seams = Some(seams);
+        self
+    }
+    /// What the session is called in listings.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+    /// The host's name in listings.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = host.into();
+        self
+    }
+    /// How long a call may take; 30 s unless said.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Opens a session.
+    ///
+    /// Errors: no master was reached within the deadline, or something was left out.
+    pub async fn connect(self) -> Result<Client> {
+        let missing = |what: &str| Error::Invalid(format!("a client needs {what}"));
+        if self.masters.is_empty() {
+            return Err(missing("the address of a master"));
+        }
+        let transport = self.transport.ok_or_else(|| missing("a transport"))?;
+        let seams = self.seams.ok_or_else(|| missing("seams (time and randomness)"))?;
+        let deadline = self.deadline.unwrap_or(Duration::from_secs(CALL_DEADLINE_SECS));
+        let names = Names { client: self.name, host: self.host };
+        let masters = Arc::new(Masters::new(transport.clone(), self.masters, names, seams, deadline));
+        let vfs = Vfs::new(masters.clone(), Arc::new(Pool::new(transport)));
+        masters.begin().await?;
+        let keeper = tokio::spawn(masters.keep());
+        Ok(Client { vfs, keeper: Arc::new(Keeper(keeper)) })
+    }
+}
+
+/// Ends the task that keeps the session when the last clone goes.
+struct Keeper(JoinHandle<()>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A session with a cluster. Cheap to clone; the session ends with [`Client::shutdown`], or by
+/// silence when the last clone was dropped without it.
+#[derive(Clone)]
+pub struct Client {
+    vfs: Vfs,
+    keeper: Arc<Keeper>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Begins to make a client.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// Files by inode.
+    pub fn vfs(&self) -> &Vfs {
+        &self.vfs
+    }
+
+    /// Files by path, as the superuser; see [`Filesystem::with_credentials`].
+    pub fn filesystem(&self) -> Filesystem {
+        Filesystem::new(self.clone(), Credentials::root())
+    }
+
+    /// State of the cluster.
+    pub async fn status(&self) -> Result<ClusterStatus> {
+        self.request(GetStatus {}).await
+    }
+
+    /// Open sessions.
+    pub async fn sessions(&self) -> Result<Vec<SessionInfo>> {
+        self.request(ListSessions {}).await
+    }
+
+    /// Any request of the protocol, as the superuser.
+    pub async fn request<O: MetaOp + Clone>(&self, op: O) -> Result<O::Reply> {
+        self.vfs.request(&Credentials::root(), op).await
+    }
+
+    /// Flushes what is open and ends the session. What could not be flushed is the error.
+    pub async fn shutdown(self, within: Duration) -> Result<()> {
+        let done = tokio::time::timeout(within, self.vfs.shutdown(within)).await;
+        self.keeper.0.abort();
+        done.unwrap_or_else(|_| Err(Error::Invalid(format!("the shutdown took longer than {within:?}"))))
+    }
+}

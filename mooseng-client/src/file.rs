@@ -1,0 +1,196 @@
+//! [`File`]: an open file.
+
+use crate::{
+    error::Result,
+    vfs::{FileHandle, Vfs},
+};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use mooseng_core::{
+    attr::{Attr, SetAttr},
+    context::Credentials,
+};
+use parking_lot::Mutex;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
+
+/// Bytes read at once behind `AsyncRead`.
+const READ_STEP: u64 = 1 << 20;
+
+/// An open file. [`File::close`] is how errors of what was written last are heard; dropping it
+/// closes in the background and logs what was lost.
+pub struct File {
+    vfs: Vfs,
+    creds: Credentials,
+    attr: Attr,
+    fh: FileHandle,
+    closed: bool,
+    pos: u64,
+    /// Read and not yet taken, at `pos`.
+    ahead: Bytes,
+    work: Mutex<Option<Work>>,
+    seek_to: Option<io::SeekFrom>,
+}
+
+enum Work {
+    Read(BoxFuture<'static, Result<Bytes>>),
+    Write(BoxFuture<'static, Result<usize>>),
+    Done(BoxFuture<'static, Result<()>>),
+    Size(BoxFuture<'static, Result<Attr>>),
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("File").field("inode", &self.attr.inode).finish_non_exhaustive()
+    }
+}
+
+impl File {
+    pub(crate) fn new(vfs: Vfs, creds: Credentials, attr: Attr, fh: FileHandle) -> Self {
+        let work = Mutex::new(None);
+        Self { vfs, creds, attr, fh, closed: false, pos: 0, ahead: Bytes::new(), work, seek_to: None }
+    }
+
+    /// Attributes when it was opened.
+    pub fn attr(&self) -> &Attr {
+        &self.attr
+    }
+
+    /// Attributes now.
+    pub async fn metadata(&self) -> Result<Attr> {
+        self.vfs.getattr(&self.creds, self.attr.inode).await
+    }
+
+    /// Up to `len` bytes at a position; fewer only at the end of the file.
+    pub async fn read_at(&self, at: u64, len: u64) -> Result<Bytes> {
+        self.vfs.read(self.fh, at, len).await
+    }
+
+    /// Writes all of `data` at a position. Returns when the client has it.
+    pub async fn write_at(&self, at: u64, data: impl Into<Bytes>) -> Result<()> {
+        self.vfs.write(self.fh, at, data.into()).await.map(drop)
+    }
+
+    /// Everything written is on every replica's disk on return, and the size on a quorum of
+    /// masters' disks.
+    pub async fn sync_all(&self) -> Result<()> {
+        self.vfs.fsync(self.fh).await
+    }
+
+    /// Everything written is in the memory of every replica on return, and the masters know the
+    /// size.
+    pub async fn flush_all(&self) -> Result<()> {
+        self.vfs.flush(self.fh).await
+    }
+
+    /// Cuts or grows the file.
+    pub async fn set_len(&self, size: u64) -> Result<()> {
+        let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        self.vfs.setattr(&self.creds, self.attr.inode, set, Some(self.fh)).await.map(drop)
+    }
+
+    /// Flushes and closes; the error is of what was written last.
+    pub async fn close(mut self) -> Result<()> {
+        self.closed = true;
+        let flushed = self.vfs.flush(self.fh).await;
+        flushed.and(self.vfs.release(self.fh).await)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        let (vfs, fh) = (self.vfs.clone(), self.fh);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Errors are logged where they are met.
+            runtime.spawn(async move { vfs.release(fh).await });
+        }
+    }
+}
+
+/// Drives one kind of work at a time; another kind begins when it is done.
+macro_rules! drive {
+    ($self:ident, $cx:ident, $kind:ident, $make:expr) => {{
+        let mut slot = $self.work.lock();
+        if !matches!(&*slot, Some(Work::$kind(_))) {
+            *slot = Some(Work::$kind($make));
+        }
+        let Some(Work::$kind(work)) = &mut *slot else { return Poll::Pending };
+        let done = ready!(work.as_mut().poll($cx));
+        *slot = None;
+        done
+    }};
+}
+
+impl AsyncRead for File {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.is_empty() {
+            let (vfs, fh, at) = (this.vfs.clone(), this.fh, this.pos);
+            let data = drive!(this, cx, Read, Box::pin(async move { vfs.read(fh, at, READ_STEP).await }));
+            this.ahead = data.map_err(io::Error::from)?;
+        }
+        let n = this.ahead.len().min(buf.remaining());
+        buf.put_slice(&this.ahead.split_to(n));
+        this.pos += n as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for File {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let (vfs, fh, at) = (this.vfs.clone(), this.fh, this.pos);
+        let make = || -> BoxFuture<'static, Result<usize>> {
+            let data = Bytes::copy_from_slice(&buf[..buf.len().min(READ_STEP as usize)]);
+            Box::pin(async move { vfs.write(fh, at, data).await })
+        };
+        let n = drive!(this, cx, Write, make()).map_err(io::Error::from)?;
+        this.pos += n as u64;
+        this.ahead = Bytes::new();
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let (vfs, fh) = (this.vfs.clone(), this.fh);
+        let done = drive!(this, cx, Done, Box::pin(async move { vfs.flush(fh).await }));
+        Poll::Ready(done.map_err(io::Error::from))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+impl AsyncSeek for File {
+    fn start_seek(self: Pin<&mut Self>, position: io::SeekFrom) -> io::Result<()> {
+        self.get_mut().seek_to = Some(position);
+        Ok(())
+    }
+
+    fn poll_complete(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        let this = self.get_mut();
+        let Some(to) = this.seek_to else { return Poll::Ready(Ok(this.pos)) };
+        let target = match to {
+            io::SeekFrom::Start(at) => Some(at),
+            io::SeekFrom::Current(by) => this.pos.checked_add_signed(by),
+            io::SeekFrom::End(by) => {
+                let (vfs, creds, inode) = (this.vfs.clone(), this.creds.clone(), this.attr.inode);
+                let attr = drive!(this, cx, Size, Box::pin(async move { vfs.getattr(&creds, inode).await }));
+                attr.map_err(io::Error::from)?.size.checked_add_signed(by)
+            }
+        };
+        this.seek_to = None;
+        let at = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        this.pos = at;
+        this.ahead = Bytes::new();
+        Poll::Ready(Ok(at))
+    }
+}

@@ -1,0 +1,303 @@
+//! [`Filesystem`]: files by path, with the names of `tokio::fs`.
+
+use crate::{
+    client::Client,
+    error::{Error, Result},
+    file::File,
+    vfs::OpenFlags,
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use mooseng_core::{
+    attr::{Attr, FileKind, SetAttr},
+    context::Credentials,
+    error::{Errno, MetaError},
+    ids::{ChunkIndex, InodeId},
+    limits::LAYOUT_CHUNKS_MAX,
+    meta::*,
+    name::{Name, NameError},
+};
+
+/// Symbolic links followed in one path (Linux MAXSYMLINKS).
+const LINKS_MAX: u32 = 40;
+const DIR_PAGE: u32 = 512;
+
+/// Files by path. Paths are absolute or relative to the root; `..` is allowed.
+#[derive(Clone, Debug)]
+pub struct Filesystem {
+    client: Client,
+    creds: Credentials,
+}
+
+/// Splits a path; a NUL, or a name over 255 bytes, is refused here.
+fn names(path: &str) -> Result<Vec<Option<Name>>> {
+    if path.contains('\0') {
+        return Err(Error::Invalid("a path cannot contain NUL".into()));
+    }
+    let parts = path.split('/').filter(|p| !p.is_empty() && *p != ".");
+    parts
+        .map(|p| match Name::new(p) {
+            Ok(name) => Ok(Some(name)),
+            Err(NameError::Dots) => Ok(None),
+            Err(e) => Err(MetaError::Name(e).into()),
+        })
+        .collect()
+}
+
+impl Filesystem {
+    pub(crate) fn new(client: Client, creds: Credentials) -> Self {
+        Self { client, creds }
+    }
+
+    /// The same filesystem as another user: the masters check what it may.
+    #[must_use]
+    pub fn with_credentials(&self, creds: Credentials) -> Self {
+        Self { client: self.client.clone(), creds }
+    }
+
+    /// Walks a path. `follow`: whether a symbolic link at its end is followed.
+    async fn walk(&self, path: &str, follow: bool) -> Result<Attr> {
+        let vfs = self.client.vfs();
+        let mut todo: Vec<_> = names(path)?.into_iter().rev().collect();
+        let mut above: Vec<Attr> = Vec::new();
+        let mut at = vfs.getattr(&self.creds, InodeId::ROOT).await?;
+        let mut links = 0;
+        while let Some(part) = todo.pop() {
+            let Some(name) = part else {
+                at = above.pop().unwrap_or(at);
+                continue;
+            };
+            let found = vfs.lookup(&self.creds, at.inode, &name).await?;
+            if found.kind != FileKind::Symlink || (todo.is_empty() && !follow) {
+                above.push(std::mem::replace(&mut at, found));
+                continue;
+            }
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(Errno::ELOOP.into());
+            }
+            let target = vfs.readlink(&self.creds, found.inode).await?;
+            let target = String::from_utf8_lossy(&target).into_owned();
+            if target.starts_with('/') {
+                above.clear();
+                at = vfs.getattr(&self.creds, InodeId::ROOT).await?;
+            }
+            todo.extend(names(&target)?.into_iter().rev());
+        }
+        Ok(at)
+    }
+
+    /// The directory of a path's last name, and that name.
+    async fn parent(&self, path: &str) -> Result<(InodeId, Name)> {
+        let path = path.trim_end_matches('/');
+        let (dir, last) = path.rsplit_once('/').unwrap_or(("", path));
+        let name = Name::new(last).map_err(MetaError::Name)?;
+        let dir = self.walk(dir, true).await?;
+        if dir.kind != FileKind::Dir {
+            return Err(Errno::ENOTDIR.into());
+        }
+        Ok((dir.inode, name))
+    }
+
+    /// Attributes; symbolic links are followed.
+    pub async fn metadata(&self, path: &str) -> Result<Attr> {
+        self.walk(path, true).await
+    }
+
+    /// Attributes of what the path names itself.
+    pub async fn symlink_metadata(&self, path: &str) -> Result<Attr> {
+        self.walk(path, false).await
+    }
+
+    /// Whether something is there.
+    pub async fn exists(&self, path: &str) -> Result<bool> {
+        match self.metadata(path).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.errno() == Errno::ENOENT => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens a file as the flags say; `mode` counts when it is made.
+    pub async fn open_with(&self, path: &str, flags: OpenFlags, mode: u32) -> Result<File> {
+        let vfs = self.client.vfs().clone();
+        if flags.create {
+            let (dir, name) = self.parent(path).await?;
+            match vfs.create(&self.creds, dir, &name, mode, flags).await {
+                Ok((attr, fh)) => return Ok(File::new(vfs, self.creds.clone(), attr, fh)),
+                // A symbolic link is followed, unless it must not be there.
+                Err(e) if e.errno() == Errno::ELOOP && !flags.exclusive => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let inode = self.walk(path, true).await?.inode;
+        let (attr, fh) = vfs.open(&self.creds, inode, flags).await?;
+        Ok(File::new(vfs, self.creds.clone(), attr, fh))
+    }
+
+    /// Opens a file for reading.
+    pub async fn open(&self, path: &str) -> Result<File> {
+        self.open_with(path, OpenFlags { read: true, ..OpenFlags::default() }, 0).await
+    }
+
+    /// Opens a file for writing, made or cut to nothing.
+    pub async fn create(&self, path: &str) -> Result<File> {
+        let flags =
+            OpenFlags { read: true, write: true, create: true, truncate: true, ..OpenFlags::default() };
+        self.open_with(path, flags, 0o644).await
+    }
+
+    /// The whole content of a file.
+    pub async fn read(&self, path: &str) -> Result<Bytes> {
+        let file = self.open(path).await?;
+        let data = file.read_at(0, file.attr().size).await;
+        file.close().await?;
+        data
+    }
+
+    /// Replaces the content of a file; made when it is not there. Closed on return, not synced.
+    pub async fn write(&self, path: &str, data: impl Into<Bytes>) -> Result<()> {
+        let file = self.create(path).await?;
+        file.write_at(0, data.into()).await?;
+        file.close().await
+    }
+
+    /// The entries of a directory, in the order they were made.
+    pub fn read_dir(&self, path: &str) -> impl Stream<Item = Result<DirEntry>> + Send + 'static {
+        let (this, path) = (self.clone(), path.to_owned());
+        let stream = async_stream::try_stream! {
+            let dir = this.walk(&path, true).await?.inode;
+            let mut after = DirCookie(0);
+            loop {
+                let page = this.client.vfs().readdir(&this.creds, dir, after, DIR_PAGE, true).await?;
+                let eof = page.eof || page.entries.is_empty();
+                for entry in page.entries {
+                    after = entry.cookie;
+                    yield entry;
+                }
+                if eof {
+                    break;
+                }
+            }
+        };
+        stream.boxed()
+    }
+
+    /// Makes a directory.
+    pub async fn create_dir(&self, path: &str) -> Result<()> {
+        let (dir, name) = self.parent(path).await?;
+        self.client.vfs().mkdir(&self.creds, dir, &name, 0o755).await.map(drop)
+    }
+
+    /// Makes a directory and those above it that are not there.
+    pub async fn create_dir_all(&self, path: &str) -> Result<()> {
+        let mut at = String::new();
+        for name in names(path)?.into_iter() {
+            at.push('/');
+            match name {
+                Some(n) => at.push_str(&n.to_string()),
+                None => at.push_str(".."),
+            }
+            match self.create_dir(&at).await {
+                Ok(()) => {}
+                Err(e) if matches!(e.errno(), Errno::EEXIST | Errno::EINVAL) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        match self.metadata(path).await?.kind {
+            FileKind::Dir => Ok(()),
+            _ => Err(Errno::ENOTDIR.into()),
+        }
+    }
+
+    /// Removes a name that is not a directory's.
+    pub async fn remove_file(&self, path: &str) -> Result<()> {
+        let (dir, name) = self.parent(path).await?;
+        self.client.vfs().unlink(&self.creds, dir, &name).await
+    }
+
+    /// Removes an empty directory.
+    pub async fn remove_dir(&self, path: &str) -> Result<()> {
+        let (dir, name) = self.parent(path).await?;
+        self.client.vfs().rmdir(&self.creds, dir, &name).await
+    }
+
+    /// Removes a directory and everything below it. Symbolic links are removed, not followed.
+    pub async fn remove_dir_all(&self, path: &str) -> Result<()> {
+        let mut entries = Box::pin(self.read_dir(path));
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            let below = format!("{}/{}", path.trim_end_matches('/'), entry.name);
+            if entry.kind == FileKind::Dir {
+                Box::pin(self.remove_dir_all(&below)).await?;
+            } else {
+                self.remove_file(&below).await?;
+            }
+        }
+        self.remove_dir(path).await
+    }
+
+    /// Renames, replacing what is there.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let (from_dir, from_name) = self.parent(from).await?;
+        let (to_dir, to_name) = self.parent(to).await?;
+        let (from, to) = ((from_dir, &from_name), (to_dir, &to_name));
+        self.client.vfs().rename(&self.creds, from, to, RenameMode::Replace).await
+    }
+
+    /// Adds a name to a file.
+    pub async fn hard_link(&self, original: &str, link: &str) -> Result<()> {
+        let inode = self.walk(original, false).await?.inode;
+        let (dir, name) = self.parent(link).await?;
+        self.client.vfs().link(&self.creds, inode, dir, &name).await.map(drop)
+    }
+
+    /// Makes a symbolic link.
+    pub async fn symlink(&self, target: &str, link: &str) -> Result<()> {
+        let (dir, name) = self.parent(link).await?;
+        let target = Bytes::copy_from_slice(target.as_bytes());
+        self.client.vfs().symlink(&self.creds, dir, &name, target).await.map(drop)
+    }
+
+    /// Target of a symbolic link.
+    pub async fn read_link(&self, path: &str) -> Result<Bytes> {
+        let inode = self.walk(path, false).await?.inode;
+        self.client.vfs().readlink(&self.creds, inode).await
+    }
+
+    /// Changes attributes.
+    pub async fn set_attr(&self, path: &str, set: SetAttr) -> Result<Attr> {
+        let inode = self.walk(path, true).await?.inode;
+        self.client.vfs().setattr(&self.creds, inode, set, None).await
+    }
+
+    /// Recursive totals, in one call.
+    pub async fn totals(&self, path: &str) -> Result<Totals> {
+        let inode = self.walk(path, true).await?.inode;
+        self.client.vfs().request(&self.creds, GetTotals { inode }).await
+    }
+
+    /// Sets the storage class of a file, or of what will be made in a directory.
+    pub async fn set_class(&self, path: &str, class: StorageClass) -> Result<()> {
+        let inode = self.walk(path, true).await?.inode;
+        self.client.vfs().request(&self.creds, SetClass { inode, class }).await
+    }
+
+    /// Chunks of a file with their replicas.
+    pub async fn chunks(&self, path: &str) -> Result<Vec<ChunkInfo>> {
+        let attr = self.walk(path, true).await?;
+        let (mut all, mut from) = (Vec::new(), 0);
+        let end = attr.size.div_ceil(mooseng_core::limits::CHUNK_BYTES);
+        while from < end {
+            let op = GetChunks { inode: attr.inode, from: ChunkIndex(from), count: LAYOUT_CHUNKS_MAX };
+            all.extend(self.client.vfs().request(&self.creds, op).await?);
+            from += u64::from(LAYOUT_CHUNKS_MAX);
+        }
+        Ok(all)
+    }
+
+    /// Space and inodes.
+    pub async fn stat_fs(&self) -> Result<FsStat> {
+        self.client.vfs().statfs(&self.creds).await
+    }
+}
