@@ -1,7 +1,7 @@
 //! # mooseng-net: how bytes travel between identified peers
 //!
-//! Implementations of [`mooseng_core::net::Transport`]. The memory transport is here; QUIC, TCP with
-//! TLS, and certificates are not yet.
+//! Implementations of [`mooseng_core::net::Transport`]. The memory transport and the certificates of
+//! a cluster are here; QUIC and TCP with TLS are not yet.
 //!
 //! It is *not* where meaning lives: it knows methods as numbers, heads and bodies as bytes; no
 //! inode, no chunk, no Raft.
@@ -39,6 +39,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 mod call;
+pub mod identity;
 pub mod memory;
 
 pub use call::MESSAGE_HEAD_BYTES_MAX;

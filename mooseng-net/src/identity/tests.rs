@@ -1,0 +1,103 @@
+use super::*;
+use rustls::{ClientConnection, ServerConnection};
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+
+#[derive(Debug)]
+struct NoCertificate;
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn ca(n: u128) -> ClusterCa {
+    ClusterCa::create(ClusterId(uuid::Uuid::from_u128(n))).unwrap()
+}
+
+/// Runs a handshake in memory: what each side thinks of the other.
+fn handshake(client: rustls::ClientConfig, server: &Identity) -> Result<(), rustls::Error> {
+    let mut c = ClientConnection::new(Arc::new(client), "any.invalid".try_into().unwrap()).unwrap();
+    let mut s = ServerConnection::new(Arc::new(server_config(server).unwrap())).unwrap();
+    for _ in 0..8 {
+        let mut bytes = Vec::new();
+        while c.wants_write() {
+            c.write_tls(&mut bytes).unwrap();
+        }
+        s.read_tls(&mut &bytes[..]).unwrap();
+        s.process_new_packets()?;
+        bytes.clear();
+        while s.wants_write() {
+            s.write_tls(&mut bytes).unwrap();
+        }
+        c.read_tls(&mut &bytes[..]).unwrap();
+        c.process_new_packets()?;
+    }
+    assert!(!c.is_handshaking() && !s.is_handshaking());
+    assert_eq!(s.alpn_protocol(), Some(&b"mooseng/1"[..]));
+    Ok(())
+}
+
+fn between(client: &Identity, server: &Identity) -> Result<(), rustls::Error> {
+    handshake(client_config(client).unwrap(), server)
+}
+
+#[test]
+fn members_of_a_cluster_accept_each_other_also_after_a_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = ca(1);
+    made.save(dir.path()).unwrap();
+    let ca = ClusterCa::load(dir.path()).unwrap();
+    let server = made.issue(Role::Master, 3, "m3", DAY).unwrap();
+    let peer = server.peer();
+    assert_eq!((peer.role, peer.node, &peer.name[..], peer.cluster), (Role::Master, 3, "m3", ca.cluster()));
+    let client = ca.issue(Role::Client, 0, "c", DAY).unwrap();
+    assert_ne!(client.peer().cert_hash, peer.cert_hash);
+    let dir = tempfile::tempdir().unwrap();
+    client.save(dir.path()).unwrap();
+    let client = Identity::load(dir.path()).unwrap();
+    between(&client, &server).unwrap();
+    assert!(client.save(dir.path()).is_err(), "files are never replaced");
+}
+
+#[test]
+fn a_key_that_others_may_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    ca(1).issue(Role::Client, 0, "c", DAY).unwrap().save(dir.path()).unwrap();
+    let key = dir.path().join("node.key");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    assert!(Identity::load(dir.path()).unwrap_err().to_string().contains("chmod 600"));
+}
+
+#[test]
+fn foreign_forged_expired_and_absent_certificates_are_refused() {
+    let ours = ca(1);
+    let (me, server) =
+        (ours.issue(Role::Client, 0, "c", DAY).unwrap(), ours.issue(Role::Master, 1, "m", DAY).unwrap());
+    let foreign = ca(2).issue(Role::Master, 1, "m", DAY).unwrap();
+    assert!(between(&me, &foreign).unwrap_err().to_string().contains("cluster"));
+    assert!(between(&foreign, &server).is_err());
+    // The same cluster id under another key.
+    let forged = ca(1).issue(Role::Master, 1, "m", DAY).unwrap();
+    assert!(between(&me, &forged).is_err() && between(&forged, &server).is_err());
+    let past = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) - 2 * DAY);
+    let old = ours.issue_at(past, Role::Master, 1, "m", DAY).unwrap();
+    assert!(between(&me, &old).unwrap_err().to_string().contains("xpired"));
+    let mut naked = client_config(&me).unwrap();
+    naked.client_auth_cert_resolver = Arc::new(NoCertificate);
+    assert!(handshake(naked, &server).is_err());
+}
+
+#[test]
+fn names_are_bounded_at_the_edge() {
+    let ca = ca(1);
+    ca.issue(Role::Client, 0, &"n".repeat(NODE_NAME_BYTES_MAX), DAY).unwrap();
+    for name in ["", "a/b", "ü", &"n".repeat(NODE_NAME_BYTES_MAX + 1)] {
+        assert!(ca.issue(Role::Client, 0, name, DAY).is_err(), "{name}");
+    }
+}
