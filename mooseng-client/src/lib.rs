@@ -2,6 +2,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 mod client;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod error;
 mod file;
 mod fs;

@@ -37,7 +37,6 @@ pub(crate) struct State {
     has_chunks: bool,
     places: BTreeMap<ChunkIndex, Place>,
     writers: BTreeMap<ChunkIndex, ChunkWriter>,
-    numbers: BTreeMap<ChunkIndex, WriteNumber>,
     buffer: Buffer,
     uncommitted: BTreeSet<ChunkIndex>,
     size_dirty: bool,
@@ -89,7 +88,6 @@ impl State {
             has_chunks,
             places: BTreeMap::new(),
             writers: BTreeMap::new(),
-            numbers: BTreeMap::new(),
             buffer: Buffer::default(),
             uncommitted: BTreeSet::new(),
             size_dirty: false,
@@ -118,16 +116,11 @@ impl State {
         if self.is_dirty() {
             return;
         }
-        let (numbers, failed, epoch) = (std::mem::take(&mut self.numbers), self.failed.take(), self.epoch);
+        let (failed, epoch) = (self.failed.take(), self.epoch);
         let writers = std::mem::take(&mut self.writers);
-        *self = Self { numbers, failed, epoch: epoch + 1, ..state };
-        for (index, w) in writers {
-            if w.is_synced() {
-                self.numbers.insert(index, w.next_number());
-            } else {
-                self.writers.insert(index, w);
-            }
-        }
+        *self = Self { failed, epoch: epoch + 1, ..state };
+        // Unsynced frames are still held for a sync to come.
+        self.writers.extend(writers.into_iter().filter(|(_, w)| !w.is_synced()));
     }
 
     /// Own sizes and times over what the masters said.
@@ -242,12 +235,11 @@ impl Node {
         let (index, within) = chunk_of(at);
         self.make_room(s, index, data.len()).await?;
         if !s.writers.contains_key(&index) {
-            let first = s.numbers.get(&index).copied().unwrap_or(WriteNumber(1));
-            let w = match ChunkWriter::open(self.cx.clone(), index, s.truncates, first).await {
+            let w = match ChunkWriter::open(self.cx.clone(), index, s.truncates).await {
                 Err(Error::Meta(MetaError::LayoutStale)) => {
                     // Somebody cut the file since: go on from its new counter.
                     s.truncates = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?.truncates;
-                    ChunkWriter::open(self.cx.clone(), index, s.truncates, first).await?
+                    ChunkWriter::open(self.cx.clone(), index, s.truncates).await?
                 }
                 other => other?,
             };
@@ -275,8 +267,6 @@ impl Node {
             if let Some(w) = s.writers.get_mut(&i) {
                 w.sync().await?;
                 if i != index {
-                    let next = w.next_number();
-                    s.numbers.insert(i, next);
                     s.writers.remove(&i);
                 }
             }
@@ -327,7 +317,9 @@ impl Node {
                 masters.call(creds, op).await?;
                 s.truncates = now.truncates;
             }
-            other => drop(other?),
+            other => {
+                other?;
+            }
         }
         s.drop_inline = false;
         s.size_dirty = false;
@@ -432,10 +424,7 @@ impl Node {
     pub(crate) async fn before_truncate(&self) -> Result<()> {
         let mut s = self.state.lock().await;
         self.flush_locked(&mut s, true).await?;
-        let writers = std::mem::take(&mut s.writers);
-        for (index, w) in writers {
-            s.numbers.insert(index, w.next_number());
-        }
+        s.writers.clear();
         s.places.clear();
         s.epoch += 1;
         Ok(())

@@ -2,6 +2,7 @@
 
 use mooseng_core::{
     error::NetError,
+    ids::{ChunkId, WriteNumber},
     net::{Connection, Transport},
     rpc::RemoteChunks,
 };
@@ -11,11 +12,22 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 pub(crate) struct Pool {
     transport: Arc<dyn Transport>,
     connections: Mutex<BTreeMap<String, Arc<dyn Connection>>>,
+    /// The last write number of each chunk. They rise for as long as the session lives, over all
+    /// handles: a number that was used names that write forever.
+    numbers: Mutex<BTreeMap<ChunkId, WriteNumber>>,
 }
 
 impl Pool {
     pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, connections: Mutex::default() }
+        Self { transport, connections: Mutex::default(), numbers: Mutex::default() }
+    }
+
+    /// The number of the next write to a chunk.
+    pub(crate) fn next_number(&self, chunk: ChunkId) -> WriteNumber {
+        let mut numbers = self.numbers.lock();
+        let n = numbers.entry(chunk).or_default();
+        *n = n.next();
+        *n
     }
 
     /// The chunkserver at an address, connected within `budget`.

@@ -134,10 +134,11 @@ impl Vfs {
         fh: Option<FileHandle>,
     ) -> Result<Attr> {
         let node = self.node_of(inode);
-        if set.size.is_some() || set.mtime.is_some() {
-            if let Some(node) = &node {
-                node.before_truncate().await?;
-            }
+        if let Some(node) = node.as_ref().filter(|_| set.size.is_some()) {
+            node.before_truncate().await?;
+        } else if let Some(node) = node.as_ref().filter(|_| set.mtime.is_some()) {
+            // Times that are set must not be overwritten by a commit that comes later.
+            node.flush().await?;
         }
         // A handle open for writing may set the size whatever the mode says now.
         let by_handle = match fh {

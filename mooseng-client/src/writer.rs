@@ -74,7 +74,7 @@ pub(crate) struct ChunkWriter {
     session: SessionStamp,
     place: Place,
     stream: Option<Stream>,
-    next: WriteNumber,
+    last: WriteNumber,
     held: VecDeque<Held>,
     held_bytes: usize,
     members: BTreeMap<ServerId, Incarnation>,
@@ -82,12 +82,7 @@ pub(crate) struct ChunkWriter {
 
 impl ChunkWriter {
     /// For a chunk that may have to be allocated.
-    pub(crate) async fn open(
-        cx: Context,
-        index: ChunkIndex,
-        truncates: TruncateCounter,
-        first: WriteNumber,
-    ) -> Result<Self> {
+    pub(crate) async fn open(cx: Context, index: ChunkIndex, truncates: TruncateCounter) -> Result<Self> {
         let (place, session) = locate(&cx, index, truncates, cx.masters.deadline()).await?;
         Ok(Self {
             cx,
@@ -96,7 +91,7 @@ impl ChunkWriter {
             session,
             place,
             stream: None,
-            next: first,
+            last: WriteNumber(0),
             held: VecDeque::new(),
             held_bytes: 0,
             members: BTreeMap::new(),
@@ -105,10 +100,6 @@ impl ChunkWriter {
 
     pub(crate) fn place(&self) -> &Place {
         &self.place
-    }
-    /// Number of the next frame: a later writer of the same chunk goes on from it.
-    pub(crate) fn next_number(&self) -> WriteNumber {
-        self.next
     }
     pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes
@@ -119,8 +110,8 @@ impl ChunkWriter {
 
     /// Sends bytes; waits while the window is full.
     pub(crate) async fn send(&mut self, at: Offset, data: Bytes) -> Result<()> {
-        let number = self.next;
-        self.next = number.next();
+        let number = self.cx.pool.next_number(self.place.place.chunk.id);
+        self.last = number;
         self.held_bytes += data.len();
         self.held.push_back(Held { number, at, data });
         let deadline = Instant::now() + self.cx.masters.deadline();
@@ -144,7 +135,7 @@ impl ChunkWriter {
     /// Waits until everything sent is in memory at every member.
     pub(crate) async fn drain(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.cx.masters.deadline();
-        let last = WriteNumber(self.next.get() - 1);
+        let last = self.last;
         while !self.held.is_empty() {
             let done = match self.stream {
                 Some(_) => self.wait_for(last).await,

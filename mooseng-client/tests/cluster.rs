@@ -1,0 +1,113 @@
+//! Whole clusters in memory: files go in, parts of the cluster die, files come out.
+#![cfg(feature = "embedded")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use mooseng_client::{Filesystem, embedded::Cluster};
+use mooseng_core::error::Errno;
+use std::time::Duration;
+
+fn content(seed: u64, len: usize) -> Bytes {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        bytes.extend_from_slice(&x.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes.into()
+}
+
+async fn put(fs: &Filesystem, path: &str, data: &Bytes) {
+    let f = fs.create(path).await.unwrap();
+    f.write_at(0, data.clone()).await.unwrap();
+    f.sync_all().await.unwrap();
+    f.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_all_sizes_come_back() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let (a, b) = (cluster.client().await.unwrap(), cluster.client().await.unwrap());
+    let fs = a.filesystem();
+    fs.create_dir_all("/d/e").await.unwrap();
+    for (i, len) in [0, 1, 4096, 8192, 8193, 100_000, 3 << 20, (64 << 20) + 5].into_iter().enumerate() {
+        let (path, data) = (format!("/d/e/f{i}"), content(i as u64, len));
+        fs.write(&path, data.clone()).await.unwrap();
+        assert!(b.filesystem().read(&path).await.unwrap() == data, "{len} bytes");
+    }
+    assert_eq!(fs.totals("/").await.unwrap().inodes, 11);
+    let names: Vec<_> = fs.read_dir("/d/e").map(|e| e.unwrap().name.to_string()).collect().await;
+    assert_eq!(names.len(), 8);
+    fs.remove_dir_all("/d").await.unwrap();
+    assert_eq!(fs.metadata("/d").await.unwrap_err().errno(), Errno::ENOENT);
+    assert_eq!(fs.totals("/").await.unwrap().bytes, 0);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overwrites_appends_holes_and_cuts() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let fs = cluster.client().await.unwrap().filesystem();
+    let f = fs.create("/f").await.unwrap();
+    let mut model = vec![0u8; 0];
+    for i in 0..60u64 {
+        let (at, len) = ((i * 7919) % 300_000, 1 + (i * 977) as usize % 20_000);
+        let data = content(i, len);
+        f.write_at(at, data.clone()).await.unwrap();
+        let end = at as usize + len;
+        model.resize(model.len().max(end), 0);
+        model[at as usize..end].copy_from_slice(&data);
+        if i % 9 == 0 {
+            f.sync_all().await.unwrap();
+        }
+        if i % 13 == 12 {
+            let cut = model.len() as u64 * 2 / 3;
+            f.set_len(cut).await.unwrap();
+            model.truncate(cut as usize);
+        }
+        if i % 5 == 0 {
+            assert!(f.read_at(0, 1 << 20).await.unwrap() == model, "after write {i}");
+        }
+    }
+    f.close().await.unwrap();
+    assert!(fs.read("/f").await.unwrap() == model);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_leader_and_chunkserver_die() {
+    let mut cluster = Cluster::builder().start().await.unwrap();
+    let client = cluster.client().await.unwrap();
+    let fs = client.filesystem();
+    let data: Vec<_> = (0..12).map(|i| content(i, 700_000)).collect();
+    for (i, d) in data.iter().enumerate() {
+        if i == 4 {
+            cluster.kill_chunkserver(0);
+        }
+        if i == 8 {
+            let leader = cluster.leader().unwrap();
+            cluster.kill_master(leader).await;
+        }
+        put(&fs, &format!("/f{i}"), d).await;
+    }
+    for (i, d) in data.iter().enumerate() {
+        assert!(fs.read(&format!("/f{i}")).await.unwrap() == *d, "file {i}");
+    }
+    cluster.start_chunkserver(0).await.unwrap();
+    let healthy = async {
+        loop {
+            let s = client.status().await.unwrap();
+            if s.chunks.total == 12 && s.chunks.healthy == 12 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), healthy).await.expect("repair ends");
+    for (i, d) in data.iter().enumerate() {
+        assert!(fs.read(&format!("/f{i}")).await.unwrap() == *d, "file {i} after repair");
+    }
+}
