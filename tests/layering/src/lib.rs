@@ -1,1 +1,1 @@
-//! x
+//! The walls between the crates, held as tests (`tests/walls.rs`).
