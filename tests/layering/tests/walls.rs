@@ -48,11 +48,15 @@ fn no_crate_knows_more_than_it_may() {
         assert!(!names.contains(banned), "{banned} is in the tree");
     }
     for (name, allowed) in ALLOWED {
-        let package = packages.iter().find(|p| p["name"] == *name).unwrap_or_else(|| panic!("no crate {name}"));
+        let package =
+            packages.iter().find(|p| p["name"] == *name).unwrap_or_else(|| panic!("no crate {name}"));
         for dep in package["dependencies"].as_array().unwrap().iter().filter(|d| d["kind"].is_null()) {
             let to = dep["name"].as_str().unwrap();
             let embedded = *name == "mooseng-client" && dep["optional"] == true && EMBEDDED.contains(&to);
-            assert!(!to.starts_with("mooseng") || allowed.contains(&to) || embedded, "{name} must not know {to}");
+            assert!(
+                !to.starts_with("mooseng") || allowed.contains(&to) || embedded,
+                "{name} must not know {to}"
+            );
         }
     }
 }
@@ -88,8 +92,10 @@ fn the_tree_is_tidy() {
         for word in ["todo!(", "unimplemented!("] {
             assert!(!code.contains(word), "{name} says {word}");
         }
-        let free = ["mooseng-host/", "bins/", "tests/"].iter().any(|d| name.starts_with(d)) || name.contains("/tests");
-        for word in ["std::time::Instant", "SystemTime::now", "thread::spawn", "spawn_blocking", "std::fs::"] {
+        let free = ["mooseng-host/", "bins/", "tests/"].iter().any(|d| name.starts_with(d))
+            || name.contains("/tests");
+        for word in ["std::time::Instant", "SystemTime::now", "thread::spawn", "spawn_blocking", "std::fs::"]
+        {
             let code = code.lines().filter(|l| !l.trim_start().starts_with("//"));
             let used = code.clone().any(|l| l.contains(word));
             let identities = word == "std::fs::" && name.contains("identity");
