@@ -1,7 +1,7 @@
 //! The metadata service: one narrow waist, `call(request) -> reply`, and a stream of events.
 //!
 //! Requests, replies, enum variants and the typed extension methods come from the one table in
-//! [`ops`]; the structs they carry are in [`types`]. A new operation is one row there and one file
+//! `ops`; the structs they carry are in `types`. A new operation is one row there and one file
 //! in `mooseng-meta`.
 
 mod entry;
