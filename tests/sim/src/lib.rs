@@ -8,3 +8,4 @@
 
 pub mod disk;
 pub mod oracle;
+pub mod world;
