@@ -163,7 +163,10 @@ mod tests {
     fn golden_header() {
         let p = header().encode();
         assert_eq!(&p[..12], b"MNGCHUNK\x01\0\0\0");
-        assert_eq!(crc32c(&p), 0);
+        let numbers = [3u64, 0x1122, 2, 5000, 4096, 1, 2, 1, 7].map(u64::to_le_bytes).concat();
+        assert_eq!(&p[16..88], numbers);
+        assert_eq!(p[12..16], crc32c(&p[16..]).to_le_bytes());
+        assert!(p[88..].iter().all(|b| *b == 0));
         assert_eq!(Header::decode(&p), Some(header()));
     }
 

@@ -43,7 +43,7 @@ pub enum Error {
     Meta(#[from] MetaError),
     /// The masters could not be asked until the deadline.
     #[error(
-        "no answer from the masters ({tried}) within {millis} ms; the last one said: {last}; see `mooseng status`"
+        "no answer from the masters ({tried}) within {millis} ms; the last one said: {last}; the cluster's status (Client::status) tells which parts are missing"
     )]
     Masters {
         /// Addresses.
@@ -54,7 +54,9 @@ pub enum Error {
         last: MetaError,
     },
     /// No replica of a chunk could be read or written.
-    #[error("chunk {chunk}: tried {tried}; the last error was: {last}; see `mooseng status`")]
+    #[error(
+        "chunk {chunk}: tried {tried}; the last error was: {last}; the cluster's status (Client::status) tells which parts are missing"
+    )]
     Chunk {
         /// Which chunk.
         chunk: ChunkId,

@@ -16,10 +16,7 @@ use mooseng_core::{
     limits::{CHUNK_BYTES, FILE_BYTES_MAX, FRAME_BYTES_MAX, INLINE_BYTES_MAX, LAYOUT_CHUNKS_MAX},
     meta::{CommitWrite, GetLayout, Layout, WriteInline},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Unsynced bytes that a file may hold in memory; past it older chunks are synced first.
 const HELD_BYTES_MAX: usize = 96 << 20;
@@ -38,7 +35,8 @@ pub(crate) struct State {
     places: BTreeMap<ChunkIndex, Place>,
     writers: BTreeMap<ChunkIndex, ChunkWriter>,
     buffer: Buffer,
-    uncommitted: BTreeSet<ChunkIndex>,
+    /// Chunks that took data since the last commit, also those whose writers are gone.
+    uncommitted: BTreeMap<ChunkIndex, ChunkRef>,
     size_dirty: bool,
     failed: Option<Arc<Error>>,
     /// Rises with every write and every fresh layout: what was read ahead before is void.
@@ -89,7 +87,7 @@ impl State {
             places: BTreeMap::new(),
             writers: BTreeMap::new(),
             buffer: Buffer::default(),
-            uncommitted: BTreeSet::new(),
+            uncommitted: BTreeMap::new(),
             size_dirty: false,
             failed: None,
             epoch: 0,
@@ -245,10 +243,13 @@ impl Node {
             };
             s.writers.insert(index, w);
         }
-        s.uncommitted.insert(index);
         s.places.remove(&index);
-        match s.writers.get_mut(&index) {
-            Some(w) => w.send(Offset(within), data).await,
+        let State { writers, uncommitted, .. } = s;
+        match writers.get_mut(&index) {
+            Some(w) => {
+                uncommitted.insert(index, w.place().place.chunk);
+                w.send(Offset(within), data).await
+            }
             None => Err(Error::Closed),
         }
     }
@@ -300,12 +301,11 @@ impl Node {
         if s.uncommitted.is_empty() && !s.size_dirty {
             return Ok(());
         }
-        let chunk = |i: &ChunkIndex| s.writers.get(i).map(|w| (*i, w.place().place.chunk));
         let commit = |truncates, drop_inline| CommitWrite {
             inode: self.cx.inode,
             truncates,
             size: s.size,
-            chunks: s.uncommitted.iter().filter_map(chunk).collect(),
+            chunks: s.uncommitted.iter().map(|(i, c)| (*i, *c)).collect(),
             drop_inline,
         };
         let (masters, creds) = (&self.cx.masters, &self.cx.creds);
@@ -313,7 +313,9 @@ impl Node {
         match masters.call(creds, op).await {
             Err(Error::Meta(MetaError::LayoutStale)) => {
                 let now = self.layout(creds, ChunkIndex(0), 0).await?;
-                let op = commit(now.truncates, now.inline.is_some());
+                // Inline content that somebody else wrote since is not this commit's to drop: it is
+                // refused then, and the writer hears of it.
+                let op = commit(now.truncates, s.drop_inline);
                 masters.call(creds, op).await?;
                 s.truncates = now.truncates;
             }

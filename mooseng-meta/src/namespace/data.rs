@@ -114,7 +114,9 @@ pub(super) fn commit_write(op: &mut Op<'_>, r: &CommitWrite) -> Res<Attr> {
     if r.size > FILE_BYTES_MAX {
         return Err(Errno::EFBIG.into());
     }
-    if rec.inline.is_some() && !r.drop_inline {
+    // Inline bytes are dropped only by the commit of the chunk that has taken them over.
+    let takes_over = r.drop_inline && r.chunks.iter().any(|(i, _)| *i == ChunkIndex(0));
+    if rec.inline.is_some() && !takes_over {
         return Err(MetaError::LayoutStale.into());
     }
     let mut fresh = Vec::new();

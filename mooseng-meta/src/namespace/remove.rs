@@ -8,7 +8,16 @@ impl Op<'_> {
     /// inode took the name since: the caller tries again. What this same entry made nobody has open.
     fn holders_of(&self, id: InodeId, rec: &InodeRec) -> Res<Vec<SessionId>> {
         match self.decisions.holders.iter().find(|(i, _)| *i == id) {
-            Some((_, holders)) => Ok(holders.clone()),
+            Some((_, holders)) => {
+                // A session that ended since can release nothing any more.
+                let mut alive = Vec::with_capacity(holders.len());
+                for session in holders {
+                    if self.tx.get(Table::Session, &key(session.get()))?.is_some() {
+                        alive.push(*session);
+                    }
+                }
+                Ok(alive)
+            }
             None if rec.crtime == self.now => Ok(vec![]),
             None => Err(MetaError::Busy("the name changed meanwhile".into()).into()),
         }
@@ -45,6 +54,10 @@ impl Op<'_> {
         if last {
             // It counts where its first link was, however many it had since.
             let home = rec.parent;
+            if rec.kind == FileKind::Dir {
+                // What this batch has not folded yet belongs to those above it.
+                self.totals.pass_on(id, home);
+            }
             self.totals.add(home, -1, -i64::from(rec.kind == FileKind::Dir), -(rec.counted_bytes() as i64));
         }
         self.save_inode(id, &rec)?;

@@ -23,6 +23,13 @@ impl TotalsDelta {
         add(self.0.entry(dir).or_default(), (inodes, dirs, bytes));
     }
 
+    /// Gives the deltas of a directory that goes to the one above it.
+    pub fn pass_on(&mut self, dir: InodeId, to: InodeId) {
+        if let Some(delta) = self.0.remove(&dir) {
+            add(self.0.entry(to).or_default(), delta);
+        }
+    }
+
     /// Writes the deltas into their directories and all above them, each once.
     pub fn fold(self, tx: &mut dyn Tx) -> io::Result<()> {
         let mut sums: BTreeMap<InodeId, Delta> = BTreeMap::new();

@@ -143,7 +143,7 @@ impl Inner {
             MetaRequest::CreateToken(_) => {
                 let _ = cx;
                 Err(MetaError::Invalid(
-                    "join tokens are made where the cluster's CA is: mooseng cluster issue".into(),
+                    "join tokens are not offered yet: issue certificates where the cluster's CA is".into(),
                 ))
             }
             other => Err(MetaError::Invalid(format!("{} does not change the cluster", other.name()))),

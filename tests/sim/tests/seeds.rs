@@ -22,6 +22,10 @@ fn no_promise_is_broken() {
 #[test]
 fn one_seed_is_one_run() {
     for seed in [3, 11] {
-        assert_eq!(mooseng_sim::world::run(seed).unwrap(), mooseng_sim::world::run(seed).unwrap(), "seed {seed}");
+        assert_eq!(
+            mooseng_sim::world::run(seed).unwrap(),
+            mooseng_sim::world::run(seed).unwrap(),
+            "seed {seed}"
+        );
     }
 }
