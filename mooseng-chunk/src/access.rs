@@ -1,7 +1,7 @@
 //! Who may do what: capabilities, fences, terms.
 
 use mooseng_core::{
-    capability::{Capability, Claims, KeyRing, Rights},
+    capability::{Capability, Claims, KeyId, KeyRing, Rights},
     context::CallContext,
     error::ChunkError,
     ids::*,
@@ -10,8 +10,14 @@ use mooseng_core::{
     seam::Clock,
 };
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
+/// Wait for new orders when a capability's key is not known.
+const ORDERS: Duration = Duration::from_secs(1);
 /// Capabilities whose signature was verified and is remembered.
 const VERIFIED_MAX: usize = 4096;
 
@@ -21,6 +27,7 @@ struct Rules {
     ordered: bool,
     term: Term,
     keys: KeyRing,
+    key_ids: BTreeSet<KeyId>,
     fences: BTreeMap<SessionId, SessionEpoch>,
     verified: BTreeMap<(CertHash, u32, bytes::Bytes), Arc<Claims>>,
 }
@@ -35,8 +42,9 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, rules: Mutex::default(), refresh: Default::default(), refreshed: Default::default() }
+    pub fn new(clock: Arc<dyn Clock>, term: Term) -> Self {
+        let rules = Mutex::new(Rules { term, ..Rules::default() });
+        Self { clock, rules, refresh: Default::default(), refreshed: Default::default() }
     }
 
     /// Takes the masters' orders.
@@ -45,6 +53,7 @@ impl Access {
             let mut r = self.rules.lock();
             r.ordered = true;
             r.term = r.term.max(orders.term);
+            r.key_ids = orders.keys.iter().map(|k| k.id).collect();
             r.keys = KeyRing::new(orders.keys);
             for f in orders.fences {
                 let epoch = r.fences.entry(f.id).or_default();
@@ -84,33 +93,41 @@ impl Access {
         Ok(())
     }
 
-    /// Whether the caller may touch the chunk. Masters and chunkservers need no capability.
+    /// Whether the caller may touch the chunk, in the name of `session` when it names one. Masters and
+    /// chunkservers need no capability; what is unknown is refused.
     pub async fn allows(
         &self,
         cx: &CallContext,
         chunk: ChunkRef,
         rights: Rights,
+        session: Option<SessionStamp>,
         cap: Option<&Capability>,
     ) -> Result<(), ChunkError> {
-        let peer = cx.peer.as_ref().ok_or_else(|| ChunkError::Forbidden("the caller is not known".into()))?;
+        let no = |why: &str| ChunkError::Forbidden(why.into());
+        let peer = cx.peer.as_ref().ok_or_else(|| no("the caller is not known"))?;
         if matches!(peer.role, Role::Master | Role::Chunkserver) {
             return Ok(());
         }
-        let cap = cap.ok_or_else(|| ChunkError::Forbidden("a client needs a capability".into()))?;
-        let claims = match self.verified(cap, peer.cert_hash) {
-            Err(_) => {
-                // Its key may be new: ask the masters once.
-                let new_orders = self.refreshed.notified();
-                tokio::pin!(new_orders);
-                new_orders.as_mut().enable();
-                self.refresh.notify_one();
-                let _ = tokio::time::timeout(std::time::Duration::from_secs(1), new_orders).await;
-                self.verified(cap, peer.cert_hash)?
-            }
-            Ok(claims) => claims,
-        };
+        let cap = cap.ok_or_else(|| no("a client needs a capability"))?;
+        if !self.knows_key_of(cap)? {
+            // Its key may be new: the masters are asked once.
+            let new_orders = self.refreshed.notified();
+            tokio::pin!(new_orders);
+            new_orders.as_mut().enable();
+            self.refresh.notify_one();
+            let _ = tokio::time::timeout(ORDERS, new_orders).await;
+        }
+        let claims = self.verified(cap, peer.cert_hash)?;
+        if session.is_some_and(|s| s != claims.session) {
+            return Err(no("it was given to another session"));
+        }
         self.not_fenced(claims.session)?;
         claims.allows(chunk, rights)
+    }
+
+    fn knows_key_of(&self, cap: &Capability) -> Result<bool, ChunkError> {
+        let claims: Claims = mooseng_core::wire::decode(&cap.claims)?;
+        Ok(self.rules.lock().key_ids.contains(&claims.key))
     }
 
     fn verified(&self, cap: &Capability, cert: CertHash) -> Result<Arc<Claims>, ChunkError> {

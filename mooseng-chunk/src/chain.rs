@@ -1,14 +1,23 @@
 //! Chains (van Renesse and Schneider, OSDI 2004): each member writes and forwards at the same time,
 //! and acknowledges when itself and everybody behind it are done.
 
-use crate::{slot::Slot, store::Shared};
+use crate::{shared::Shared, slot::Slot};
 use futures::StreamExt as _;
 use mooseng_core::{
     chunk::*, context::CallContext, error::ChunkError, ids::*, limits::WRITE_WINDOW_FRAMES, meta::Replica,
     rpc::RemoteChunks,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::sync::{mpsc, watch};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 /// Silence of a stream that is not a failure: writers pause.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -30,22 +39,47 @@ fn behind(next: &Replica, e: ChunkError) -> ChunkError {
     }
 }
 
+/// Frames on their way to the next server.
+struct Forward {
+    frames: mpsc::Sender<Frame>,
+    /// The last number handed over.
+    sent: Arc<AtomicU64>,
+    /// Whether the writer is done.
+    ended: Arc<AtomicBool>,
+    /// Rings when one of them changes.
+    rang: Arc<tokio::sync::Notify>,
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.rang.notify_one();
+    }
+}
+
 /// Takes a stream of writes. What was admitted is completed whatever becomes of the caller.
-pub(crate) async fn write(shared: Arc<Shared>, slot: Arc<Slot>, req: WriteRequest, frames: Frames) -> Acks {
+pub(crate) fn write(shared: Arc<Shared>, slot: Arc<Slot>, req: WriteRequest, frames: Frames) -> Acks {
     let here = vec![(shared.server, shared.incarnation)];
     let local = watch::channel(Progress { members: here, ..Progress::default() });
     let (forward, down) = match req.chain.get(1).cloned() {
         Some(next) => {
             let (tx, rx) = mpsc::channel::<Frame>(WRITE_WINDOW_FRAMES);
+            let forward =
+                Forward { frames: tx, sent: Arc::default(), ended: Arc::default(), rang: Arc::default() };
             let down = watch::channel(Progress::default());
-            tokio::spawn(forward_to(shared.clone(), next.clone(), req.clone(), rx, down.0));
-            (Some(tx), Some((next, down.1)))
+            let behind = Behind {
+                next,
+                sent: forward.sent.clone(),
+                ended: forward.ended.clone(),
+                rang: forward.rang.clone(),
+            };
+            shared.spawn(behind.drive(shared.clone(), req.clone(), rx, down.0));
+            (Some(forward), Some(down.1))
         }
         None => (None, None),
     };
-    let patience = shared.chain_patience;
-    tokio::spawn(take(shared, slot, req, frames, forward, local.0));
-    acks(local.1, down, patience)
+    shared.spawn(take(shared.clone(), slot, req, frames, forward, local.0));
+    acks(local.1, down)
 }
 
 /// Applies frames in order and hands each on first, so that forwarding runs ahead.
@@ -54,7 +88,7 @@ async fn take(
     slot: Arc<Slot>,
     req: WriteRequest,
     mut frames: Frames,
-    forward: Option<mpsc::Sender<Frame>>,
+    forward: Option<Forward>,
     said: watch::Sender<Progress>,
 ) {
     let mut first = true;
@@ -63,8 +97,10 @@ async fn take(
             let frame = frame?;
             shared.verify(slot.id, &frame)?;
             if let Some(next) = &forward {
-                // A next server that is gone is told by its acknowledgements' end.
-                let _ = next.send(frame.clone()).await;
+                next.sent.fetch_max(frame.head.number.get(), Ordering::Relaxed);
+                next.rang.notify_one();
+                // A next server that is gone is told by its own failure; this one goes on.
+                let _ = next.frames.send(frame.clone()).await;
             }
             shared.apply(&slot, &req, &frame, first).await?;
             Ok::<_, ChunkError>(frame.head.number)
@@ -82,18 +118,50 @@ async fn take(
     }
 }
 
-/// Sends frames to the next server and notes what it acknowledges.
-async fn forward_to(
-    shared: Arc<Shared>,
+/// The server behind this one.
+struct Behind {
     next: Replica,
-    mut req: WriteRequest,
-    frames: mpsc::Receiver<Frame>,
-    said: watch::Sender<Progress>,
-) {
-    req.chain.remove(0);
-    req.capability = None;
-    let failed = async {
-        let c = shared.peers.get(&next.addr, shared.chain_patience).await?;
+    sent: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+    rang: Arc<tokio::sync::Notify>,
+}
+
+impl Behind {
+    /// Sends frames on and notes what is acknowledged. Ends when everything is after the writer's
+    /// end, or with a failure: the server's own, or no progress for the chain's patience.
+    async fn drive(
+        self,
+        shared: Arc<Shared>,
+        req: WriteRequest,
+        frames: mpsc::Receiver<Frame>,
+        said: watch::Sender<Progress>,
+    ) {
+        // Longer the more servers are behind: the neighbour of the one at fault speaks first.
+        let behind_us = req.chain.len() as u32 - 1;
+        let patience = shared.chain_patience * (behind_us + 1) / (behind_us + 2);
+        let talk = self.talk(&shared, req, frames, &said);
+        let failed = tokio::select! {
+            biased;
+            done = talk => done.err(),
+            () = self.stalls(said.subscribe(), patience) => {
+                Some(ChunkError::Busy(format!("no progress within {patience:?}")))
+            }
+        };
+        if let Some(e) = failed {
+            said.send_modify(|p| p.failed = Some(behind(&self.next, e)));
+        }
+    }
+
+    async fn talk(
+        &self,
+        shared: &Shared,
+        mut req: WriteRequest,
+        frames: mpsc::Receiver<Frame>,
+        said: &watch::Sender<Progress>,
+    ) -> Result<(), ChunkError> {
+        req.chain.remove(0);
+        req.capability = None;
+        let c = shared.peers.get(&self.next.addr, shared.chain_patience).await?;
         let source =
             futures::stream::unfold(frames, |mut rx| async move { rx.recv().await.map(|f| (Ok(f), rx)) });
         let mut acks = RemoteChunks::new(c).write(&CallContext::internal(IDLE), req, source.boxed()).await?;
@@ -104,25 +172,46 @@ async fn forward_to(
                 p.members = ack.members;
             });
         }
-        Err(ChunkError::Busy("its stream ended".into()))
-    };
-    if let Err::<(), _>(e) = failed.await {
-        said.send_modify(|p| p.failed = Some(behind(&next, e)));
+        let all = said.borrow().upto.get() >= self.sent.load(Ordering::Relaxed);
+        match all && self.ended.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err(ChunkError::Busy("its stream ended".into())),
+        }
+    }
+
+    /// Returns when something that was sent stays without acknowledgement of anything for `patience`.
+    async fn stalls(&self, mut said: watch::Receiver<Progress>, patience: Duration) {
+        loop {
+            let acked = said.borrow_and_update().upto.get();
+            if acked >= self.sent.load(Ordering::Relaxed) {
+                if self.ended.load(Ordering::Relaxed) {
+                    return tokio::time::sleep(patience).await;
+                }
+                tokio::select! {
+                    biased;
+                    () = self.rang.notified() => {}
+                    _ = said.changed() => {}
+                }
+                continue;
+            }
+            let until = Instant::now() + patience;
+            // Whatever else changes, only progress counts.
+            let progress = said.wait_for(|p| p.upto.get() > acked);
+            if tokio::time::timeout_at(until, progress).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
-/// Acknowledges what is done here and behind. Ends with the first failure, or when the server
-/// behind makes no progress for a while.
-fn acks(
-    mut local: watch::Receiver<Progress>,
-    mut down: Option<(Replica, watch::Receiver<Progress>)>,
-    patience: Duration,
-) -> Acks {
+/// Acknowledges what is done here and behind; the first failure ends it.
+fn acks(mut local: watch::Receiver<Progress>, mut down: Option<watch::Receiver<Progress>>) -> Acks {
     let stream = async_stream::stream! {
         let mut told = WriteNumber(0);
+        let (mut writing, mut reached) = (true, down.is_some());
         loop {
             let here = local.borrow_and_update().clone();
-            let there = down.as_mut().map(|(_, d)| d.borrow_and_update().clone());
+            let there = down.as_mut().map(|d| d.borrow_and_update().clone());
             let mut upto = here.upto;
             let mut members = here.members.clone();
             if let Some(there) = &there {
@@ -138,32 +227,23 @@ fn acks(
                 yield Err(e);
                 return;
             }
-            let waits_for_down = here.upto > told;
-            let moved = async {
+            if !writing && here.upto <= told {
+                return;
+            }
+            if !writing && !reached {
+                return;
+            }
+            // The local end without a failure is the writer's end; what is behind is waited for.
+            let behind = async {
                 match &mut down {
-                    // A local end without failure is the writer's end: what is behind is waited for.
-                    Some((_, d)) => tokio::select! {
-                        biased;
-                        r = local.changed() => match r {
-                            Ok(()) => true,
-                            Err(_) => waits_for_down && d.changed().await.is_ok(),
-                        },
-                        r = d.changed() => r.is_ok(),
-                    },
-                    None => local.changed().await.is_ok(),
+                    Some(d) => d.changed().await.is_ok(),
+                    None => std::future::pending().await,
                 }
             };
-            let wait = if waits_for_down { patience } else { IDLE };
-            match tokio::time::timeout(wait, moved).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(_) => {
-                    if let Some((next, _)) = &down {
-                        let cause = format!("no progress within {patience:?}");
-                        yield Err(ChunkError::Chain { server: next.server, cause });
-                    }
-                    return;
-                }
+            tokio::select! {
+                biased;
+                r = local.changed(), if writing => writing = r.is_ok(),
+                r = behind, if reached => reached = r,
             }
         }
     };

@@ -13,6 +13,11 @@ use mooseng_core::{
 };
 use std::{collections::BTreeSet, io, ops::Range, sync::Arc};
 
+/// Given for a block whose checksum is not known: its page of the table is lost.
+pub(crate) const UNKNOWN: u32 = u32::MAX;
+
+const ZEROS: [u8; PAGE] = [0; PAGE];
+
 /// A chunk's file, open.
 #[derive(Debug)]
 pub(crate) struct ChunkFile {
@@ -22,6 +27,8 @@ pub(crate) struct ChunkFile {
     entries: Vec<Option<Entry>>,
     /// Table pages that do not verify: their blocks are damaged.
     lost_pages: BTreeSet<usize>,
+    /// Table pages that are not on disk as they are here; written with the next sync.
+    behind_pages: BTreeSet<usize>,
     /// Whether the older checksums count.
     pub dirty: bool,
     file_len: u64,
@@ -73,6 +80,7 @@ impl ChunkFile {
             next_slot: 0,
             entries: vec![],
             lost_pages: BTreeSet::new(),
+            behind_pages: BTreeSet::new(),
             dirty: true,
             file_len: 0,
         };
@@ -86,7 +94,9 @@ impl ChunkFile {
         let page = |at: u64| -> io::Result<Vec<u8>> {
             let mut p = vec![0; PAGE];
             let there = file_len.saturating_sub(at).min(PAGE as u64) as usize;
-            file.read_at(at, &mut p[..there])?;
+            if there > 0 {
+                file.read_at(at, &mut p[..there])?;
+            }
             Ok(p)
         };
         let Some((header, next_slot)) = Header::newest(&page(0)?, &page(PAGE as u64)?) else {
@@ -118,7 +128,8 @@ impl ChunkFile {
         }
         entries.truncate(present);
         entries.shrink_to_fit();
-        Ok(Some(Self { file, header, next_slot, entries, lost_pages, dirty, file_len }))
+        let behind_pages = BTreeSet::new();
+        Ok(Some(Self { file, header, next_slot, entries, lost_pages, behind_pages, dirty, file_len }))
     }
 
     fn entry(&self, block: u64) -> Option<Entry> {
@@ -133,6 +144,12 @@ impl ChunkFile {
         Ok(())
     }
 
+    /// After a header is durable its twin follows, so that damage to one slot does not bring an older
+    /// header back. Until then the twin is the older one, which a torn write leaves in force.
+    fn write_twin(&mut self) -> io::Result<()> {
+        self.file.write_at(self.next_slot, &self.header.encode())
+    }
+
     fn write_pages(&mut self, pages: Range<usize>) -> io::Result<()> {
         for n in pages {
             let end = ((n + 1) * ENTRIES).min(self.entries.len());
@@ -140,6 +157,7 @@ impl ChunkFile {
             self.file.write_at(TABLE_AT + (n * PAGE) as u64, &page)?;
             self.header.pages |= 1 << n;
             self.lost_pages.remove(&n);
+            self.behind_pages.remove(&n);
         }
         Ok(())
     }
@@ -151,7 +169,9 @@ impl ChunkFile {
         }
         let Some(e) = self.entry(block) else { return Ok(None) };
         let crc = block_crc(self.header.id, block, content);
-        if crc == e.now || (self.dirty && crc == e.before) {
+        // Killed between the entry and the data, a block is still what it was: older bytes, or a hole.
+        let unwritten = || crc == e.before || (e.was_hole() && content == ZEROS);
+        if crc == e.now || (self.dirty && unwritten()) {
             Ok(Some(crc))
         } else {
             Err(FileError::Damaged(block, 1))
@@ -171,45 +191,91 @@ impl ChunkFile {
     /// Applies a verified frame.
     pub fn write(&mut self, at: u64, data: &[u8], crcs: &[u32]) -> Result<(), FileError> {
         let end = at + data.len() as u64;
-        debug_assert!(end <= CHUNK_BYTES);
+        debug_assert!(end <= CHUNK_BYTES && !data.is_empty());
         let mut fresh = Vec::with_capacity(crcs.len());
         for ((block, range), given) in blocks_of(Offset(at), data.len()).zip(crcs) {
-            let block_at = block * BLOCK_BYTES;
-            let begins = at + range.start as u64 == block_at;
-            let ends = at + range.end as u64;
-            let whole = begins && (ends == block_at + BLOCK_BYTES || ends >= self.header.length);
-            let old = self.entry(block);
-            let now = if whole && !self.lost_pages.contains(&page_of(block)) {
+            let now = if range.len() == PAGE && !self.lost_pages.contains(&page_of(block)) {
                 *given
             } else {
-                // A partial block is merged with the old one after that was verified.
-                let mut content = self.raw(block_at, PAGE)?;
-                self.verify(block, &content)?;
-                let from = (at + range.start as u64 - block_at) as usize;
-                content[from..from + range.len()].copy_from_slice(&data[range.clone()]);
-                block_crc(self.header.id, block, &content)
+                self.merged_crc(block, at + range.start as u64, &data[range])?
             };
-            let before = old.map_or(now, |o| o.now);
-            fresh.push((block as usize, Entry { now, before }));
+            fresh.push(self.entry(block).map_or(Entry::over_hole(now), |o| Entry { now, before: o.now }));
         }
-        if let (Some((first, _)), Some((last, _))) = (fresh.first().copied(), fresh.last().copied()) {
-            if self.entries.len() <= last {
-                self.entries.resize(last + 1, None);
-            }
-            for (block, entry) in fresh {
-                self.entries[block] = Some(entry);
-            }
-            self.write_pages(page_of(first as u64)..page_of(last as u64) + 1)?;
+        let blocks = (at / BLOCK_BYTES) as usize..end.div_ceil(BLOCK_BYTES) as usize;
+        if self.entries.len() < blocks.end {
+            self.entries.resize(blocks.end, None);
         }
-        self.file.write_at(DATA_AT + at, data)?;
+        for (block, entry) in blocks.clone().zip(fresh) {
+            self.entries[block] = Some(entry);
+        }
+        let pages = page_of(blocks.start as u64)..page_of(blocks.end as u64 - 1) + 1;
+        let done = self.write_pages(pages).and_then(|()| self.file.write_at(DATA_AT + at, data));
+        if let Err(e) = done {
+            self.settle(blocks);
+            return Err(e.into());
+        }
         self.file_len = self.file_len.max(DATA_AT + end);
         self.header.length = self.header.length.max(end);
         Ok(())
     }
 
-    /// Reads whole blocks of a range as frames, verified. Ends at the chunk's length.
+    /// The checksum of a block after `data` is merged into it. The old content is verified first; what
+    /// a hole may have left on disk is cleared, for it becomes part of the block.
+    fn merged_crc(&mut self, block: u64, at: u64, data: &[u8]) -> Result<u32, FileError> {
+        let block_at = block * BLOCK_BYTES;
+        let mut content = self.raw(block_at, PAGE)?;
+        if self.verify(block, &content)?.is_none() && content != ZEROS {
+            self.file.write_at(DATA_AT + block_at, &ZEROS)?;
+            content.fill(0);
+        }
+        let from = (at - block_at) as usize;
+        content[from..from + data.len()].copy_from_slice(data);
+        Ok(block_crc(self.header.id, block, &content))
+    }
+
+    /// Makes the entries of a range say what is on disk. Returns the damaged blocks.
+    fn settle(&mut self, blocks: Range<usize>) -> Vec<u64> {
+        let mut damaged = Vec::new();
+        for block in blocks.start..blocks.end.min(self.entries.len()) {
+            let lost = self.lost_pages.contains(&page_of(block as u64));
+            if self.entries[block].is_none() && !lost {
+                continue;
+            }
+            let content = self.raw(block as u64 * BLOCK_BYTES, PAGE).map_err(FileError::from);
+            match content.and_then(|c| self.verify(block as u64, &c)) {
+                Ok(Some(crc)) => {
+                    self.entries[block] = Some(Entry { now: crc, before: crc });
+                    self.behind_pages.insert(page_of(block as u64));
+                }
+                Ok(None) => {}
+                Err(_) => damaged.push(block as u64),
+            }
+        }
+        damaged
+    }
+
+    /// Settles all blocks and makes that durable: the chunk is good as it is but for the blocks
+    /// returned, which are damaged.
+    pub fn bless(&mut self) -> io::Result<Vec<u64>> {
+        let blocks = self.entries.len().max(self.header.length.div_ceil(BLOCK_BYTES) as usize);
+        self.entries.resize(blocks, None);
+        let damaged = self.settle(0..blocks);
+        self.sync()?;
+        Ok(damaged)
+    }
+
+    /// Before a copy changes anything: the replica is of no version until the copy is whole, so that
+    /// nobody can take a half for it. Durable.
+    pub fn begin_copy(&mut self) -> io::Result<()> {
+        self.header.version = ChunkVersion(0);
+        self.write_header()?;
+        self.file.sync()?;
+        self.write_twin()
+    }
+
+    /// Reads the blocks of a range as frames, verified. Ends at the chunk's length.
     pub fn read(&self, at: u64, len: u64) -> Result<Vec<Frame>, FileError> {
-        let end = (at + len).min(self.header.length.next_multiple_of(BLOCK_BYTES));
+        let end = (at + len).next_multiple_of(BLOCK_BYTES).min(self.header.length);
         let (mut frames, mut pos) = (Vec::new(), at);
         while pos < end {
             let block = pos / BLOCK_BYTES;
@@ -236,23 +302,34 @@ impl ChunkFile {
     }
 
     fn data(&self, at: u64, len: usize) -> Result<Frame, FileError> {
-        let buf = self.raw(at, len)?;
-        let mut crcs = Vec::with_capacity(len / PAGE);
-        for (block, range) in blocks_of(Offset(at), len) {
+        let mut buf = self.raw(at, len.next_multiple_of(PAGE))?;
+        let mut crcs = Vec::with_capacity(buf.len() / PAGE);
+        for (block, range) in blocks_of(Offset(at), buf.len()) {
             match self.verify(block, &buf[range])? {
                 Some(crc) => crcs.push(crc),
                 None => return Err(FileError::Damaged(block, 1)),
             }
         }
+        // A checksum counts missing bytes as zeros; it is made anew where the rest is anything else.
+        if buf[len..].iter().any(|b| *b != 0)
+            && let (Some(crc), Some((block, range))) = (crcs.last_mut(), blocks_of(Offset(at), len).last())
+        {
+            *crc = block_crc(self.header.id, block, &buf[range]);
+        }
+        buf.truncate(len);
         let head = FrameHead { number: WriteNumber(0), at: Offset(at), crcs, hole: 0 };
         Ok(Frame { head, data: buf.into() })
     }
 
     /// Makes everything durable: data, table, header.
     pub fn sync(&mut self) -> io::Result<()> {
+        for n in self.behind_pages.clone() {
+            self.write_pages(n..n + 1)?;
+        }
         self.header.synced = self.header.length;
         self.write_header()?;
         self.file.sync()?;
+        self.write_twin()?;
         for e in self.entries.iter_mut().flatten() {
             e.before = e.now;
         }
@@ -278,6 +355,10 @@ impl ChunkFile {
     fn cut(&mut self, to: u64) -> Result<(), FileError> {
         let block = to / BLOCK_BYTES;
         let within = (to % BLOCK_BYTES) as usize;
+        if self.lost_pages.contains(&page_of(block)) && to > (page_of(block) * ENTRIES * PAGE) as u64 {
+            // Rewriting the page would turn its blocks into holes.
+            return Err(FileError::Damaged(block, 1));
+        }
         if within > 0 && self.entry(block).is_some() {
             let mut content = self.raw(block * BLOCK_BYTES, PAGE)?;
             let now = self.verify(block, &content)?.unwrap_or_default();
@@ -288,35 +369,41 @@ impl ChunkFile {
         self.entries.truncate(to.div_ceil(BLOCK_BYTES) as usize);
         self.header.length = to;
         self.dirty = true;
-        self.write_pages(page_of(block)..TABLE_PAGES)?;
+        for n in page_of(block)..TABLE_PAGES {
+            if self.header.pages & (1 << n) != 0 {
+                self.write_pages(n..n + 1)?;
+            }
+            self.lost_pages.remove(&n);
+        }
         self.file.set_len(DATA_AT + to)?;
         self.file_len = DATA_AT + to;
         Ok(())
     }
 
-    /// Checksums of all blocks as they are; a damaged block is told apart by `damaged`.
-    pub fn table(&self, damaged: &mut Vec<u64>) -> io::Result<ChecksumTable> {
-        let blocks = self.header.length.div_ceil(BLOCK_BYTES);
-        let mut table = Vec::with_capacity(blocks as usize);
-        for block in 0..blocks {
-            let there = self.entry(block).is_some() || self.lost_pages.contains(&page_of(block));
-            let crc = if !there {
-                None
-            } else if !self.dirty && !self.lost_pages.contains(&page_of(block)) {
-                self.entry(block).map(|e| e.now)
-            } else {
-                match self.verify(block, &self.raw(block * BLOCK_BYTES, PAGE)?) {
+    /// Checksums of all blocks as they are, and which of them are damaged. Of a damaged block it has
+    /// the checksum it should have, or [`UNKNOWN`], never a hole. A block that is not dirty is taken at
+    /// its entry's word.
+    pub fn table(&self) -> io::Result<(ChecksumTable, BTreeSet<u64>)> {
+        let mut damaged = BTreeSet::new();
+        let mut blocks = Vec::with_capacity(self.header.length.div_ceil(BLOCK_BYTES) as usize);
+        for block in 0..self.header.length.div_ceil(BLOCK_BYTES) {
+            let entry = self.entry(block);
+            let lost = self.lost_pages.contains(&page_of(block));
+            let crc = match entry {
+                None if !lost => None,
+                Some(e) if !self.dirty => Some(e.now),
+                _ => match self.verify(block, &self.raw(block * BLOCK_BYTES, PAGE)?) {
                     Ok(crc) => crc,
                     Err(FileError::Io(e)) => return Err(e),
                     Err(FileError::Damaged(..)) => {
-                        damaged.push(block);
-                        None
+                        damaged.insert(block);
+                        Some(entry.map_or(UNKNOWN, |e| e.now))
                     }
-                }
+                },
             };
-            table.push(crc);
+            blocks.push(crc);
         }
-        Ok(ChecksumTable { length: self.header.length, blocks: table })
+        Ok((ChecksumTable { length: self.header.length, blocks }, damaged))
     }
 
     /// Makes a range of whole blocks a hole, whatever was there.

@@ -17,13 +17,14 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 const IDENTITY: &str = "identity";
 const DIRTY_FILE: &str = "dirty.redb";
 const DIRTY: TableDefinition<'static, u64, ()> = TableDefinition::new("dirty");
+const TERM: TableDefinition<'static, (), u64> = TableDefinition::new("term");
 
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
@@ -101,6 +102,12 @@ pub(crate) struct DataDisk {
     pub commit: Arc<dyn Lane>,
     dirty: Database,
     marked: Mutex<BTreeSet<ChunkId>>,
+    /// Chunks whose notes wait for a commit: one takes all of them.
+    waiting: Mutex<BTreeSet<ChunkId>>,
+    /// Whether notes were taken away since the last durable commit.
+    unsettled: AtomicBool,
+    /// The highest term that was durable here at the start.
+    pub term: Term,
     pub chunks: AtomicU64,
     pub errors: AtomicU64,
     pub last_error: Mutex<Option<String>>,
@@ -133,21 +140,23 @@ impl DataDisk {
         let failed = |cause| StartError::Disk { dir: disk.describe(), cause };
         let id = claim(&*disk, Identity { cluster, server, disk: new_id })?;
         let (dirty, rebuilt) = open_dirty(&disk).map_err(failed)?;
-        let marked = read_marks(&dirty).map_err(|e| failed(other(e)))?;
+        let (marked, term) = read_notes(&dirty).map_err(|e| failed(other(e)))?;
         let mut found = BTreeMap::new();
         for dir in disk.list_dirs("chunks").map_err(failed)? {
             for name in disk.list(&format!("chunks/{dir}")).map_err(failed)? {
                 let path = format!("chunks/{dir}/{name}");
                 let Ok(id) = u64::from_str_radix(&name, 16).map(ChunkId) else { continue };
                 let is_dirty = rebuilt || marked.contains(&id);
-                match header_of(&*disk.open(&path).map_err(failed)?).map_err(failed)? {
-                    Some(header) if header.id == id => {
+                match disk.open(&path).and_then(|f| header_of(&*f)) {
+                    Ok(Some(header)) if header.id == id => {
                         found.insert(id, FoundChunk { header, dirty: is_dirty });
                     }
-                    _ => tracing::error!(
+                    Ok(_) => tracing::error!(
                         path,
                         "no header of this chunk file verifies: it is left alone and not served"
                     ),
+                    // The others are served all the same; this one is missed and repaired elsewhere.
+                    Err(e) => tracing::error!(path, error = %e, "a chunk file cannot be read"),
                 }
             }
         }
@@ -159,6 +168,9 @@ impl DataDisk {
             disk,
             dirty,
             marked: Mutex::new(marked),
+            waiting: Mutex::default(),
+            unsettled: AtomicBool::new(false),
+            term,
             chunks: AtomicU64::new(found.len() as u64),
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
@@ -203,32 +215,61 @@ impl DataDisk {
     ) -> io::Result<Option<ChunkFile>> {
         let (path, dir) = path_of(chunk.id);
         match self.disk.open(&path) {
-            Ok(file) => ChunkFile::open(file, dirty),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let Some(members) = create else { return Ok(None) };
-                let file = self.disk.create(&path)?;
-                let made = ChunkFile::create(file, chunk, members)?;
-                self.disk.sync_dir(&dir)?;
-                self.chunks.fetch_add(1, Ordering::Relaxed);
-                Ok(Some(made))
+            Ok(file) => {
+                let there = ChunkFile::open(file, dirty)?;
+                if there.is_some() || create.is_none() {
+                    return Ok(there);
+                }
+                // Its header was lost with the power before the first sync. It is kept for people.
+                self.disk.rename(&path, &format!("{path}.lost"))?;
             }
-            Err(e) => Err(e),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        let Some(members) = create else { return Ok(None) };
+        let made = match ChunkFile::create(self.disk.create(&path)?, chunk, members) {
+            Ok(made) => made,
+            Err(e) => {
+                // Without room for a header there is nothing to keep.
+                self.disk.remove(&path)?;
+                return Err(e);
+            }
+        };
+        self.disk.sync_dir(&dir)?;
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(made))
+    }
+
+    /// Announces a note, so that whichever commit comes first takes it along.
+    pub fn announce(&self, id: ChunkId) {
+        if !self.marked.lock().contains(&id) {
+            self.waiting.lock().insert(id);
         }
     }
 
-    /// Notes durably that a chunk has writes that are not synced.
+    /// Notes durably that a chunk has writes that are not synced, with all notes that wait. Only on
+    /// the commit lane, as all that changes notes.
     pub fn mark(&self, id: ChunkId) -> io::Result<()> {
+        let mut all = std::mem::take(&mut *self.waiting.lock());
         if self.marked.lock().contains(&id) {
+            self.waiting.lock().extend(all);
             return Ok(());
         }
+        all.insert(id);
         let txn = self.dirty.begin_write().map_err(other)?;
-        txn.open_table(DIRTY).map_err(other)?.insert(id.get(), ()).map_err(other)?;
+        {
+            let mut table = txn.open_table(DIRTY).map_err(other)?;
+            for id in &all {
+                table.insert(id.get(), ()).map_err(other)?;
+            }
+        }
         txn.commit().map_err(other)?;
-        self.marked.lock().insert(id);
+        self.unsettled.store(false, Ordering::Relaxed);
+        self.marked.lock().extend(all);
         Ok(())
     }
 
-    /// Takes the note away; that need not be durable at once.
+    /// Takes the note away; that is durable with the next commit.
     pub fn unmark(&self, id: ChunkId) -> io::Result<()> {
         if !self.marked.lock().remove(&id) {
             return Ok(());
@@ -236,12 +277,31 @@ impl DataDisk {
         let mut txn = self.dirty.begin_write().map_err(other)?;
         txn.set_durability(redb::Durability::None).map_err(other)?;
         txn.open_table(DIRTY).map_err(other)?.remove(id.get()).map_err(other)?;
-        txn.commit().map_err(other)
+        txn.commit().map_err(other)?;
+        self.unsettled.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes taken-away notes durable.
     pub fn settle_marks(&self) -> io::Result<()> {
-        self.dirty.begin_write().map_err(other)?.commit().map_err(other)
+        if !self.unsettled.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.dirty.begin_write().map_err(other)?.commit().map_err(other)?;
+        self.unsettled.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether [`Self::settle_marks`] has something to do.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a term durably.
+    pub fn keep_term(&self, term: Term) -> io::Result<()> {
+        let txn = self.dirty.begin_write().map_err(other)?;
+        txn.open_table(TERM).map_err(other)?.insert((), term.get()).map_err(other)?;
+        txn.commit().map_err(other)
     }
 
     /// Removes a chunk's file.
@@ -270,14 +330,15 @@ fn header_of(file: &dyn DiskFile) -> io::Result<Option<Header>> {
     Ok(Header::newest(&pages[0], &pages[1]).map(|(h, _)| h))
 }
 
-fn read_marks(db: &Database) -> Result<BTreeSet<ChunkId>, redb::Error> {
+fn read_notes(db: &Database) -> Result<(BTreeSet<ChunkId>, Term), redb::Error> {
     let txn = db.begin_read()?;
     let table = txn.open_table(DIRTY)?;
     let mut marks = BTreeSet::new();
     for row in table.iter()? {
         marks.insert(ChunkId(row?.0.value()));
     }
-    Ok(marks)
+    let term = txn.open_table(TERM)?.get(())?.map_or(0, |t| t.value());
+    Ok((marks, Term(term)))
 }
 
 /// Opens the notes of dirty chunks. One that is damaged is begun anew, and every chunk counts as
@@ -287,6 +348,7 @@ fn open_dirty(disk: &Arc<dyn Disk>) -> io::Result<(Database, bool)> {
         let db = redb::Builder::new().set_cache_size(1 << 20).create_with_backend(Backend(file))?;
         let txn = db.begin_write()?;
         txn.open_table(DIRTY)?;
+        txn.open_table(TERM)?;
         txn.commit()?;
         Ok(db)
     };
@@ -298,11 +360,8 @@ fn open_dirty(disk: &Arc<dyn Disk>) -> io::Result<(Database, bool)> {
                 disk.remove(DIRTY_FILE)?;
             }
         },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let db = begin(disk.create(DIRTY_FILE)?).map_err(other)?;
-            disk.sync_dir("")?;
-            return Ok((db, false));
-        }
+        // Lost, or never made: what is there counts as dirty. A new directory has nothing.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
     let db = begin(disk.create(DIRTY_FILE)?).map_err(other)?;

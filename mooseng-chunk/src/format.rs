@@ -109,6 +109,17 @@ pub struct Entry {
     pub before: u32,
 }
 
+impl Entry {
+    /// Of a block that was a hole before: that is marked by the complement.
+    pub const fn over_hole(now: u32) -> Self {
+        Self { now, before: !now }
+    }
+    /// Whether the block was a hole before it was written last.
+    pub const fn was_hole(self) -> bool {
+        self.before == !self.now
+    }
+}
+
 /// A table page's bytes.
 pub fn encode_page(id: ChunkId, number: usize, entries: &[Option<Entry>]) -> Vec<u8> {
     debug_assert!(entries.len() <= ENTRIES);

@@ -20,14 +20,17 @@
 mod access;
 mod chain;
 mod chunk_file;
+mod control;
 mod disk;
 pub mod format;
 mod peers;
 mod pull;
 mod server;
+mod shared;
 mod slot;
 mod store;
 
 pub use disk::StartError;
-pub use server::{Chunkserver, ChunkserverOptions, Timings};
-pub use store::{Counters, DiskStore};
+pub use server::{Chunkserver, ChunkserverOptions, Status, Timings};
+pub use shared::Counters;
+pub use store::DiskStore;

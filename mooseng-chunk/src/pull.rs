@@ -2,10 +2,10 @@
 //! Serves repair, equalising after a bump, suspects and damage alike.
 
 use crate::{
-    chunk_file::FileError,
+    chunk_file::{FileError, UNKNOWN},
     disk::DataDisk,
-    slot::{Inside, Known, Slot, stopped},
-    store::Shared,
+    shared::{Shared, clean},
+    slot::{Inside, Slot, stopped},
 };
 use futures::StreamExt as _;
 use mooseng_core::{
@@ -17,8 +17,13 @@ use mooseng_core::{
     meta::{Replica, ReplicaState},
     rpc::RemoteChunks,
 };
-use parking_lot::Mutex;
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::sync::OwnedMutexGuard;
 
 /// Longest wait for one answer of a source.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -31,84 +36,127 @@ pub(crate) async fn pull(
     shared: &Arc<Shared>,
     chunk: ChunkRef,
     from: Vec<Replica>,
+    term: Term,
 ) -> Result<ChunkStat, ChunkError> {
-    let slot = place(shared, chunk)?;
+    let slot = shared.place(chunk.id, ChunkVersion(0), ReplicaState::Suspect)?;
+    if !slot.known.lock().made {
+        // Nothing is made here before there is something to copy.
+        table_of(shared, chunk, &from).await?;
+    }
+    let opened = slot.open(Some(vec![])).await.map_err(|e| {
+        shared.give_up(&slot);
+        shared.disk_error(e)
+    })?;
+    let guard = opened.ok_or(ChunkError::NotFound(chunk.id))?;
+    shared.access.term_is_not_old(term)?;
     let here = slot.known.lock().version;
     if here > chunk.version {
         return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
     }
-    // Not served while it is being made: it is neither the old nor the new.
+    // Not served while it is being made, nor when that fails: it is neither the old nor the new.
     slot.known.lock().state = ReplicaState::Suspect;
-    let (table, sources) = table_of(shared, chunk, from).await?;
-    let mut guard = slot
-        .open(Some(vec![]))
-        .await
-        .map_err(|e| shared.disk_error(e))?
-        .ok_or(ChunkError::NotFound(chunk.id))?;
-    let id = chunk.id;
-    let mark = move |_: &mut Inside, disk: &DataDisk| disk.mark(id);
-    let (g, marked) = slot.with(true, guard, mark).await.map_err(|e| shared.disk_error(e))?;
-    marked.map_err(|e| shared.disk_error(e))?;
-    slot.known.lock().dirty = true;
+    let (table, sources) = table_of(shared, chunk, &from).await?;
+    let (mut guard, own, damaged) = own_table(shared, &slot, guard).await?;
+    let work = differences(&own, &damaged, &table);
+    if !work.is_empty() || own.length != table.length {
+        guard = begin(shared, &slot, guard).await?;
+    }
+    for (blocks, hole) in work {
+        let frames = match hole {
+            true => vec![],
+            false => fetch(shared, chunk, &sources, &blocks, &table).await?,
+        };
+        guard = put(shared, &slot, guard, blocks, frames).await?;
+    }
+    let guard = finish(shared, &slot, guard, chunk.version, table.length).await?;
+    shared.damaged.lock().remove(&chunk.id);
+    shared.counters.pulls.fetch_add(1, Ordering::Relaxed);
+    drop(guard);
+    shared.stat(chunk.id)
+}
+
+type Guard = OwnedMutexGuard<Inside>;
+
+/// What is here, every block looked at.
+async fn own_table(
+    shared: &Shared,
+    slot: &Slot,
+    guard: Guard,
+) -> Result<(Guard, ChecksumTable, BTreeSet<u64>), ChunkError> {
     let own = move |inside: &mut Inside, _: &DataDisk| {
         let file = inside.file.as_mut().ok_or_else(stopped)?;
         file.dirty = true;
-        let mut damaged = Vec::new();
-        let own = file.table(&mut damaged)?;
-        Ok::<_, std::io::Error>((own, damaged))
+        file.table()
     };
-    let (g, own) = slot.with(false, g, own).await.map_err(|e| shared.disk_error(e))?;
-    guard = g;
-    let (own, damaged) = own.map_err(|e| shared.disk_error(e))?;
-    for (blocks, hole) in differences(&own, &damaged, &table) {
-        let frames = if hole { vec![] } else { fetch(shared, chunk, &sources, &blocks).await? };
-        let write = move |inside: &mut Inside, _: &DataDisk| -> Result<(), FileError> {
-            let file = inside.file.as_mut().ok_or_else(stopped)?;
-            if frames.is_empty() {
-                return Ok(file.make_hole(blocks)?);
-            }
-            for block in blocks {
-                file.forget(block);
-            }
-            for f in frames {
-                file.write(f.head.at.get(), &f.data, &f.head.crcs)?;
-            }
-            Ok(())
-        };
-        let (g, done) = slot.with(false, guard, write).await.map_err(|e| shared.disk_error(e))?;
-        guard = g;
-        done.map_err(|e| e.of(id, shared.server))?;
-    }
-    let (version, length) = (chunk.version, table.length);
+    let (guard, own) = slot.with(false, guard, own).await.map_err(|e| shared.disk_error(e))?;
+    let (own, damaged) = own.map_err(|e| shared.note(slot, FileError::Io(e)))?;
+    Ok((guard, own, damaged))
+}
+
+/// Before the first change: the dirty mark, and no version until the copy is whole.
+async fn begin(shared: &Shared, slot: &Slot, guard: Guard) -> Result<Guard, ChunkError> {
+    let guard = shared.mark_dirty(slot, guard).await?;
+    let noted = slot.known.clone();
+    let begin = move |inside: &mut Inside, _: &DataDisk| {
+        inside.file.as_mut().ok_or_else(stopped)?.begin_copy()?;
+        noted.lock().version = ChunkVersion(0);
+        Ok(())
+    };
+    let (guard, done) = slot.with(true, guard, begin).await.map_err(|e| shared.disk_error(e))?;
+    done.map_err(|e| shared.note(slot, FileError::Io(e)))?;
+    Ok(guard)
+}
+
+/// Writes what came of a run of blocks; nothing came of a hole.
+async fn put(
+    shared: &Shared,
+    slot: &Slot,
+    guard: Guard,
+    blocks: Range<u64>,
+    frames: Vec<Frame>,
+) -> Result<Guard, ChunkError> {
+    let write = move |inside: &mut Inside, _: &DataDisk| -> Result<(), FileError> {
+        let file = inside.file.as_mut().ok_or_else(stopped)?;
+        if frames.iter().all(|f| f.head.hole == 0) && !frames.is_empty() {
+            blocks.for_each(|block| file.forget(block));
+        } else {
+            file.make_hole(blocks)?;
+        }
+        for f in frames.into_iter().filter(|f| f.head.hole == 0) {
+            file.write(f.head.at.get(), &f.data, &f.head.crcs)?;
+        }
+        Ok(())
+    };
+    let (guard, done) = slot.with(false, guard, write).await.map_err(|e| shared.disk_error(e))?;
+    done.map_err(|e| shared.note(slot, e))?;
+    Ok(guard)
+}
+
+/// The copy is whole: length and version, durable, good.
+async fn finish(
+    shared: &Shared,
+    slot: &Slot,
+    guard: Guard,
+    version: ChunkVersion,
+    length: u64,
+) -> Result<Guard, ChunkError> {
+    let (id, noted) = (slot.id, slot.known.clone());
     let finish = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
         let file = inside.file.as_mut().ok_or_else(stopped)?;
         file.set_length(length)?;
         file.set_version(version, vec![], None)?;
+        // Nobody's numbers hold here: what others acknowledged came by way of the copy.
         inside.numbers.clear();
-        Ok(disk.unmark(id)?)
+        {
+            let mut known = noted.lock();
+            (known.version, known.length, known.state) = (version, length, ReplicaState::Good);
+        }
+        clean(disk, id, &noted);
+        Ok(())
     };
     let (guard, done) = slot.with(true, guard, finish).await.map_err(|e| shared.disk_error(e))?;
-    done.map_err(|e| e.of(id, shared.server))?;
-    *slot.known.lock() = Known { version, length, state: ReplicaState::Good, dirty: false };
-    shared.damaged.lock().retain(|c| c.id != id);
-    drop(guard);
-    shared.stat(id)
-}
-
-/// The replica here, or room for one.
-fn place(shared: &Shared, chunk: ChunkRef) -> Result<Arc<Slot>, ChunkError> {
-    if let Some(slot) = shared.slots.lock().get(&chunk.id) {
-        return Ok(slot.clone());
-    }
-    let usable = shared.disks.iter().filter(|d| d.set_aside().is_none()).map(|d| (d.space().1, d));
-    let (free, disk) = usable.max_by_key(|(free, _)| *free).ok_or(ChunkError::NoSpace(shared.server))?;
-    if free < FRAME_BYTES_MAX as u64 {
-        return Err(ChunkError::NoSpace(shared.server));
-    }
-    let known = Known { version: ChunkVersion(0), length: 0, state: ReplicaState::Suspect, dirty: false };
-    let slot =
-        Slot { id: chunk.id, disk: disk.clone(), known: Mutex::new(known), inside: Default::default() };
-    Ok(shared.slots.lock().entry(chunk.id).or_insert(Arc::new(slot)).clone())
+    done.map_err(|e| shared.poisoned(slot, e))?;
+    Ok(guard)
 }
 
 type Sources = Vec<RemoteChunks>;
@@ -116,7 +164,7 @@ type Sources = Vec<RemoteChunks>;
 async fn table_of(
     shared: &Shared,
     chunk: ChunkRef,
-    from: Vec<Replica>,
+    from: &[Replica],
 ) -> Result<(ChecksumTable, Sources), ChunkError> {
     let (mut table, mut sources) = (None, Vec::new());
     let mut last = ChunkError::NotFound(chunk.id);
@@ -144,7 +192,11 @@ async fn table_of(
 }
 
 /// Runs of blocks to be copied, or to be made holes, in steps of at most 1 MiB.
-fn differences(own: &ChecksumTable, damaged: &[u64], theirs: &ChecksumTable) -> Vec<(Range<u64>, bool)> {
+fn differences(
+    own: &ChecksumTable,
+    damaged: &BTreeSet<u64>,
+    theirs: &ChecksumTable,
+) -> Vec<(Range<u64>, bool)> {
     let mut runs: Vec<(Range<u64>, bool)> = Vec::new();
     for (block, crc) in theirs.blocks.iter().enumerate() {
         let number = block as u64;
@@ -161,32 +213,77 @@ fn differences(own: &ChecksumTable, damaged: &[u64], theirs: &ChecksumTable) -> 
     runs
 }
 
+/// The run from the first source that has all of it; failing that, each block from the first that has
+/// it.
 async fn fetch(
     shared: &Shared,
     chunk: ChunkRef,
     sources: &Sources,
     blocks: &Range<u64>,
+    table: &ChecksumTable,
 ) -> Result<Vec<Frame>, ChunkError> {
-    let (at, len) = (Offset(blocks.start * BLOCK_BYTES), (blocks.end - blocks.start) * BLOCK_BYTES);
     let mut last = ChunkError::NotFound(chunk.id);
     for source in sources {
-        let read = async {
-            let req = ReadRequest { chunk, at, len, capability: None };
-            let mut frames = source.read(&CallContext::internal(ANSWER), req).await?;
-            let mut got = Vec::new();
-            while let Some(frame) = frames.next().await {
-                let frame = frame?;
-                if frame.head.hole == 0 {
-                    shared.verify(chunk.id, &frame)?;
-                    got.push(frame);
-                }
-            }
-            Ok(got)
-        };
-        match read.await {
+        match fetch_from(shared, chunk, source, blocks.clone(), table).await {
             Ok(frames) => return Ok(frames),
             Err(e) => last = e,
         }
     }
-    Err(last)
+    if blocks.end - blocks.start == 1 {
+        return Err(last);
+    }
+    let mut got = Vec::new();
+    for block in blocks.clone() {
+        got.extend(Box::pin(fetch(shared, chunk, sources, &(block..block + 1), table)).await?);
+    }
+    Ok(got)
+}
+
+/// A run from one source: all of it, verified, and what the table says.
+async fn fetch_from(
+    shared: &Shared,
+    chunk: ChunkRef,
+    source: &RemoteChunks,
+    blocks: Range<u64>,
+    table: &ChecksumTable,
+) -> Result<Vec<Frame>, ChunkError> {
+    let bad = |what: &str| ChunkError::BadFrame { chunk: chunk.id, what: what.into() };
+    let (at, len) = (Offset(blocks.start * BLOCK_BYTES), (blocks.end - blocks.start) * BLOCK_BYTES);
+    let end = (at.get() + len).min(table.length);
+    let req = ReadRequest { chunk, at, len, capability: None };
+    let silent = || ChunkError::Busy(format!("nothing came within {ANSWER:?}"));
+    let cx = CallContext::internal(ANSWER);
+    let read = source.read(&cx, req);
+    let mut frames = tokio::time::timeout(ANSWER, read).await.map_err(|_| silent())??;
+    let (mut got, mut pos) = (Vec::new(), at.get());
+    while let Some(frame) = tokio::time::timeout(ANSWER, frames.next()).await.map_err(|_| silent())? {
+        let frame = frame?;
+        if frame.head.at.get() != pos {
+            return Err(bad("frames of a copy are out of order"));
+        }
+        if frame.head.hole > 0 {
+            // Good only where the table does not know better.
+            let holes = (pos / BLOCK_BYTES) as usize..(pos + frame.head.hole).div_ceil(BLOCK_BYTES) as usize;
+            let known = table.blocks.get(holes).is_none_or(|b| b.iter().any(|b| *b != Some(UNKNOWN)));
+            if known {
+                return Err(bad("it has a hole that the table does not have"));
+            }
+            pos += frame.head.hole;
+            got.push(frame);
+            continue;
+        }
+        shared.verify(chunk.id, &frame)?;
+        for (crc, want) in frame.head.crcs.iter().zip(table.blocks.iter().skip((pos / BLOCK_BYTES) as usize))
+        {
+            if *want != Some(*crc) && *want != Some(UNKNOWN) {
+                return Err(bad("it is not what the table says"));
+            }
+        }
+        pos += frame.data.len() as u64;
+        got.push(frame);
+    }
+    if pos < end {
+        return Err(bad("a copy ended early"));
+    }
+    Ok(got)
 }

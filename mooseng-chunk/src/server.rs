@@ -11,13 +11,16 @@ use mooseng_core::{
     error::MetaError,
     ids::*,
     limits::REPORT_CHUNKS_MAX,
-    meta::{Heartbeat, MetadataExt as _, Register, Report, ServerOrders},
+    meta::{DiskReport, Heartbeat, MetadataExt as _, Register, Report, ServerOrders},
     net::{Listening, Transport},
     rpc::{ChunkHandler, RemoteMeta},
     seam::{Disk, Seams, on_lane},
 };
 use std::{io, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
+
+/// Longest wait of a clean stop for writes under way.
+const STOP: Duration = Duration::from_secs(5);
 
 /// Times of a chunkserver.
 #[derive(Clone, Debug)]
@@ -59,6 +62,21 @@ pub struct ChunkserverOptions {
     pub reserve: u64,
 }
 
+/// What a chunkserver is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Its disks.
+    pub disks: Vec<DiskReport>,
+    /// Chunks that can be served.
+    pub good: u64,
+    /// Chunks that wait to be compared with other replicas.
+    pub suspect: u64,
+    /// Chunks with damage that the masters were told of.
+    pub damaged: u64,
+    /// Whether the leading master knows it and all its chunks.
+    pub ready: bool,
+}
+
 /// A running chunkserver. Dropped without [`Chunkserver::shutdown`], it has crashed.
 pub struct Chunkserver {
     store: DiskStore,
@@ -76,6 +94,7 @@ impl std::fmt::Debug for Chunkserver {
 impl Drop for Chunkserver {
     fn drop(&mut self) {
         self.task.abort();
+        self.store.0.crashed.cancel();
     }
 }
 
@@ -136,12 +155,23 @@ impl Chunkserver {
         *self.ready.borrow()
     }
 
+    /// What it is doing, at this moment. Operations are counted in [`DiskStore::counters`].
+    pub fn status(&self) -> Status {
+        let (good, suspect) = self.store.count();
+        let damaged = self.store.0.damaged.lock().len() as u64;
+        Status { disks: self.store.disk_reports(), good, suspect, damaged, ready: self.is_ready() }
+    }
+
     /// Stops cleanly: nothing is taken any more, everything is on disk, nothing will be suspect.
     pub async fn shutdown(mut self) {
         self.task.abort();
         if let Some(listening) = self.listening.take() {
             listening.close().await;
         }
+        // What was admitted is completed; what waits for others is not waited for long.
+        let tasks = &self.store.0.tasks;
+        tasks.close();
+        let _ = tokio::time::timeout(STOP, tasks.wait()).await;
         self.store.sync_all().await;
     }
 }
@@ -186,6 +216,7 @@ impl Masters {
             let is_ready = self.registered.is_some() && self.reported;
             ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
             self.store.trim();
+            self.store.0.settle_marks().await;
             let refresh = self.store.0.access.refresh.notified();
             let _ = tokio::time::timeout(pause, refresh).await;
         }
@@ -213,7 +244,7 @@ impl Masters {
                 let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
                 meta.register(&cx, r).await?
             } else {
-                let damaged: Vec<_> = self.store.0.damaged.lock().iter().copied().collect();
+                let damaged = self.store.0.damaged_now();
                 meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged }).await?
             };
             Ok::<_, MetaError>((meta, orders))
@@ -223,7 +254,7 @@ impl Masters {
         self.hint = Some(addr);
         self.registered = Some(orders.term);
         let want_report = orders.want_report;
-        self.obey(orders);
+        self.obey(orders).await;
         if want_report {
             self.reported = false;
             self.report(&meta).await?;
@@ -232,7 +263,11 @@ impl Masters {
         Ok(())
     }
 
-    fn obey(&self, orders: ServerOrders) {
+    async fn obey(&self, orders: ServerOrders) {
+        if let Err(e) = self.store.0.take_term(orders.term).await {
+            tracing::warn!(error = %e, "orders of a master that does not lead any more, or that no disk keeps");
+            return;
+        }
         self.store.0.access.obey(orders);
     }
 

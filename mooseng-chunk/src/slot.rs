@@ -16,6 +16,8 @@ pub(crate) struct Known {
     pub length: u64,
     pub state: ReplicaState,
     pub dirty: bool,
+    /// Whether there is a file. Without one it is a place that a first write or a copy will fill.
+    pub made: bool,
 }
 
 /// What the order lock guards.
@@ -30,7 +32,8 @@ pub(crate) struct Inside {
 pub(crate) struct Slot {
     pub id: ChunkId,
     pub disk: Arc<DataDisk>,
-    pub known: Mutex<Known>,
+    /// Changed by the jobs themselves, so that a caller who gives up leaves nothing half noted.
+    pub known: Arc<Mutex<Known>>,
     pub inside: Arc<tokio::sync::Mutex<Inside>>,
 }
 
@@ -61,6 +64,10 @@ impl Inside {
 }
 
 impl Slot {
+    pub fn new(id: ChunkId, disk: Arc<DataDisk>, known: Known) -> Self {
+        Self { id, disk, known: Arc::new(Mutex::new(known)), inside: Default::default() }
+    }
+
     /// Runs `work` on the chunk's open file, on a lane of its disk, under the order lock.
     pub async fn with<T: Send + 'static>(
         &self,
@@ -89,10 +96,19 @@ impl Slot {
             return Ok(Some(guard));
         }
         let known = *self.known.lock();
+        if !known.made && create.is_none() {
+            return Ok(None);
+        }
         let chunk = ChunkRef { id: self.id, version: known.version };
         let dirty = known.dirty || known.state == ReplicaState::Suspect;
+        let noted = self.known.clone();
         let load = move |inside: &mut Inside, disk: &DataDisk| -> io::Result<bool> {
             inside.file = disk.load(chunk, create, dirty)?;
+            if let Some(file) = &inside.file {
+                let mut known = noted.lock();
+                known.made = true;
+                (known.version, known.length) = (file.header.version, file.header.length);
+            }
             Ok(inside.file.is_some())
         };
         let (guard, loaded) = self.with(false, guard, load).await?;

@@ -1,0 +1,176 @@
+//! The masters' commands about one chunk. Each is idempotent, and is checked again once the chunk's
+//! order lock is held: a newer leader may have spoken while it waited.
+
+use crate::{
+    chunk_file::FileError,
+    disk::DataDisk,
+    shared::{Shared, clean, is_good, right_version},
+    slot::{Inside, Slot, stopped},
+};
+use mooseng_core::{chunk::*, error::ChunkError, ids::*, meta::ReplicaState};
+use std::{cmp::Ordering, sync::Arc};
+use tokio::sync::OwnedMutexGuard;
+
+impl Shared {
+    async fn opened(&self, slot: &Slot) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
+        slot.open(None).await.map_err(|e| self.disk_error(e))?.ok_or(ChunkError::NotFound(slot.id))
+    }
+
+    pub async fn set_version(
+        &self,
+        id: ChunkId,
+        to: ChunkVersion,
+        members: Vec<ServerId>,
+        cut_to: Option<u64>,
+        term: Term,
+    ) -> Result<ChunkStat, ChunkError> {
+        let slot = self.slot(id)?;
+        // Under the lock nothing that was admitted is under way any more.
+        let mut guard = self.opened(&slot).await?;
+        self.access.term_is_not_old(term)?;
+        let known = *slot.known.lock();
+        match known.version.cmp(&to) {
+            Ordering::Greater => {
+                return Err(ChunkError::Stale { chunk: id, here: known.version, asked: to });
+            }
+            // A repeat: the version is durable before it is known, and may have been written since.
+            Ordering::Equal if known.state == ReplicaState::Good => {
+                drop(guard);
+                return self.stat(id);
+            }
+            _ => is_good(ChunkRef { id, version: known.version }, known)?,
+        }
+        if cut_to.is_some() {
+            guard = self.mark_dirty(&slot, guard).await?;
+        }
+        let noted = slot.known.clone();
+        let set = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
+            let file = inside.file.as_mut().ok_or_else(stopped)?;
+            file.set_version(to, members, cut_to)?;
+            {
+                let mut known = noted.lock();
+                (known.version, known.length) = (to, file.header.length);
+            }
+            clean(disk, id, &noted);
+            Ok(())
+        };
+        let (guard, done) = slot.with(true, guard, set).await.map_err(|e| self.disk_error(e))?;
+        done.map_err(|e| match e {
+            FileError::Damaged(..) => self.note(&slot, e),
+            FileError::Io(_) => self.poisoned(&slot, e),
+        })?;
+        drop(guard);
+        self.stat(id)
+    }
+
+    pub async fn delete(&self, chunk: ChunkRef, term: Term) -> Result<(), ChunkError> {
+        let Ok(slot) = self.slot(chunk.id) else { return Ok(()) };
+        let guard = slot.inside.clone().lock_owned().await;
+        if guard.gone || !slot.known.lock().made {
+            return Ok(());
+        }
+        self.access.term_is_not_old(term)?;
+        let here = slot.known.lock().version;
+        if here > chunk.version {
+            return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
+        }
+        let (id, noted) = (chunk.id, slot.known.clone());
+        let remove = move |inside: &mut Inside, disk: &DataDisk| {
+            inside.file = None;
+            inside.numbers.clear();
+            disk.remove(id)?;
+            let mut known = noted.lock();
+            (known.made, known.dirty) = (false, false);
+            Ok(())
+        };
+        let (mut guard, done) = slot.with(true, guard, remove).await.map_err(|e| self.disk_error(e))?;
+        done.map_err(|e| self.note(&slot, FileError::Io(e)))?;
+        guard.gone = true;
+        self.slots.lock().remove(&id);
+        self.damaged.lock().remove(&id);
+        Ok(())
+    }
+
+    pub async fn table(&self, chunk: ChunkRef) -> Result<ChecksumTable, ChunkError> {
+        let slot = self.good(chunk)?;
+        let guard = self.opened(&slot).await?;
+        is_good(chunk, *slot.known.lock())?;
+        let table = move |inside: &mut Inside, _: &DataDisk| {
+            inside.file.as_ref().map_or_else(|| Err(stopped()), |f| f.table())
+        };
+        let (guard, table) = slot.with(false, guard, table).await.map_err(|e| self.disk_error(e))?;
+        drop(guard);
+        let (table, damaged) = table.map_err(|e| self.note(&slot, FileError::Io(e)))?;
+        if let Some(first) = damaged.first() {
+            self.note(&slot, FileError::Damaged(*first, damaged.len() as u64));
+        }
+        Ok(table)
+    }
+
+    /// A suspect becomes good as it is. Blocks that are damaged stay so, and the masters hear of them.
+    pub async fn bless(&self, chunk: ChunkRef, term: Term) -> Result<ChunkStat, ChunkError> {
+        let id = chunk.id;
+        let slot = self.slot(id)?;
+        right_version(chunk, *slot.known.lock())?;
+        let guard = self.opened(&slot).await?;
+        self.access.term_is_not_old(term)?;
+        right_version(chunk, *slot.known.lock())?;
+        if slot.known.lock().state != ReplicaState::Suspect {
+            drop(guard);
+            return self.stat(id);
+        }
+        let noted = slot.known.clone();
+        let bless = move |inside: &mut Inside, disk: &DataDisk| -> std::io::Result<Vec<u64>> {
+            let file = inside.file.as_mut().ok_or_else(stopped)?;
+            let damaged = file.bless()?;
+            {
+                let mut known = noted.lock();
+                known.state = ReplicaState::Good;
+                known.length = file.header.length;
+            }
+            clean(disk, id, &noted);
+            Ok(damaged)
+        };
+        let (guard, done) = slot.with(true, guard, bless).await.map_err(|e| self.disk_error(e))?;
+        drop(guard);
+        let damaged = done.map_err(|e| self.poisoned(&slot, FileError::Io(e)))?;
+        if let Some(first) = damaged.first() {
+            self.note(&slot, FileError::Damaged(*first, damaged.len() as u64));
+        }
+        self.stat(id)
+    }
+
+    /// Answers when every write that passed the older fence is done.
+    pub async fn fence(&self, session: SessionStamp) {
+        self.access.fence(session);
+        drop(self.admitted.write().await);
+    }
+
+    /// Carries out a command.
+    pub async fn command(self: &Arc<Self>, op: Control) -> Result<ControlReply, ChunkError> {
+        if let Control::SetVersion { term, .. }
+        | Control::Pull { term, .. }
+        | Control::Delete { term, .. }
+        | Control::Fence { term, .. }
+        | Control::Bless { term, .. } = &op
+        {
+            self.take_term(*term).await?;
+        }
+        match op {
+            Control::Stat { chunk } => self.stat(chunk).map(ControlReply::Done),
+            Control::SetVersion { chunk, to, members, cut_to, term } => {
+                self.set_version(chunk, to, members, cut_to, term).await.map(ControlReply::Done)
+            }
+            Control::Pull { chunk, from, term } => {
+                crate::pull::pull(self, chunk, from, term).await.map(ControlReply::Done)
+            }
+            Control::Delete { chunk, term } => self.delete(chunk, term).await.map(|()| ControlReply::Gone),
+            Control::Table { chunk } => self.table(chunk).await.map(ControlReply::Table),
+            Control::Fence { session, .. } => {
+                self.fence(session).await;
+                Ok(ControlReply::Gone)
+            }
+            Control::Bless { chunk, term } => self.bless(chunk, term).await.map(ControlReply::Done),
+        }
+    }
+}

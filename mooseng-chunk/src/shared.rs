@@ -1,0 +1,364 @@
+//! What all parts of a store share, and what is done to one chunk on this server: finding it,
+//! writing, syncing.
+
+use crate::{
+    access::Access,
+    chunk_file::FileError,
+    disk::DataDisk,
+    peers::Peers,
+    slot::{Inside, Known, Slot, stopped},
+};
+use mooseng_core::{
+    checksum::frame_crcs,
+    chunk::*,
+    error::ChunkError,
+    ids::*,
+    limits::{CHUNK_BYTES, FRAME_BYTES_MAX},
+    meta::{ChunkReport, ReplicaState},
+    seam::on_lane,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{OwnedMutexGuard, RwLock};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Counters of what a store did.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Bytes served.
+    pub read_bytes: AtomicU64,
+    /// Bytes written.
+    pub written_bytes: AtomicU64,
+    /// Reads begun.
+    pub reads: AtomicU64,
+    /// Frames applied.
+    pub writes: AtomicU64,
+    /// Syncs.
+    pub syncs: AtomicU64,
+    /// Copies made from other replicas.
+    pub pulls: AtomicU64,
+    /// Damaged blocks or chunks met.
+    pub damages: AtomicU64,
+}
+
+pub(crate) struct Shared {
+    pub server: ServerId,
+    pub incarnation: Incarnation,
+    pub disks: Vec<Arc<DataDisk>>,
+    pub slots: Mutex<BTreeMap<ChunkId, Arc<Slot>>>,
+    pub damaged: Mutex<BTreeSet<ChunkId>>,
+    pub access: Access,
+    pub peers: Peers,
+    pub counters: Counters,
+    pub chain_patience: Duration,
+    /// Held for reading by writes that passed the fences; a new fence waits for them.
+    pub admitted: RwLock<()>,
+    /// The highest term on the disks.
+    pub kept_term: tokio::sync::Mutex<Term>,
+    pub tasks: TaskTracker,
+    /// The process has died, as far as its tasks are to know.
+    pub crashed: CancellationToken,
+}
+
+impl Shared {
+    /// Runs work that outlives its caller, but not this server.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let crashed = self.crashed.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = crashed.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// A chunk that has a file.
+    pub fn slot(&self, id: ChunkId) -> Result<Arc<Slot>, ChunkError> {
+        let slot = self.slots.lock().get(&id).cloned();
+        slot.filter(|s| s.known.lock().made).ok_or(ChunkError::NotFound(id))
+    }
+
+    pub fn disk_error(&self, e: std::io::Error) -> ChunkError {
+        FileError::Io(e).of(ChunkId(0), self.server)
+    }
+
+    /// A chunk at exactly this version, good.
+    pub fn good(&self, chunk: ChunkRef) -> Result<Arc<Slot>, ChunkError> {
+        let slot = self.slot(chunk.id)?;
+        let known = *slot.known.lock();
+        is_good(chunk, known)?;
+        Ok(slot)
+    }
+
+    /// The chunk, or a place for it on the disk with most room. A place that nobody has filled yet
+    /// becomes what is asked for now.
+    pub fn place(
+        &self,
+        id: ChunkId,
+        version: ChunkVersion,
+        state: ReplicaState,
+    ) -> Result<Arc<Slot>, ChunkError> {
+        let there = self.slots.lock().get(&id).cloned();
+        let slot = match there {
+            Some(slot) => slot,
+            None => {
+                let usable = self.disks.iter().filter(|d| d.set_aside().is_none()).map(|d| (d.space().1, d));
+                let best = usable.max_by_key(|(free, _)| *free);
+                let room = best.filter(|(free, _)| *free >= FRAME_BYTES_MAX as u64);
+                let (_, disk) = room.ok_or(ChunkError::NoSpace(self.server))?;
+                let known = Known { version, length: 0, state, dirty: false, made: false };
+                let slot = Arc::new(Slot::new(id, disk.clone(), known));
+                self.slots.lock().entry(id).or_insert(slot).clone()
+            }
+        };
+        let mut known = slot.known.lock();
+        if !known.made {
+            (known.version, known.state) = (version, state);
+        }
+        drop(known);
+        Ok(slot)
+    }
+
+    /// Gives a place up that could not be filled, so that the next try may choose another disk.
+    pub fn give_up(&self, slot: &Slot) {
+        if let Ok(mut inside) = slot.inside.try_lock()
+            && !slot.known.lock().made
+        {
+            inside.gone = true;
+            self.slots.lock().remove(&slot.id);
+        }
+    }
+
+    /// The chunk to write: makes room for it when it is not there and may be made.
+    pub fn to_write(&self, req: &WriteRequest) -> Result<Arc<Slot>, ChunkError> {
+        match self.good(req.chunk) {
+            Err(ChunkError::NotFound(_)) if req.create => {
+                self.place(req.chunk.id, req.chunk.version, ReplicaState::Good)
+            }
+            other => other,
+        }
+    }
+
+    /// Checks a frame's bounds, and its data against its checksums.
+    pub fn verify(&self, chunk: ChunkId, frame: &Frame) -> Result<(), ChunkError> {
+        let bad = |what: &str| ChunkError::BadFrame { chunk, what: what.into() };
+        let at = frame.head.at.get();
+        let end =
+            at.checked_add(frame.data.len() as u64).ok_or_else(|| bad("its end is past every limit"))?;
+        if frame.data.is_empty()
+            || frame.data.len() > FRAME_BYTES_MAX
+            || end > CHUNK_BYTES
+            || frame.head.hole != 0
+        {
+            return Err(bad("its bounds are wrong"));
+        }
+        if frame_crcs(chunk, frame.head.at, &frame.data) != frame.head.crcs {
+            return Err(bad("its data does not match its checksums"));
+        }
+        Ok(())
+    }
+
+    /// Applies one verified frame in its turn.
+    pub async fn apply(
+        &self,
+        slot: &Slot,
+        req: &WriteRequest,
+        frame: &Frame,
+        first: bool,
+    ) -> Result<(), ChunkError> {
+        let members: Vec<_> = req.chain.iter().map(|r| r.server).collect();
+        let opened = slot.open(req.create.then_some(members)).await.map_err(|e| {
+            self.give_up(slot);
+            self.disk_error(e)
+        })?;
+        let guard = opened.ok_or(ChunkError::NotFound(slot.id))?;
+        let _admitted = self.admitted.read().await;
+        is_good(req.chunk, *slot.known.lock())?;
+        self.access.not_fenced(req.session)?;
+        let (session, number) = (req.session.id, frame.head.number);
+        match guard.admit(session, number, first) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(expected) => {
+                let (expected, got) = (expected.get(), number.get());
+                return Err(ChunkError::OutOfOrder { chunk: slot.id, expected, got });
+            }
+        }
+        if slot.disk.space().1 < frame.data.len() as u64 {
+            return Err(ChunkError::NoSpace(self.server));
+        }
+        let guard = self.mark_dirty(slot, guard).await?;
+        let (f, noted) = (frame.clone(), slot.known.clone());
+        let write = move |inside: &mut Inside, _: &DataDisk| {
+            let Some(file) = inside.file.as_mut() else { return Err(FileError::Io(stopped())) };
+            file.dirty = true;
+            file.write(f.head.at.get(), &f.data, &f.head.crcs)?;
+            noted.lock().length = file.header.length;
+            inside.applied(session, number);
+            Ok(())
+        };
+        let (guard, done) = slot.with(false, guard, write).await.map_err(|e| self.disk_error(e))?;
+        drop(guard);
+        done.map_err(|e| self.note(slot, e))?;
+        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        self.counters.written_bytes.fetch_add(frame.data.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The note that a chunk is dirty is durable before its first write is acknowledged.
+    pub async fn mark_dirty(
+        &self,
+        slot: &Slot,
+        guard: OwnedMutexGuard<Inside>,
+    ) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
+        if slot.known.lock().dirty {
+            return Ok(guard);
+        }
+        let (id, noted) = (slot.id, slot.known.clone());
+        slot.disk.announce(id);
+        let mark = move |_: &mut Inside, disk: &DataDisk| {
+            disk.mark(id)?;
+            noted.lock().dirty = true;
+            Ok::<_, std::io::Error>(())
+        };
+        let (guard, marked) = slot.with(true, guard, mark).await.map_err(|e| self.disk_error(e))?;
+        marked.map_err(|e| self.note(slot, FileError::Io(e)))?;
+        Ok(guard)
+    }
+
+    /// Damage is remembered for the masters; a device error counts against its disk.
+    pub fn note(&self, slot: &Slot, e: FileError) -> ChunkError {
+        match &e {
+            FileError::Damaged(first, blocks) => {
+                tracing::error!(chunk = %slot.id, first, blocks, "damaged blocks");
+                self.counters.damages.fetch_add(1, Ordering::Relaxed);
+                self.damaged.lock().insert(slot.id);
+            }
+            FileError::Io(e) => slot.disk.failed(e),
+        }
+        e.of(slot.id, self.server)
+    }
+
+    /// What the kernel had is gone or unknown: this replica is not to be believed.
+    pub fn poisoned(&self, slot: &Slot, e: FileError) -> ChunkError {
+        slot.known.lock().state = ReplicaState::Damaged;
+        self.damaged.lock().insert(slot.id);
+        self.note(slot, e)
+    }
+
+    /// Damaged chunks at the versions that they have now.
+    pub fn damaged_now(&self) -> Vec<ChunkRef> {
+        let ids: Vec<_> = self.damaged.lock().iter().copied().collect();
+        let now = |id| Some(ChunkRef { id, version: self.slot(id).ok()?.known.lock().version });
+        ids.into_iter().filter_map(now).collect()
+    }
+
+    /// Makes a chunk's writes durable on this server.
+    pub async fn sync_here(&self, id: ChunkId) -> Result<(), ChunkError> {
+        let slot = self.slot(id)?;
+        let Some(guard) = slot.open(None).await.map_err(|e| self.disk_error(e))? else {
+            return Err(ChunkError::NotFound(id));
+        };
+        let known = *slot.known.lock();
+        is_good(ChunkRef { id, version: known.version }, known)?;
+        if !known.dirty {
+            return Ok(());
+        }
+        let noted = slot.known.clone();
+        let sync = move |inside: &mut Inside, disk: &DataDisk| {
+            inside.file.as_mut().map_or_else(|| Err(stopped()), |f| f.sync())?;
+            clean(disk, id, &noted);
+            Ok(())
+        };
+        let (_guard, done) = slot.with(true, guard, sync).await.map_err(|e| self.disk_error(e))?;
+        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        done.map_err(|e| self.poisoned(&slot, FileError::Io(e)))
+    }
+
+    /// Takes a command's term: refuses an older one; a newer one is on disk before it is obeyed.
+    pub async fn take_term(&self, term: Term) -> Result<(), ChunkError> {
+        self.access.term_is_not_old(term)?;
+        let mut kept = self.kept_term.lock().await;
+        if term <= *kept {
+            return Ok(());
+        }
+        let mut failed = None;
+        let mut on_disk = 0;
+        for disk in &self.disks {
+            let d = disk.clone();
+            match on_lane(&disk.commit, move || d.keep_term(term)).await.ok_or_else(stopped).flatten() {
+                Ok(()) => on_disk += 1,
+                Err(e) => {
+                    disk.failed(&e);
+                    failed = Some(e);
+                }
+            }
+        }
+        match failed {
+            Some(e) if on_disk == 0 => Err(self.disk_error(e)),
+            _ => {
+                *kept = term;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes it durable which chunks are not dirty any more, so that a crash suspects few.
+    pub async fn settle_marks(&self) {
+        for disk in self.disks.iter().filter(|d| d.is_unsettled()) {
+            let d = disk.clone();
+            if let Err(e) =
+                on_lane(&disk.commit, move || d.settle_marks()).await.ok_or_else(stopped).flatten()
+            {
+                disk.failed(&e);
+            }
+        }
+    }
+
+    pub fn stat(&self, id: ChunkId) -> Result<ChunkStat, ChunkError> {
+        let slot = self.slot(id)?;
+        let known = *slot.known.lock();
+        let report = report_of(id, known);
+        Ok(ChunkStat { report, server: self.server, incarnation: self.incarnation, dirty: known.dirty })
+    }
+}
+
+/// Notes that all of a chunk is on disk. A note that stays makes a crash suspect too much, never too
+/// little.
+pub(crate) fn clean(disk: &DataDisk, id: ChunkId, known: &Mutex<Known>) {
+    known.lock().dirty = false;
+    if let Err(e) = disk.unmark(id) {
+        disk.failed(&e);
+    }
+}
+
+pub(crate) fn right_version(chunk: ChunkRef, known: Known) -> Result<(), ChunkError> {
+    let (here, asked) = (known.version, chunk.version);
+    match here.cmp(&asked) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(ChunkError::Stale { chunk: chunk.id, here, asked }),
+        std::cmp::Ordering::Less => Err(ChunkError::TooNew { chunk: chunk.id, here, asked }),
+    }
+}
+
+pub(crate) fn is_good(chunk: ChunkRef, known: Known) -> Result<(), ChunkError> {
+    right_version(chunk, known)?;
+    match known.state {
+        ReplicaState::Good => Ok(()),
+        ReplicaState::Suspect => Err(ChunkError::Suspect(chunk.id)),
+        ReplicaState::Damaged => Err(ChunkError::Damaged { chunk: chunk.id, first: 0, blocks: 0 }),
+    }
+}
+
+pub(crate) fn report_of(id: ChunkId, known: Known) -> ChunkReport {
+    ChunkReport { chunk: ChunkRef { id, version: known.version }, length: known.length, state: known.state }
+}

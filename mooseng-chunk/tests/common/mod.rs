@@ -1,0 +1,256 @@
+//! Chunkservers on a memory network, with masters that say what a test wants.
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+pub mod disk;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use disk::CrashDisk;
+use futures::StreamExt as _;
+use mooseng_chunk::{Chunkserver, ChunkserverOptions, StartError, Timings};
+use mooseng_core::{
+    attr::Timestamp,
+    capability::{Capability, Claims, KeyId, Rights, SigningKey},
+    checksum::frame_crcs,
+    chunk::*,
+    context::CallContext,
+    error::{ChunkError, MetaError},
+    ids::*,
+    meta::*,
+    net::{CertHash, Listening, PeerIdentity, Role},
+    rpc::{MetaHandler, RemoteChunks},
+    seam::Disk,
+};
+use mooseng_net::memory::MemoryNetwork;
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+pub const BLOCK: usize = 4096;
+pub const SESSION: SessionStamp = SessionStamp { id: SessionId(7), epoch: SessionEpoch(1) };
+
+pub fn cluster() -> ClusterId {
+    "00000000-0000-7000-8000-000000000009".parse().unwrap()
+}
+
+pub fn identity(role: Role, node: u64) -> PeerIdentity {
+    let name = format!("{role}-{node}");
+    let cert_hash = CertHash([role as u8 * 16 + node as u8; 32]);
+    PeerIdentity { cluster: cluster(), role, node, name, cert_hash }
+}
+
+/// A leader that knows nothing but its orders, and remembers what it heard.
+pub struct Leader {
+    pub orders: Mutex<Option<ServerOrders>>,
+    pub heard: Mutex<Vec<MetaRequest>>,
+}
+
+#[async_trait]
+impl MetadataService for Leader {
+    async fn call(&self, _: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
+        let orders =
+            self.orders.lock().clone().ok_or_else(|| MetaError::NoQuorum("as the test wants".into()))?;
+        self.heard.lock().push(req.clone());
+        match req {
+            MetaRequest::Register(_) => Ok(MetaReply::Register(ServerOrders { want_report: true, ..orders })),
+            MetaRequest::Heartbeat(_) => Ok(MetaReply::Heartbeat(orders)),
+            MetaRequest::Report(_) => Ok(MetaReply::Report(())),
+            other => Err(MetaError::Invalid(other.name().into())),
+        }
+    }
+    async fn events(&self, _: &CallContext, _: EventSeq) -> Result<Events, MetaError> {
+        Err(MetaError::Invalid("no events here".into()))
+    }
+}
+
+pub struct World {
+    pub net: MemoryNetwork,
+    pub key: SigningKey,
+    pub leader: Arc<Leader>,
+    pub patience: Duration,
+    _listening: Box<dyn Listening>,
+}
+
+pub fn addr(server: u64) -> String {
+    format!("chunkserver-{server}")
+}
+
+pub fn chain(servers: &[u64]) -> Vec<Replica> {
+    servers.iter().map(|s| Replica { server: ServerId(*s), addr: addr(*s) }).collect()
+}
+
+pub fn chunk(id: u64, version: u64) -> ChunkRef {
+    ChunkRef { id: ChunkId(id), version: ChunkVersion(version) }
+}
+
+pub fn path(id: u64) -> String {
+    format!("chunks/{:02x}/{id:016x}", id & 0xff)
+}
+
+impl World {
+    pub async fn new() -> Self {
+        Self::on(MemoryNetwork::new()).await
+    }
+
+    pub async fn on(net: MemoryNetwork) -> Self {
+        let key = SigningKey::from_seed(KeyId(1), &[3; 32]);
+        let orders = ServerOrders { term: Term(1), keys: vec![key.public()], ..Default::default() };
+        let leader = Arc::new(Leader { orders: Mutex::new(Some(orders)), heard: Mutex::default() });
+        let master = net.transport(identity(Role::Master, 1));
+        let listening = master.listen("leader", Arc::new(MetaHandler::new(leader.clone()))).await.unwrap();
+        Self { net, key, leader, patience: Duration::from_millis(1500), _listening: listening }
+    }
+
+    pub fn options(&self, server: u64, disks: Vec<Arc<dyn Disk>>) -> ChunkserverOptions {
+        ChunkserverOptions {
+            server: ServerId(server),
+            cluster: cluster(),
+            listen: addr(server),
+            advertise: String::new(),
+            disks,
+            transport: self.net.transport(identity(Role::Chunkserver, server)),
+            masters: vec!["leader".into()],
+            seams: mooseng_host::sim_seams(server * 1000 + self.leader.heard.lock().len() as u64),
+            timings: Timings { chain: self.patience, ..Default::default() },
+            reserve: 0,
+        }
+    }
+
+    pub async fn try_start(&self, server: u64, disk: &CrashDisk) -> Result<Chunkserver, StartError> {
+        Chunkserver::start(self.options(server, vec![disk.mount()])).await
+    }
+
+    /// A server that has its orders.
+    pub async fn start(&self, server: u64, disk: &CrashDisk) -> Chunkserver {
+        let server = self.try_start(server, disk).await.unwrap();
+        until("it is ready", || server.is_ready()).await;
+        server
+    }
+
+    pub async fn remote(&self, role: Role, server: u64) -> RemoteChunks {
+        RemoteChunks::new(self.net.transport(identity(role, 1)).connect(&addr(server)).await.unwrap())
+    }
+
+    pub fn claims(&self, chunk: ChunkRef) -> Claims {
+        Claims {
+            key: KeyId(0),
+            cert: identity(Role::Client, 1).cert_hash,
+            session: SESSION,
+            chunks: vec![(chunk, Rights::READ.and(Rights::WRITE).and(Rights::CREATE))],
+            expires: Timestamp::new(i64::MAX / 4, 0),
+        }
+    }
+
+    pub fn right(&self, chunk: ChunkRef) -> Option<Capability> {
+        Some(self.key.sign(self.claims(chunk)))
+    }
+
+    pub fn write_request(&self, chunk: ChunkRef, servers: &[u64]) -> WriteRequest {
+        let capability = self.right(chunk);
+        WriteRequest { chunk, chain: self::chain(servers), create: true, session: SESSION, capability }
+    }
+
+    /// Writes frames as the client and returns the last acknowledgement, or the error.
+    pub async fn write(
+        &self,
+        chunk: ChunkRef,
+        servers: &[u64],
+        frames: Vec<Frame>,
+    ) -> Result<Option<Ack>, ChunkError> {
+        self.write_as(self.write_request(chunk, servers), frames).await
+    }
+
+    pub async fn write_as(&self, req: WriteRequest, frames: Vec<Frame>) -> Result<Option<Ack>, ChunkError> {
+        let client = self.remote(Role::Client, req.chain[0].server.get()).await;
+        let frames = futures::stream::iter(frames.into_iter().map(Ok)).boxed();
+        let mut acks = client.write(&cx(), req, frames).await?;
+        let mut last = None;
+        while let Some(ack) = acks.next().await {
+            last = Some(ack?);
+        }
+        Ok(last)
+    }
+
+    pub async fn sync(
+        &self,
+        chunk: ChunkRef,
+        servers: &[u64],
+        acknowledged_by: Vec<(ServerId, Incarnation)>,
+    ) -> Result<SyncDone, ChunkError> {
+        let capability = self.right(chunk);
+        let req =
+            SyncRequest { chunk, chain: self::chain(servers), acknowledged_by, session: SESSION, capability };
+        self.remote(Role::Client, servers[0]).await.sync(&cx(), req).await
+    }
+
+    /// Bytes of a range as a client gets them, each frame verified.
+    pub async fn read(&self, chunk: ChunkRef, server: u64, at: u64, len: u64) -> Result<Vec<u8>, ChunkError> {
+        let client = self.remote(Role::Client, server).await;
+        let req = ReadRequest { chunk, at: Offset(at), len, capability: self.right(chunk) };
+        let mut frames = client.read(&cx(), req).await?;
+        let mut got = Vec::new();
+        while let Some(frame) = frames.next().await {
+            let frame = frame?;
+            assert_eq!(frame.head.at.get(), at + got.len() as u64, "frames follow each other");
+            assert_eq!(
+                frame.head.crcs,
+                frame_crcs(chunk.id, frame.head.at, &frame.data),
+                "checksums are right"
+            );
+            got.extend_from_slice(&frame.data);
+            got.resize(got.len() + frame.head.hole as usize, 0);
+        }
+        Ok(got)
+    }
+
+    pub async fn control(&self, server: u64, op: Control) -> Result<ControlReply, ChunkError> {
+        self.remote(Role::Master, server).await.control(&cx(), op).await
+    }
+
+    pub async fn stat(&self, server: u64, id: u64) -> Result<ChunkStat, ChunkError> {
+        match self.control(server, Control::Stat { chunk: ChunkId(id) }).await? {
+            ControlReply::Done(stat) => Ok(stat),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn pull(&self, server: u64, chunk: ChunkRef, from: &[u64]) -> Result<ControlReply, ChunkError> {
+        self.control(server, Control::Pull { chunk, from: self::chain(from), term: Term(1) }).await
+    }
+}
+
+pub fn cx() -> CallContext {
+    CallContext::internal(Duration::from_secs(20))
+}
+
+pub fn frame(id: u64, number: u64, at: u64, data: impl Into<Bytes>) -> Frame {
+    let data = data.into();
+    let crcs = frame_crcs(ChunkId(id), Offset(at), &data);
+    Frame { head: FrameHead { number: WriteNumber(number), at: Offset(at), crcs, hole: 0 }, data }
+}
+
+/// Bytes that tell where they are and whose they are.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(31).wrapping_add(seed * 97) >> 3) as u8 | 1).collect()
+}
+
+/// Waits for a condition.
+pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if is() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("within 20 s it did not come true that {what}");
+}
+
+/// Disks for servers 1 to n, and the servers.
+pub async fn servers(world: &World, n: u64) -> BTreeMap<u64, (CrashDisk, Chunkserver)> {
+    let mut all = BTreeMap::new();
+    for s in 1..=n {
+        let disk = CrashDisk::new();
+        let server = world.start(s, &disk).await;
+        all.insert(s, (disk, server));
+    }
+    all
+}

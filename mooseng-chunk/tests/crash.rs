@@ -1,0 +1,216 @@
+//! Kills, power failures, failed fsyncs, full disks.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod common;
+
+use common::{disk::CrashDisk, *};
+use mooseng_core::{
+    chunk::*,
+    error::ChunkError,
+    ids::*,
+    meta::{MetaRequest, ReplicaState},
+};
+use std::time::Duration;
+
+/// Waits until what was synced is known to be clean by the disk too.
+async fn settle() {
+    tokio::time::sleep(Duration::from_secs(3)).await;
+}
+
+fn bless(id: u64, version: u64) -> Control {
+    Control::Bless { chunk: chunk(id, version), term: Term(1) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_power_failure_what_was_dirty_is_suspect_and_what_was_synced_is_read() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    let (synced, dirty) = (pattern(1, 10_000), pattern(2, 10_000));
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, synced.clone())]).await.unwrap();
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+    settle().await;
+    let ack = world.write(chunk(2, 1), &[1], vec![frame(2, 1, 0, dirty)]).await.unwrap().unwrap();
+    drop(server);
+    disk.power_fails();
+    let _server = world.start(1, &disk).await;
+    assert_eq!(world.read(chunk(1, 1), 1, 0, 10_000).await.unwrap(), synced);
+    // The headers of a chunk that was never synced may be gone with it; nothing of it is served.
+    let e = world.read(chunk(2, 1), 1, 0, 10_000).await.unwrap_err();
+    assert!(matches!(e, ChunkError::Suspect(_) | ChunkError::NotFound(_)), "{e}");
+    let e = world.sync(chunk(2, 1), &[1], ack.members).await.unwrap_err();
+    assert!(matches!(e, ChunkError::Lost { server: ServerId(1), .. }), "{e}");
+    // The writer sends it again.
+    let again = pattern(3, 10_000);
+    match world.write(chunk(2, 1), &[1], vec![frame(2, 2, 0, again.clone())]).await {
+        Ok(_) => assert_eq!(world.read(chunk(2, 1), 1, 0, 10_000).await.unwrap(), again),
+        Err(e) => assert!(matches!(e, ChunkError::Suspect(_)), "{e}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_synced_chunk_that_became_dirty_again_is_suspect_until_it_is_blessed() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    let old = pattern(1, 9000);
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, old.clone())]).await.unwrap();
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+    settle().await;
+    world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, pattern(2, 9000))]).await.unwrap();
+    drop(server);
+    disk.power_fails();
+    let server = world.start(1, &disk).await;
+    assert_eq!(server.status().suspect, 1);
+    assert!(matches!(world.read(chunk(1, 1), 1, 0, 1).await, Err(ChunkError::Suspect(_))));
+    assert!(matches!(world.sync(chunk(1, 1), &[1], vec![]).await, Err(ChunkError::Suspect(_))));
+    let early = world.control(1, bless(1, 2)).await;
+    assert!(matches!(early, Err(ChunkError::TooNew { .. })), "{early:?}");
+    world.control(1, bless(1, 1)).await.unwrap();
+    assert_eq!(world.read(chunk(1, 1), 1, 0, 9000).await.unwrap(), old);
+    server.shutdown().await;
+    // Blessed, it is clean: the next start suspects nothing.
+    let server = world.start(1, &disk).await;
+    assert_eq!((server.status().good, server.status().suspect), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_stop_leaves_nothing_suspect() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    let data = pattern(1, 70_000);
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 5, data.clone())]).await.unwrap();
+    server.shutdown().await;
+    disk.power_fails();
+    let server = world.start(1, &disk).await;
+    assert_eq!(server.status().suspect, 0);
+    assert_eq!(world.read(chunk(1, 1), 1, 0, 1 << 20).await.unwrap()[5..], data);
+}
+
+/// The process dies before each of the changes that two overwrites make, one run for each. Whatever
+/// the moment, every block is what it was, or what was being written to it, and nothing is damaged.
+#[tokio::test(start_paused = true)]
+async fn a_kill_between_any_two_changes_loses_nothing() {
+    let mut points = 0;
+    for dies_after in 1.. {
+        let world = World::new().await;
+        let disk = CrashDisk::new();
+        let server = world.start(1, &disk).await;
+        // Block 2 is a hole before; blocks 0 and 1 are synced, then overwritten twice.
+        let images: Vec<_> = (0..3).map(|n| pattern(n, 2 * BLOCK)).collect();
+        world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, images[0].clone())]).await.unwrap();
+        world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+        disk.dies_after(dies_after);
+        let mut acked = 0;
+        for n in 1..3usize {
+            let at = (n as u64 - 1) * 100;
+            let frames = vec![frame(1, n as u64 + 1, at, images[n].clone())];
+            if world.write(chunk(1, 1), &[1], frames).await.is_ok() {
+                acked = n;
+            }
+        }
+        let died = disk.is_dead();
+        drop(server);
+        disk.kill();
+        let server = world.start(1, &disk).await;
+        if server.status().suspect == 1 {
+            world.control(1, bless(1, 1)).await.unwrap();
+        }
+        assert_eq!(server.status().damaged, 0, "killed after {dies_after} changes");
+        let got = world.read(chunk(1, 1), 1, 0, 1 << 20).await.unwrap();
+        let mut states = vec![images[0].clone()];
+        for n in 1..3usize {
+            let (mut next, at) = (states[n - 1].clone(), (n - 1) * 100);
+            next.resize(next.len().max(at + 2 * BLOCK), 0);
+            next[at..at + 2 * BLOCK].copy_from_slice(&images[n]);
+            states.push(next);
+        }
+        for block in 0..got.len().div_ceil(BLOCK) {
+            let of = |image: &Vec<u8>| {
+                let mut b = image.get(block * BLOCK..).unwrap_or_default().to_vec();
+                b.resize(BLOCK, 0);
+                b
+            };
+            let mut here = got[block * BLOCK..got.len().min((block + 1) * BLOCK)].to_vec();
+            here.resize(BLOCK, 0);
+            let possible = states[acked..].iter().any(|s| of(s) == here);
+            assert!(possible, "killed after {dies_after} changes: block {block}, {acked} acknowledged");
+        }
+        points += 1;
+        if !died {
+            break;
+        }
+    }
+    assert!(points > 5, "the kills hit {points} moments");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_fsync_poisons_the_chunk_and_is_told() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, pattern(1, 5000))]).await.unwrap();
+    disk.fail_syncs(true);
+    assert!(matches!(world.sync(chunk(1, 1), &[1], vec![]).await, Err(ChunkError::Disk { .. })));
+    disk.fail_syncs(false);
+    // It does not become good by trying again.
+    assert!(matches!(world.sync(chunk(1, 1), &[1], vec![]).await, Err(ChunkError::Damaged { .. })));
+    assert!(matches!(world.read(chunk(1, 1), 1, 0, 1).await, Err(ChunkError::Damaged { .. })));
+    assert_eq!(world.stat(1, 1).await.unwrap().report.state, ReplicaState::Damaged);
+    assert_eq!(server.status().damaged, 1);
+    let heard = |r: &MetaRequest| matches!(r, MetaRequest::Heartbeat(h) if h.damaged == [chunk(1, 1)]);
+    until("the leader hears of it", || world.leader.heard.lock().iter().any(heard)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_and_keeps_what_it_has() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let _server = world.start(1, &disk).await;
+    let data = pattern(1, 10_000);
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, data.clone())]).await.unwrap();
+    disk.fill(true);
+    let e = world.write(chunk(1, 1), &[1], vec![frame(1, 2, 8000, pattern(2, 50_000))]).await.unwrap_err();
+    assert_eq!(e, ChunkError::NoSpace(ServerId(1)));
+    assert_eq!(world.read(chunk(1, 1), 1, 0, 10_000).await.unwrap(), data);
+    // What fits is taken, and the refused write comes through once there is room.
+    world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, pattern(3, 100))]).await.unwrap();
+    disk.fill(false);
+    let more = pattern(2, 50_000);
+    world.write(chunk(1, 1), &[1], vec![frame(1, 3, 8000, more.clone())]).await.unwrap();
+    assert_eq!(world.read(chunk(1, 1), 1, 0, 1 << 20).await.unwrap()[8000..], more);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reserve_is_not_written_to() {
+    let world = World::new().await;
+    let disk = mooseng_host::MemDisk::with_capacity("small", 16 << 20);
+    let mut options = world.options(1, vec![std::sync::Arc::new(disk)]);
+    options.reserve = 8 << 20;
+    let server = mooseng_chunk::Chunkserver::start(options).await.unwrap();
+    until("it is ready", || server.is_ready()).await;
+    let mut at = 0;
+    let e = loop {
+        match world.write(chunk(1, 1), &[1], vec![frame(1, at + 1, at << 20, pattern(at, 1 << 20))]).await {
+            Ok(_) => at += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(e, ChunkError::NoSpace(ServerId(1)));
+    assert!((5..=8).contains(&at), "{at} MiB were taken of 8");
+    assert!(server.status().disks[0].free_bytes < 1 << 20);
+    // No other chunk is begun either.
+    let e = world.write(chunk(2, 1), &[1], vec![frame(2, 1, 0, vec![1])]).await.unwrap_err();
+    assert_eq!(e, ChunkError::NoSpace(ServerId(1)));
+    assert!(matches!(world.stat(1, 2).await, Err(ChunkError::NotFound(_))), "nothing of it is reported");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_belongs_to_one_server() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    world.start(1, &disk).await.shutdown().await;
+    let e = world.try_start(2, &disk).await.unwrap_err().to_string();
+    assert!(e.contains("belongs to chunkserver 1") && e.contains("not to chunkserver 2"), "{e}");
+}

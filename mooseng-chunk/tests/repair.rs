@@ -1,0 +1,170 @@
+//! Damage is never served nor copied as anything else; copies make replicas equal.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod common;
+
+use common::*;
+use mooseng_core::{chunk::*, error::ChunkError, ids::*, limits::CHUNK_BYTES, meta::ReplicaState};
+
+const DATA: usize = 256 << 10;
+
+fn set_version(id: u64, to: u64, cut_to: Option<u64>) -> Control {
+    let members = vec![ServerId(1), ServerId(2)];
+    Control::SetVersion { chunk: ChunkId(id), to: ChunkVersion(to), members, cut_to, term: Term(1) }
+}
+
+/// A chunk with data, a hole and data on a second table page, synced on servers 1 to `n`.
+async fn filled(world: &World, n: u64) -> Vec<u8> {
+    let all: Vec<u64> = (1..=n).collect();
+    let (first, far) = (pattern(1, 50_000), pattern(2, 30_000));
+    let at = 600 * BLOCK;
+    let frames = vec![frame(1, 1, 0, first.clone()), frame(1, 2, at as u64, far.clone())];
+    world.write(chunk(1, 1), &all, frames).await.unwrap();
+    world.sync(chunk(1, 1), &all, vec![]).await.unwrap();
+    let mut whole = first;
+    whole.resize(at, 0);
+    whole.extend(far);
+    whole
+}
+
+/// Restarts cleanly a server whose file is changed while it is down.
+async fn rotten(world: &World, server: u64, s: &mut Servers, rot: impl Fn(&common::disk::CrashDisk)) {
+    let (disk, old) = s.remove(&server).unwrap();
+    old.shutdown().await;
+    rot(&disk);
+    let new = world.start(server, &disk).await;
+    s.insert(server, (disk, new));
+}
+
+type Servers = std::collections::BTreeMap<u64, (common::disk::CrashDisk, mooseng_chunk::Chunkserver)>;
+
+#[tokio::test(start_paused = true)]
+async fn no_flipped_bit_yields_wrong_data() {
+    let world = World::new().await;
+    let mut s = servers(&world, 1).await;
+    let whole = filled(&world, 1).await;
+    let len = s[&1].0.len_of(&path(1));
+    let (mut refused, mut harmless) = (0, 0);
+    for round in 0..200usize {
+        let at = (round * 7919 * 13 + round * round * 31) % (DATA + 60_000).min(len);
+        rotten(&world, 1, &mut s, |d| d.rot(&path(1), at, 1 << (round % 8))).await;
+        // Block by block, so that damage in one does not hide the others.
+        for block in 0..whole.len().div_ceil(BLOCK) {
+            let from = block * BLOCK;
+            match world.read(chunk(1, 1), 1, from as u64, BLOCK as u64).await {
+                Ok(got) => {
+                    assert!(got == whole[from..whole.len().min(from + BLOCK)], "byte {at}, block {block}");
+                    harmless += 1;
+                }
+                Err(ChunkError::Damaged { .. } | ChunkError::NotFound(_)) => refused += 1,
+                Err(e) => panic!("byte {at}, block {block}: {e}"),
+            }
+        }
+        rotten(&world, 1, &mut s, |d| d.rot(&path(1), at, 1 << (round % 8))).await;
+    }
+    assert!(refused > 100 && harmless > 1000, "{refused} refused, {harmless} served");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_block_of_the_source_comes_from_the_next_and_never_as_zeros() {
+    let world = World::new().await;
+    let mut s = servers(&world, 4).await;
+    let whole = filled(&world, 3).await;
+    // Different blocks of one run are damaged in 1 and 2; the first table page is lost in 3.
+    rotten(&world, 1, &mut s, |d| d.rot(&path(1), DATA + 2 * BLOCK, 1)).await;
+    rotten(&world, 2, &mut s, |d| d.rot(&path(1), DATA + 5 * BLOCK, 1)).await;
+    rotten(&world, 3, &mut s, |d| d.rot(&path(1), 2 * BLOCK + 100, 1)).await;
+    world.pull(4, chunk(1, 1), &[1, 2]).await.unwrap();
+    assert!(world.read(chunk(1, 1), 4, 0, CHUNK_BYTES).await.unwrap() == whole);
+    // Where no source has a block, there is no copy, and the half of one is of no version.
+    world.control(4, Control::Delete { chunk: chunk(1, 1), term: Term(1) }).await.unwrap();
+    for only in [1, 3] {
+        world.pull(4, chunk(1, 1), &[only]).await.unwrap_err();
+        assert_eq!(world.stat(4, 1).await.unwrap().report.chunk.version, ChunkVersion(0));
+        let bless = Control::Bless { chunk: chunk(1, 1), term: Term(1) };
+        assert!(matches!(world.control(4, bless).await, Err(ChunkError::TooNew { .. })));
+        assert!(world.read(chunk(1, 1), 4, 0, 1).await.is_err());
+    }
+    // The source with the lost table page leads, another has what it lacks.
+    world.pull(4, chunk(1, 1), &[3, 2, 1]).await.unwrap();
+    assert!(world.read(chunk(1, 1), 4, 0, CHUNK_BYTES).await.unwrap() == whole);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_mends_blocks_table_pages_and_what_differs() {
+    let world = World::new().await;
+    let mut s = servers(&world, 2).await;
+    let mut whole = filled(&world, 2).await;
+    let rots = [DATA + 3 * BLOCK + 7, 2 * BLOCK + 99, 3 * BLOCK + 1, DATA + 601 * BLOCK];
+    for at in rots {
+        rotten(&world, 2, &mut s, |d| d.rot(&path(1), at, 0x10)).await;
+        world.pull(2, chunk(1, 1), &[1]).await.unwrap();
+        assert!(world.read(chunk(1, 1), 2, 0, CHUNK_BYTES).await.unwrap() == whole, "byte {at}");
+    }
+    // Server 2 has more, other, and bytes where 1 has a hole; at the next version it is as 1.
+    let more =
+        vec![frame(1, 9, 1000, pattern(8, 9000)), frame(1, 10, 100 * BLOCK as u64, pattern(9, 1 << 20))];
+    world.write(chunk(1, 1), &[2], more).await.unwrap();
+    world.write(chunk(1, 1), &[2], vec![frame(1, 11, 700 * BLOCK as u64, pattern(9, 5000))]).await.unwrap();
+    world.control(1, set_version(1, 2, None)).await.unwrap();
+    world.pull(2, chunk(1, 2), &[1]).await.unwrap();
+    assert!(world.read(chunk(1, 2), 2, 0, CHUNK_BYTES).await.unwrap() == whole);
+    // A copy is durable and clean.
+    let (disk, server) = s.remove(&2).unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    drop(server);
+    disk.power_fails();
+    let _server = world.start(2, &disk).await;
+    assert_eq!(world.stat(2, 1).await.unwrap().report.state, ReplicaState::Good);
+    assert!(world.read(chunk(1, 2), 2, 0, CHUNK_BYTES).await.unwrap() == whole);
+    // Writes go on from it.
+    world.write(chunk(1, 2), &[2], vec![frame(1, 1, 10, vec![7; 100])]).await.unwrap();
+    whole[10..110].fill(7);
+    assert!(world.read(chunk(1, 2), 2, 0, CHUNK_BYTES).await.unwrap() == whole);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_takes_the_end_and_growing_again_shows_zeros() {
+    let world = World::new().await;
+    let mut s = servers(&world, 1).await;
+    let whole = filled(&world, 1).await;
+    for (version, to) in [(2, 601 * BLOCK as u64), (3, 40_000), (4, 4096), (5, 100), (6, 0)] {
+        let done = world.control(1, set_version(1, version, Some(to))).await.unwrap();
+        let ControlReply::Done(stat) = done else { panic!("{done:?}") };
+        assert_eq!((stat.report.length, stat.dirty), (to, false));
+        rotten(&world, 1, &mut s, |_| ()).await;
+        let got = world.read(chunk(1, version), 1, 0, CHUNK_BYTES).await.unwrap();
+        assert_eq!(got, whole[..to as usize], "cut to {to}");
+    }
+    world.write(chunk(1, 6), &[1], vec![frame(1, 3, 50_000, vec![1])]).await.unwrap();
+    let got = world.read(chunk(1, 6), 1, 0, CHUNK_BYTES).await.unwrap();
+    assert!(got[..50_000].iter().all(|b| *b == 0), "nothing that was cut comes back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_version_command_does_not_cut_again() {
+    let world = World::new().await;
+    let _s = servers(&world, 1).await;
+    filled(&world, 1).await;
+    world.control(1, set_version(1, 2, Some(10))).await.unwrap();
+    world.write(chunk(1, 2), &[1], vec![frame(1, 3, 0, pattern(4, 5000))]).await.unwrap();
+    world.control(1, set_version(1, 2, Some(10))).await.unwrap();
+    assert_eq!(world.read(chunk(1, 2), 1, 0, 9000).await.unwrap(), pattern(4, 5000));
+    let older = world.control(1, set_version(1, 1, None)).await;
+    assert!(matches!(older, Err(ChunkError::Stale { .. })), "{older:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_chunk_is_gone_twice_and_a_newer_one_stays() {
+    let world = World::new().await;
+    let s = servers(&world, 1).await;
+    filled(&world, 1).await;
+    world.control(1, set_version(1, 3, None)).await.unwrap();
+    let delete = |v| Control::Delete { chunk: chunk(1, v), term: Term(1) };
+    assert!(matches!(world.control(1, delete(2)).await, Err(ChunkError::Stale { .. })));
+    world.control(1, delete(3)).await.unwrap();
+    world.control(1, delete(3)).await.unwrap();
+    assert!(!s[&1].0.has(&path(1)));
+    assert!(matches!(world.stat(1, 1).await, Err(ChunkError::NotFound(_))));
+    assert_eq!(s[&1].1.status().disks[0].chunks, 0);
+}
