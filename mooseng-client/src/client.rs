@@ -4,6 +4,7 @@ use crate::{
     error::{Error, Result},
     fs::Filesystem,
     masters::{Masters, Names},
+    node::write_back,
     pool::Pool,
     vfs::Vfs,
 };
@@ -85,19 +86,27 @@ impl ClientBuilder {
         let deadline = self.deadline.unwrap_or(Duration::from_secs(CALL_DEADLINE_SECS));
         let names = Names { client: self.name, host: self.host };
         let masters = Arc::new(Masters::new(transport.clone(), self.masters, names, seams, deadline));
-        let vfs = Vfs::new(masters.clone(), Arc::new(Pool::new(transport)));
+        let pool = Arc::new(Pool::new(transport));
+        let vfs = Vfs::new(masters.clone(), pool.clone());
         masters.begin().await?;
+        let write_back = tokio::spawn(write_back(masters.clone(), pool));
         let keeper = tokio::spawn(masters.keep());
-        Ok(Client { vfs, keeper: Arc::new(Keeper(keeper)) })
+        Ok(Client { vfs, keeper: Arc::new(Keeper([keeper, write_back])) })
     }
 }
 
-/// Ends the task that keeps the session when the last clone goes.
-struct Keeper(JoinHandle<()>);
+/// Ends the tasks that keep the session and sync in the background when the last clone goes.
+struct Keeper([JoinHandle<()>; 2]);
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.0.abort();
+        self.stop();
+    }
+}
+
+impl Keeper {
+    fn stop(&self) {
+        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -149,7 +158,7 @@ impl Client {
     /// Flushes what is open and ends the session. What could not be flushed is the error.
     pub async fn shutdown(self, within: Duration) -> Result<()> {
         let done = tokio::time::timeout(within, self.vfs.shutdown(within)).await;
-        self.keeper.0.abort();
+        self.keeper.stop();
         done.unwrap_or_else(|_| Err(Error::Invalid(format!("the shutdown took longer than {within:?}"))))
     }
 }

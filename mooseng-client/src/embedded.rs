@@ -36,6 +36,19 @@ pub struct ClusterBuilder {
     seams: Seams,
     network: MemoryNetwork,
     timings: ServiceTimings,
+    disks: Option<DiskSource>,
+}
+
+/// Gives a node's disk by name, for each start of the node.
+#[derive(Clone)]
+struct DiskSource(Arc<GiveDisk>);
+
+type GiveDisk = dyn Fn(&str) -> Arc<dyn Disk> + Send + Sync;
+
+impl std::fmt::Debug for DiskSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DiskSource")
+    }
 }
 
 /// How a node's disk is found: in memory or below a directory.
@@ -99,7 +112,18 @@ impl ClusterBuilder {
         self
     }
 
+    /// Disks by name, asked for at each start of a node: for simulations in which disks lose what
+    /// was not synced.
+    #[must_use]
+    pub fn disks(mut self, source: impl Fn(&str) -> Arc<dyn Disk> + Send + Sync + 'static) -> Self {
+        self.disks = Some(DiskSource(Arc::new(source)));
+        self
+    }
+
     fn disk(&self, name: &str) -> Result<Arc<dyn Disk>> {
+        if let Some(DiskSource(source)) = &self.disks {
+            return Ok(source(name));
+        }
         match &self.dir {
             None => Ok(Arc::new(MemDisk::new(name))),
             Some(dir) => Ok(Arc::new(OsDisk::open(dir.join(name)).map_err(failed)?)),
@@ -152,6 +176,7 @@ impl Cluster {
             seams: mooseng_host::host_seams(),
             network: MemoryNetwork::new(),
             timings: ServiceTimings::default(),
+            disks: None,
         }
     }
 
@@ -167,6 +192,9 @@ impl Cluster {
 
     /// Starts a master that does not run, on its disk.
     pub async fn start_master(&mut self, at: usize) -> Result<()> {
+        if self.builder.disks.is_some() {
+            self.masters[at].0 = self.builder.disk(&format!("master-{}", at + 1))?;
+        }
         let m = &self.members[at];
         let options = MasterOptions {
             id: m.id,
@@ -191,6 +219,10 @@ impl Cluster {
     pub async fn start_chunkserver(&mut self, at: usize) -> Result<()> {
         let n = at as u64 + 1;
         let name = format!("chunkserver-{n}");
+        if self.builder.disks.is_some() {
+            let disk = |d: u64| self.builder.disk(&format!("chunkserver-{n}/disk-{d}"));
+            self.chunkservers[at].0 = vec![disk(1)?, disk(2)?];
+        }
         let options = ChunkserverOptions {
             server: ServerId(n),
             cluster: self.id,
@@ -224,6 +256,12 @@ impl Cluster {
     pub fn kill_chunkserver(&mut self, at: usize) {
         self.builder.network.cut(&format!("chunkserver-{}", at + 1));
         self.chunkservers[at].1 = None;
+    }
+
+    /// Replicas with acknowledged writes that are not on disk yet, over all running chunkservers.
+    pub fn dirty_chunks(&self) -> usize {
+        let running = self.chunkservers.iter().filter_map(|(_, c)| c.as_ref());
+        running.map(|c| c.store().dirty_chunks()).sum()
     }
 
     /// Waits until somebody leads and every running chunkserver is known to it.

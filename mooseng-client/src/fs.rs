@@ -222,19 +222,42 @@ impl Filesystem {
         self.client.vfs().rmdir(&self.creds, dir, &name).await
     }
 
-    /// Removes a directory and everything below it. Symbolic links are removed, not followed.
+    /// Removes a directory and everything below it. Symbolic links are removed, never followed: the
+    /// walk goes by inodes, so that a name that is exchanged meanwhile leads nowhere else.
     pub async fn remove_dir_all(&self, path: &str) -> Result<()> {
-        let mut entries = Box::pin(self.read_dir(path));
-        while let Some(entry) = entries.next().await {
-            let entry = entry?;
-            let below = format!("{}/{}", path.trim_end_matches('/'), entry.name);
-            if entry.kind == FileKind::Dir {
-                Box::pin(self.remove_dir_all(&below)).await?;
-            } else {
-                self.remove_file(&below).await?;
+        let (parent, name) = self.parent(path).await?;
+        let dir = self.client.vfs().lookup(&self.creds, parent, &name).await?;
+        if dir.kind != FileKind::Dir {
+            return Err(Errno::ENOTDIR.into());
+        }
+        self.empty(dir.inode).await?;
+        self.client.vfs().rmdir(&self.creds, parent, &name).await
+    }
+
+    /// Removes all that is below a directory. What others removed meanwhile is no error.
+    async fn empty(&self, dir: InodeId) -> Result<()> {
+        let vfs = self.client.vfs();
+        let mut after = DirCookie(0);
+        loop {
+            let page = vfs.readdir(&self.creds, dir, after, DIR_PAGE, false).await?;
+            let eof = page.eof || page.entries.is_empty();
+            for entry in page.entries {
+                after = entry.cookie;
+                let removed = if entry.kind == FileKind::Dir {
+                    Box::pin(self.empty(entry.inode)).await?;
+                    vfs.rmdir(&self.creds, dir, &entry.name).await
+                } else {
+                    vfs.unlink(&self.creds, dir, &entry.name).await
+                };
+                match removed {
+                    Err(e) if e.errno() != Errno::ENOENT => return Err(e),
+                    _ => {}
+                }
+            }
+            if eof {
+                return Ok(());
             }
         }
-        self.remove_dir(path).await
     }
 
     /// Renames, replacing what is there.

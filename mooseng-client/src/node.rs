@@ -4,6 +4,8 @@
 
 use crate::{
     error::{Error, Result},
+    masters::Masters,
+    pool::{Pool, Unsynced},
     reader::{Place, read_chunk},
     writer::{ChunkWriter, Context},
 };
@@ -20,6 +22,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Unsynced bytes that a file may hold in memory; past it older chunks are synced first.
 const HELD_BYTES_MAX: usize = 96 << 20;
+/// Between two rounds of syncing what closed files left.
+const WRITE_BACK: std::time::Duration = std::time::Duration::from_secs(5);
 /// Tries to read through layouts that change.
 const READ_TRIES: u32 = 8;
 
@@ -37,7 +41,9 @@ pub(crate) struct State {
     buffer: Buffer,
     /// Chunks that took data since the last commit, also those whose writers are gone.
     uncommitted: BTreeMap<ChunkIndex, ChunkRef>,
-    size_dirty: bool,
+    /// End of what was written here since the last commit. The masters raise the size to it; what
+    /// is known of the size otherwise is not this client's to say.
+    written_to: Option<u64>,
     failed: Option<Arc<Error>>,
     /// Rises with every write and every fresh layout: what was read ahead before is void.
     pub epoch: u64,
@@ -88,7 +94,7 @@ impl State {
             writers: BTreeMap::new(),
             buffer: Buffer::default(),
             uncommitted: BTreeMap::new(),
-            size_dirty: false,
+            written_to: None,
             failed: None,
             epoch: 0,
         }
@@ -101,7 +107,10 @@ impl State {
 
     /// Whether there is anything that the masters do not know of.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.inline_dirty || !self.buffer.bytes.is_empty() || !self.uncommitted.is_empty() || self.size_dirty
+        self.inline_dirty
+            || !self.buffer.bytes.is_empty()
+            || !self.uncommitted.is_empty()
+            || self.written_to.is_some()
     }
 
     /// Takes over what the masters know, when nothing is dirty here.
@@ -179,7 +188,7 @@ impl Node {
             return Err(e);
         }
         s.size = s.size.max(end);
-        s.size_dirty = true;
+        s.written_to = s.written_to.max(Some(end));
         Ok(len)
     }
 
@@ -287,7 +296,21 @@ impl Node {
     pub(crate) async fn sync(&self) -> Result<()> {
         let mut s = self.state.lock().await;
         Self::check(&mut s)?;
-        self.flush_locked(&mut s, true).await
+        self.flush_locked(&mut s, true).await?;
+        self.sync_left(&mut s).await
+    }
+
+    /// Syncs what handles that are closed now wrote through this client. A loss is told once.
+    async fn sync_left(&self, s: &mut State) -> Result<()> {
+        for (index, left) in self.cx.pool.unsynced(self.cx.inode) {
+            s.places.remove(&index);
+            let done = sync_chunk_left(&self.cx, index, &left).await;
+            if !done.as_ref().is_err_and(Error::is_retryable) {
+                self.cx.pool.synced(self.cx.inode, index);
+            }
+            done?;
+        }
+        Ok(())
     }
 
     async fn flush_locked(&self, s: &mut State, to_disk: bool) -> Result<()> {
@@ -298,34 +321,61 @@ impl Node {
         for w in s.writers.values_mut() {
             if to_disk { w.sync().await? } else { w.drain().await? }
         }
-        if s.uncommitted.is_empty() && !s.size_dirty {
+        if s.uncommitted.is_empty() && s.written_to.is_none() {
             return Ok(());
         }
-        let commit = |truncates, drop_inline| CommitWrite {
-            inode: self.cx.inode,
-            truncates,
-            size: s.size,
+        let inode = self.cx.inode;
+        let commit = |s: &State| CommitWrite {
+            inode,
+            truncates: s.truncates,
+            size: s.written_to.unwrap_or(0),
             chunks: s.uncommitted.iter().map(|(i, c)| (*i, *c)).collect(),
-            drop_inline,
+            drop_inline: s.drop_inline,
         };
         let (masters, creds) = (&self.cx.masters, &self.cx.creds);
-        let op = commit(s.truncates, s.drop_inline);
+        let op = commit(s);
         match masters.call(creds, op).await {
             Err(Error::Meta(MetaError::LayoutStale)) => {
-                let now = self.layout(creds, ChunkIndex(0), 0).await?;
-                // Inline content that somebody else wrote since is not this commit's to drop: it is
-                // refused then, and the writer hears of it.
-                let op = commit(now.truncates, s.drop_inline);
+                self.catch_up(s).await?;
+                for w in s.writers.values_mut() {
+                    if to_disk { w.sync().await? } else { w.drain().await? }
+                }
+                let op = commit(s);
                 masters.call(creds, op).await?;
-                s.truncates = now.truncates;
             }
             other => {
                 other?;
             }
         }
         s.drop_inline = false;
-        s.size_dirty = false;
+        s.written_to = None;
         s.uncommitted.clear();
+        Ok(())
+    }
+
+    /// Somebody cut the file since the writes began: what is still held goes to the chunks that are
+    /// there now. What was on disk already and was cut away counts as written before the cut.
+    async fn catch_up(&self, s: &mut State) -> Result<()> {
+        s.places.clear();
+        s.truncates = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?.truncates;
+        let State { writers, uncommitted, .. } = s;
+        for index in uncommitted.keys().copied().collect::<Vec<_>>() {
+            let layout = self.layout(&self.cx.creds, index, 1).await?;
+            let there = layout.chunks.iter().find(|p| p.index == index).map(|p| p.chunk.id);
+            if there == uncommitted.get(&index).map(|c| c.id) {
+                continue;
+            }
+            match writers.get_mut(&index) {
+                Some(w) if !w.is_synced() => {
+                    w.relocate(self.cx.masters.deadline()).await?;
+                    uncommitted.insert(index, w.place().place.chunk);
+                }
+                _ => {
+                    writers.remove(&index);
+                    uncommitted.remove(&index);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -341,7 +391,7 @@ impl Node {
                 s.inline_dirty = false;
                 s.has_chunks = true;
                 s.drop_inline = now.inline.is_some();
-                s.size_dirty = true;
+                s.written_to = s.written_to.max(Some(data.len() as u64));
                 self.buffered(s, 0, data).await?;
                 Box::pin(self.flush_locked(s, false)).await
             }
@@ -376,7 +426,7 @@ impl Node {
                 self.settle_dirty(&mut s, at, len).await?;
                 let (index, within) = chunk_of(at);
                 let len = len.min(CHUNK_BYTES - within);
-                (len, self.place(&mut s, index).await?, within)
+                (len, self.place(&mut s, index, attempt > 0).await?, within)
             };
             let Some(place) = place else { return Ok(Bytes::from(vec![0; len as usize])) };
             match read_chunk(&self.cx.masters, &self.cx.pool, self.cx.inode, &place, within, len).await {
@@ -407,8 +457,9 @@ impl Node {
         Ok(())
     }
 
-    async fn place(&self, s: &mut State, index: ChunkIndex) -> Result<Option<Place>> {
-        if let Some(w) = s.writers.get(&index) {
+    /// Where a chunk is. The writer's place is asked first only: a bump since leaves it behind.
+    async fn place(&self, s: &mut State, index: ChunkIndex, again: bool) -> Result<Option<Place>> {
+        if let Some(w) = s.writers.get(&index).filter(|_| !again) {
             return Ok(Some(w.place().clone()));
         }
         if let Some(p) = s.places.get(&index) {
@@ -435,6 +486,46 @@ impl Node {
     /// Unsynced bytes whose loss nobody would hear of when the last handle goes.
     pub(crate) async fn is_dirty(&self) -> bool {
         self.state.lock().await.is_dirty()
+    }
+}
+
+/// Syncs a chunk that a writer left unsynced, when it still is the file's.
+async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsynced) -> Result<()> {
+    let op = GetLayout { inode: cx.inode, from: index, count: 1 };
+    let layout = match cx.masters.call(&cx.creds, op).await {
+        // Removed since: there is nothing to be synced.
+        Err(e) if e.errno() == Errno::ESTALE => return Ok(()),
+        other => other?,
+    };
+    if !layout.chunks.iter().any(|p| p.index == index && p.chunk.id == left.chunk) {
+        return Ok(());
+    }
+    ChunkWriter::open(cx.clone(), index, layout.truncates).await?.sync_left(left).await
+}
+
+/// Syncs in the background what closed files left unsynced, so that little of it piles up. What
+/// was lost stays remembered for the fsync that asks. Ends when it is dropped.
+pub(crate) async fn write_back(masters: Arc<Masters>, pool: Arc<Pool>) {
+    loop {
+        tokio::time::sleep(WRITE_BACK).await;
+        for (inode, index, left) in pool.all_unsynced() {
+            let cx =
+                Context { masters: masters.clone(), pool: pool.clone(), inode, creds: Credentials::root() };
+            match sync_chunk_left(&cx, index, &left).await {
+                Ok(()) => pool.synced_as(inode, index, &left),
+                Err(e) => tracing::warn!(%inode, error = %e, "a closed file's data could not be synced"),
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for (index, w) in &self.state.get_mut().writers {
+            if let Some(left) = w.unsynced() {
+                self.cx.pool.leave_unsynced(self.cx.inode, *index, left);
+            }
+        }
     }
 }
 

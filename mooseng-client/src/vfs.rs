@@ -373,6 +373,11 @@ impl Vfs {
         if let Err(e) = &flushed {
             tracing::error!(inode = %h.node.cx.inode, error = %e, "written data was lost at the last close");
         }
+        if self.0.pool.is_full()
+            && let Err(e) = h.node.sync().await
+        {
+            tracing::error!(inode = %h.node.cx.inode, error = %e, "a file could not be synced at its close");
+        }
         let inode = h.node.cx.inode;
         drop(h);
         self.0.masters.release(inode).await?;

@@ -4,7 +4,7 @@
 use crate::{
     error::{Error, Result},
     masters::Masters,
-    pool::Pool,
+    pool::{Pool, Unsynced},
     reader::{Place, REPLICA_PATIENCE},
 };
 use bytes::Bytes;
@@ -13,10 +13,10 @@ use mooseng_core::{
     checksum::frame_crcs,
     chunk::{ChunkStore as _, Frame, FrameHead, SyncRequest, WriteRequest},
     context::{CallContext, Credentials},
-    error::{ChunkError, NetError},
+    error::{ChunkError, MetaError, NetError},
     ids::*,
     limits::WRITE_WINDOW_FRAMES,
-    meta::{Allocate, ReportReplica},
+    meta::{Allocate, GetLayout, ReportReplica},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -165,6 +165,35 @@ impl ChunkWriter {
             }
         }
         Ok(())
+    }
+
+    /// What would be lost with this writer's memory: who acknowledged frames that are not synced.
+    pub(crate) fn unsynced(&self) -> Option<Unsynced> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let mut members = self.members.clone();
+        if let Some(s) = &self.stream {
+            members.extend(s.progress.borrow().members.iter().copied());
+        }
+        Some(Unsynced { chunk: self.place.place.chunk.id, members })
+    }
+
+    /// Syncs what an earlier writer of the chunk left, whose frames are not held any more: a member
+    /// that restarted since is told as a loss.
+    pub(crate) async fn sync_left(&mut self, left: &Unsynced) -> Result<()> {
+        let deadline = Instant::now() + self.cx.masters.deadline();
+        loop {
+            self.members = left.members.clone();
+            match self.sync_once().await {
+                Ok(()) => return Ok(()),
+                Err(last @ ChunkError::Lost { .. }) => {
+                    let tried = format!("{:?}", left.members.keys());
+                    return Err(Error::Chunk { chunk: left.chunk, tried, last });
+                }
+                Err(e) => self.recover(e, deadline).await?,
+            }
+        }
     }
 
     fn acked(&self) -> WriteNumber {
@@ -320,25 +349,42 @@ impl ChunkWriter {
             tokio::time::sleep(RETRY).await;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let (place, session) = locate(&self.cx, self.index, self.truncates, left).await?;
-        if place.place.chunk.id != chunk.id {
-            // The file was cut below this chunk and grew again: what was written is gone with it.
-            return Err(retry(&e));
-        }
-        if place.place.chunk.version != chunk.version {
-            // All held frames go to the new set, which acknowledges them anew.
-            self.members.clear();
-        }
-        (self.place, self.session) = (place, session);
-        if place_is_same(&self.place, chunk) {
+        self.relocate(left).await?;
+        if self.place.place.chunk == chunk {
             tokio::time::sleep(RETRY).await;
         }
         Ok(())
     }
-}
 
-fn place_is_same(place: &Place, chunk: ChunkRef) -> bool {
-    place.place.chunk == chunk
+    /// Learns where the chunk is now. When its set changed, all held frames go to the new one, which
+    /// acknowledges them anew; when the file was cut below it meanwhile, they go to the chunk that
+    /// takes its place.
+    pub(crate) async fn relocate(&mut self, within: Duration) -> Result<()> {
+        let chunk = self.place.place.chunk;
+        let located = locate(&self.cx, self.index, self.truncates, within).await;
+        let (place, session) = match located {
+            Err(Error::Meta(MetaError::LayoutStale)) => {
+                let op = GetLayout { inode: self.cx.inode, from: self.index, count: 0 };
+                self.truncates = self.cx.masters.call_within(&self.cx.creds, op, within).await?.truncates;
+                locate(&self.cx, self.index, self.truncates, within).await?
+            }
+            other => other?,
+        };
+        let now = place.place.chunk;
+        if now.id != chunk.id {
+            // Numbers belong to a chunk.
+            for held in &mut self.held {
+                held.number = self.cx.pool.next_number(now.id);
+                self.last = held.number;
+            }
+        }
+        if now != chunk {
+            self.members.clear();
+            self.stream = None;
+        }
+        (self.place, self.session) = (place, session);
+        Ok(())
+    }
 }
 
 /// Where a chunk is to be written; allocates it when it is not there.

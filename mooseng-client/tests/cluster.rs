@@ -111,3 +111,71 @@ async fn nothing_is_lost_when_leader_and_chunkserver_die() {
         assert!(fs.read(&format!("/f{i}")).await.unwrap() == *d, "file {i} after repair");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removing_a_tree_follows_no_link() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let fs = cluster.client().await.unwrap().filesystem();
+    fs.create_dir_all("/keep/sub").await.unwrap();
+    fs.write("/keep/sub/f", "kept").await.unwrap();
+    fs.create_dir("/gone").await.unwrap();
+    fs.symlink("/keep", "/gone/link").await.unwrap();
+    fs.symlink("/keep", "/link").await.unwrap();
+    assert_eq!(fs.remove_dir_all("/link").await.unwrap_err().errno(), Errno::ENOTDIR);
+    fs.remove_dir_all("/gone").await.unwrap();
+    assert!(!fs.exists("/gone").await.unwrap());
+    assert_eq!(&fs.read("/keep/sub/f").await.unwrap()[..], b"kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_handle_syncs_what_an_earlier_one_wrote() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let fs = cluster.client().await.unwrap().filesystem();
+    let data = content(5, 300_000);
+    fs.write("/f", data.clone()).await.unwrap();
+    assert!(cluster.dirty_chunks() > 0, "closed, not synced");
+    let file = fs.open("/f").await.unwrap();
+    file.sync_all().await.unwrap();
+    assert_eq!(cluster.dirty_chunks(), 0, "fsync reaches what closed handles wrote");
+    file.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handle_reads_its_file_after_the_replicas_changed() {
+    let mut cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let client = cluster.client().await.unwrap();
+    let fs = client.filesystem();
+    let data = content(6, 300_000);
+    let file = fs.create("/f").await.unwrap();
+    file.write_at(0, data.clone()).await.unwrap();
+    file.sync_all().await.unwrap();
+    let before = fs.chunks("/f").await.unwrap()[0].clone();
+    let lost = before.replicas[0].place.server.get() as usize - 1;
+    cluster.kill_chunkserver(lost);
+    let bumped = async {
+        loop {
+            let now = fs.chunks("/f").await.unwrap()[0].clone();
+            if now.chunk.version > before.chunk.version && !now.changing {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), bumped).await.expect("the lost server's chunk is repaired");
+    assert!(file.read_at(0, 1 << 20).await.unwrap() == data);
+    file.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_does_not_undo_another_clients_truncate() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let (a, b) = (cluster.client().await.unwrap().filesystem(), cluster.client().await.unwrap().filesystem());
+    let file = a.create("/f").await.unwrap();
+    file.write_at(0, content(7, 200_000)).await.unwrap();
+    file.sync_all().await.unwrap();
+    let cut = b.create("/f").await.unwrap();
+    cut.close().await.unwrap();
+    file.write_at(0, content(8, 10_000)).await.unwrap();
+    file.close().await.unwrap();
+    assert_eq!(b.metadata("/f").await.unwrap().size, 10_000, "only what was written after the cut is there");
+}
