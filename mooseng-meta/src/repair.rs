@@ -115,8 +115,8 @@ pub fn plan(
     if joining.is_empty() && !over && !force && !silent_member {
         return Plan::Leave;
     }
-    // Nobody can take the lost one's place and nobody waits to write: a bump would change nothing.
-    if joining.is_empty() && !over && !force && !all_heard {
+    // A member that only missed a question keeps its place, while nobody waits to write.
+    if silent_member && !over && !force && !all_heard {
         return Plan::Wait;
     }
     Plan::Bump { survivors, joining }
@@ -163,6 +163,7 @@ mod tests {
     fn decisions_by_what_is_found() {
         assert_eq!(decide(GOOD, GOOD, true), Plan::Leave);
         assert_eq!(decide(GOOD, Found::Silent, true), bump(&[S[0]], &[S[2]]), "a lost server is replaced");
+        assert_eq!(decide(GOOD, Found::Silent, false), Plan::Wait, "one that may come back is waited for");
         assert_eq!(
             decide(GOOD, SUSPECT, true),
             bump(&[S[0]], &[S[1]]),

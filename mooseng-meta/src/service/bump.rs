@@ -54,8 +54,8 @@ impl Inner {
         }
         for _ in 0..2 {
             let found = self.look_at(lead, id, rec.version, &rec.members).await?;
-            let all_heard = self.now().saturating_sub(lead.since) > self.timings.repair_after
-                || found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
+            // A member that may still come back is waited for, however long this master leads.
+            let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
             let candidates = lead.memory.lock().candidates(self.now(), self.timings.server_dead);
             let force = force || rec.cut_to.is_some();
             match plan(id, &rec, &found, &candidates, all_heard, force) {
