@@ -1,7 +1,10 @@
 //! One seeded run: a cluster on a faulty network in virtual time, a client that works, nodes that
 //! die and come back, an oracle that judges.
 
-use crate::oracle::{Ended, Held, Oracle, Seen};
+use crate::{
+    disk::SimMedium,
+    oracle::{Ended, Held, Oracle, Seen},
+};
 use anyhow::{Context as _, Result, ensure};
 use mooseng_client::{Error, Filesystem, embedded::Cluster};
 use mooseng_core::{
@@ -12,6 +15,7 @@ use mooseng_host::SeededRng;
 use mooseng_net::memory::{Event, Fate, Faults, MemoryNetwork};
 use parking_lot::Mutex;
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -82,6 +86,11 @@ async fn live(seed: u64) -> Result<Outline> {
         events: AtomicU64::new(0),
     });
     let builder = Cluster::builder().seams(mooseng_host::sim_seams(seed));
+    let media = Media::default();
+    let builder = builder.disks({
+        let media = media.clone();
+        move |name| media.get(name).mount()
+    });
     let mut cluster = builder.network(MemoryNetwork::with_faults(weather.clone())).start().await?;
     let client = cluster.client().await?;
     let fs = client.filesystem();
@@ -91,7 +100,7 @@ async fn live(seed: u64) -> Result<Outline> {
     weather.armed.store(true, Ordering::Relaxed);
     let mut down: Option<(bool, usize)> = None;
     for _ in 0..OPERATIONS {
-        disturb(&mut cluster, &rng, &mut down).await?;
+        disturb(&mut cluster, &media, &rng, &mut down).await?;
         acknowledged += u64::from(operate(&fs, &rng, &mut oracle).await?);
     }
     weather.armed.store(false, Ordering::Relaxed);
@@ -117,8 +126,36 @@ async fn live(seed: u64) -> Result<Outline> {
     Ok(Outline { trace, events, acknowledged })
 }
 
+/// Bytes of a simulated medium.
+const MEDIUM_BYTES: u64 = 8 << 30;
+
+/// All media of a run, by name. They outlive the nodes.
+#[derive(Clone, Default)]
+struct Media(Arc<Mutex<BTreeMap<String, SimMedium>>>);
+
+impl Media {
+    fn get(&self, name: &str) -> SimMedium {
+        let mut media = self.0.lock();
+        media.entry(name.to_owned()).or_insert_with(|| SimMedium::new(name, MEDIUM_BYTES)).clone()
+    }
+
+    /// The media whose names begin so lose what was not synced, in part or whole.
+    fn power_fails(&self, prefix: &str, rng: &SeededRng) {
+        let media: Vec<_> =
+            self.0.lock().iter().filter(|(n, _)| n.starts_with(prefix)).map(|(_, m)| m.clone()).collect();
+        for m in media {
+            m.crash(rng);
+        }
+    }
+}
+
 /// Now and then ends a node, or brings the one that is down back; one at a time.
-async fn disturb(cluster: &mut Cluster, rng: &SeededRng, down: &mut Option<(bool, usize)>) -> Result<()> {
+async fn disturb(
+    cluster: &mut Cluster,
+    media: &Media,
+    rng: &SeededRng,
+    down: &mut Option<(bool, usize)>,
+) -> Result<()> {
     let r = rng.next_u64();
     if !r.is_multiple_of(6) {
         return Ok(());
@@ -129,9 +166,12 @@ async fn disturb(cluster: &mut Cluster, rng: &SeededRng, down: &mut Option<(bool
     let at = (r >> 8) as usize % 3;
     if (r >> 16).is_multiple_of(2) {
         cluster.kill_chunkserver(at);
+        media.power_fails(&format!("chunkserver-{}/", at + 1), rng);
         *down = Some((false, at));
     } else {
         let at = cluster.leader().unwrap_or(at);
+        // The disk's handles are dead before the node is stopped: its last flush does not count.
+        media.power_fails(&format!("master-{}", at + 1), rng);
         cluster.kill_master(at).await;
         *down = Some((true, at));
     }
