@@ -103,9 +103,9 @@ async fn a_kill_between_any_two_changes_loses_nothing() {
         world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
         disk.dies_after(dies_after);
         let mut acked = 0;
-        for n in 1..3usize {
+        for (n, image) in images.iter().enumerate().skip(1) {
             let at = (n as u64 - 1) * 100;
-            let frames = vec![frame(1, n as u64 + 1, at, images[n].clone())];
+            let frames = vec![frame(1, n as u64 + 1, at, image.clone())];
             if world.write(chunk(1, 1), &[1], frames).await.is_ok() {
                 acked = n;
             }
@@ -120,10 +120,10 @@ async fn a_kill_between_any_two_changes_loses_nothing() {
         assert_eq!(server.status().damaged, 0, "killed after {dies_after} changes");
         let got = world.read(chunk(1, 1), 1, 0, 1 << 20).await.unwrap();
         let mut states = vec![images[0].clone()];
-        for n in 1..3usize {
+        for (n, image) in images.iter().enumerate().skip(1) {
             let (mut next, at) = (states[n - 1].clone(), (n - 1) * 100);
             next.resize(next.len().max(at + 2 * BLOCK), 0);
-            next[at..at + 2 * BLOCK].copy_from_slice(&images[n]);
+            next[at..at + 2 * BLOCK].copy_from_slice(image);
             states.push(next);
         }
         for block in 0..got.len().div_ceil(BLOCK) {

@@ -195,6 +195,7 @@ pub(super) fn link(op: &mut Op<'_>, r: &Link) -> Res<Attr> {
     let mut dir = op.writable_dir(r.parent)?;
     op.add_entry(r.parent, &mut dir, &r.name, r.inode, rec.kind)?;
     op.save_inode(r.parent, &dir)?;
+    op.link_added(r.inode, &rec, r.parent)?;
     rec.nlink += 1;
     rec.ctime = op.now;
     rec.change += 1;

@@ -4,6 +4,7 @@
 
 mod create;
 mod data;
+mod links;
 mod perm;
 mod read;
 mod remove;

@@ -45,7 +45,7 @@ impl Op<'_> {
 
     /// Takes one link from an inode whose name in `dir` is gone; with the last one it becomes an
     /// orphan or goes.
-    pub(super) fn drop_link(&mut self, id: InodeId, mut rec: InodeRec) -> Res<Removed> {
+    pub(super) fn drop_link(&mut self, id: InodeId, mut rec: InodeRec, dir: InodeId) -> Res<Removed> {
         let last = rec.kind == FileKind::Dir || rec.nlink <= 1;
         let holders = if last { self.holders_of(id, &rec)? } else { vec![] };
         rec.nlink = if last { 0 } else { rec.nlink - 1 };
@@ -59,6 +59,9 @@ impl Op<'_> {
                 self.totals.pass_on(id, home);
             }
             self.totals.add(home, -1, -i64::from(rec.kind == FileKind::Dir), -(rec.counted_bytes() as i64));
+        }
+        if !last {
+            self.link_gone(id, &mut rec, dir)?;
         }
         self.save_inode(id, &rec)?;
         if last {
@@ -85,7 +88,7 @@ pub(super) fn unlink(op: &mut Op<'_>, r: &Unlink) -> Res<Removed> {
     op.may_drop_link(e.inode, &rec)?;
     op.drop_entry(r.parent, &mut dir, &r.name, e)?;
     op.save_inode(r.parent, &dir)?;
-    op.drop_link(e.inode, rec)
+    op.drop_link(e.inode, rec, r.parent)
 }
 
 pub(super) fn rmdir(op: &mut Op<'_>, r: &RmDir) -> Res<Removed> {
@@ -104,5 +107,5 @@ pub(super) fn rmdir(op: &mut Op<'_>, r: &RmDir) -> Res<Removed> {
     op.may_drop_link(e.inode, &rec)?;
     op.drop_entry(r.parent, &mut dir, &r.name, e)?;
     op.save_inode(r.parent, &dir)?;
-    op.drop_link(e.inode, rec)
+    op.drop_link(e.inode, rec, r.parent)
 }

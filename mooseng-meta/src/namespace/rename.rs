@@ -77,7 +77,7 @@ fn replace(
         let mut dir = directory(op.tx, r.new_parent)?;
         op.drop_entry(r.new_parent, &mut dir, &r.new_name, entry)?;
         op.save_inode(r.new_parent, &dir)?;
-        other = Some(op.drop_link(entry.inode, victim_rec)?);
+        other = Some(op.drop_link(entry.inode, victim_rec, r.new_parent)?);
     }
     let mut dir = directory(op.tx, r.parent)?;
     op.drop_entry(r.parent, &mut dir, &r.name, source)?;
@@ -91,9 +91,8 @@ fn replace(
 
 /// Notes the new parent of an inode that moved, and moves what it counts.
 fn settle_in(op: &mut Op<'_>, id: InodeId, rec: &mut InodeRec, from: InodeId, to: InodeId) -> Res<()> {
-    if rec.parent == from {
-        totals::moved(op, id, rec, from, to)?;
-        rec.parent = to;
+    if from != to {
+        op.link_moved(id, rec, from, to)?;
     }
     rec.ctime = op.now;
     rec.change += 1;

@@ -55,10 +55,12 @@ pub enum Table {
     Range = 15,
     /// Chunk id of chunks that a bump or a cut is under way or wanted for.
     Busy = 16,
+    /// Inode with several links, directory → how many names it has there.
+    Link = 17,
 }
 
 /// All tables in order.
-pub const TABLES: [Table; 17] = [
+pub const TABLES: [Table; 18] = [
     Table::Meta,
     Table::Inode,
     Table::Entry,
@@ -76,6 +78,7 @@ pub const TABLES: [Table; 17] = [
     Table::Totals,
     Table::Range,
     Table::Busy,
+    Table::Link,
 ];
 
 /// Called for each row of a scan; `false` ends it.
