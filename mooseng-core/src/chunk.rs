@@ -109,7 +109,8 @@ pub enum Control {
         chunk: ChunkId,
     },
     /// Waits until admitted writes are done, then makes the version and set durable. Writes at
-    /// older versions are refused from then on. Idempotent.
+    /// older versions are refused from then on, also the first one to a chunk that `create` made.
+    /// Idempotent.
     SetVersion {
         /// Which.
         chunk: ChunkId,
@@ -119,6 +120,8 @@ pub enum Control {
         members: Vec<ServerId>,
         /// Cut it to this many bytes.
         cut_to: Option<u64>,
+        /// Make it, empty, where it is not there: nothing was ever written to it.
+        create: bool,
         /// The leader's term.
         term: Term,
     },

@@ -67,6 +67,8 @@ impl FrameKind {
 
 /// Set in [`FrameHeader::flags`] when pieces follow instead of a whole body.
 pub const FLAG_STREAM: u16 = 1;
+/// Set in [`FrameHeader::flags`] when there is a whole body, also when it has no bytes.
+pub const FLAG_WHOLE: u16 = 2;
 
 /// The fixed start of every frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

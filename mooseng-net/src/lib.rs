@@ -1,13 +1,16 @@
 //! # mooseng-net: how bytes travel between identified peers
 //!
-//! Implementations of [`mooseng_core::net::Transport`]. The memory transport and the certificates of
-//! a cluster are here; QUIC and TCP with TLS are not yet.
+//! Implementations of [`mooseng_core::net::Transport`]. QUIC between
+//! machines, TCP with TLS for a trusted LAN, memory within a process; and the certificates of a
+//! cluster.
 //!
 //! It is *not* where meaning lives: it knows methods as numbers, heads and bodies as bytes; no
 //! inode, no chunk, no Raft.
 //!
 //! ```text
-//!   memory: handed over by pointer, with faults on demand
+//!   quic: one stream for small calls, own streams (bulk) for the rest   tcp: all on one stream
+//!     |                                                                   |
+//!   mux: many calls on one stream (frame, outbox)                         memory: by pointer, with faults
 //!     |
 //!   call: limits, deadlines, silence (what every transport enforces alike)
 //! ```
@@ -38,8 +41,15 @@
 //! stream faster than it is polled, but for a bounded window.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
+mod bulk;
 mod call;
+mod frame;
 pub mod identity;
 pub mod memory;
+mod mux;
+mod outbox;
+pub mod quic;
+mod socket;
+pub mod tcp;
 
 pub use call::MESSAGE_HEAD_BYTES_MAX;

@@ -48,10 +48,13 @@ pub enum Command {
         /// Random: the same opening repeated opens one session.
         nonce: u64,
     },
-    /// A session ends, by itself or by silence.
+    /// A session ends, by itself or by silence, after its epoch was fenced.
     SessionEnd {
         /// Which, at which epoch: a later epoch makes it void.
         session: SessionStamp,
+        /// Chunkservers that have not acknowledged the fence: what they head is not given to others
+        /// before they have.
+        unfenced: Vec<ServerId>,
     },
     /// A session is fenced: its epoch becomes one more than this.
     Fence {
@@ -83,10 +86,13 @@ pub enum Command {
         /// Which start.
         incarnation: Incarnation,
     },
-    /// A bump begins: the version after `from` with these members.
+    /// A bump begins: a version that was never used, with these members.
     BumpStart {
         /// Which chunk, at the version that is open now.
         from: ChunkRef,
+        /// The version being made by the bump that this one takes the place of: nobody of its
+        /// survivors is able to go on. `None` when there is none.
+        replaces: Option<ChunkVersion>,
         /// Members that go on, in chain order.
         survivors: Vec<ServerId>,
         /// Members that are filled by it.
@@ -136,6 +142,11 @@ pub enum Command {
     TokenUsed {
         /// SHA-256 of the secret.
         hash: [u8; 32],
+    },
+    /// Chunkservers acknowledged fences of ended sessions.
+    FenceDone {
+        /// Which session's, where.
+        done: Vec<(SessionId, ServerId)>,
     },
 }
 

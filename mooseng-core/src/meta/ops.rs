@@ -78,6 +78,7 @@ meta_ops! {
     /// Recursive totals of a directory (of a file: itself).
     FsRead GetTotals { inode: InodeId } -> Totals, fn get_totals;
     /// Opens a file for the session: checks rights; the inode outlives its last link until released.
+    /// A session has an inode open or has not: rights add up, a repeat does nothing.
     FsRead Open { inode: InodeId, access: Access, layout_chunks: u32 } -> Opened, fn open;
 
     /// Changes attributes; a smaller size cuts the file, a larger one makes a hole.
@@ -112,8 +113,8 @@ meta_ops! {
     FsWrite WriteInline { inode: InodeId, truncates: TruncateCounter, data: Bytes } -> Attr, fn write_inline;
     /// Sets the storage class of a file (for chunks to come) or a directory (for what is made in it).
     FsWrite SetClass { inode: InodeId, class: StorageClass } -> (), fn set_class;
-    /// Runs mutations in order and stops at the first failure; one log entry. `after` names the slot
-    /// sequence of the batch that must have been applied before. Elements are encoded [`MetaRequest`]s
+    /// Runs mutations in order and stops at the first failure; one log entry. `after` names the sequence
+    /// of the batch that must have been carried out whole before, as the last of the same slot. Elements are encoded [`MetaRequest`]s
     /// (not batches), answers encoded `Result<MetaReply, MetaError>`s: one level, by construction.
     FsWrite Batch { after: Option<SlotSeq>, ops: Vec<Bytes> } -> Vec<Bytes>, fn batch;
 
@@ -121,9 +122,9 @@ meta_ops! {
     Session OpenSession { client: String, host: String, version: String } -> SessionOpened, fn open_session;
     /// Keeps the session alive.
     Session KeepAlive {} -> KeptAlive, fn keep_alive;
-    /// Tells a new leader what this session has open.
-    Session Reassert { open: Vec<InodeId> } -> (), fn reassert;
-    /// Ends an open.
+    /// Tells a new leader what this session has open, with which rights.
+    Session Reassert { opens: Vec<(InodeId, Access)> } -> (), fn reassert;
+    /// Ends all opens of an inode by the session: it was closed for the last time. A repeat does nothing.
     Session Release { inode: InodeId } -> (), fn release;
     /// Ends the session and all it holds.
     Session CloseSession {} -> (), fn close_session;

@@ -242,8 +242,11 @@ pub struct ServerOrders {
     pub term: Term,
     /// Public keys in force.
     pub keys: Vec<PublicKey>,
-    /// Sessions with the lowest epoch that is not fenced.
-    pub fences: Vec<SessionStamp>,
+    /// All sessions that live, with the epochs in force.
+    pub sessions: Vec<SessionStamp>,
+    /// Sessions from this one on were opened after these orders; one below it that is not named has
+    /// ended.
+    pub next_session: SessionId,
     /// The leader does not know this incarnation's chunks yet: report them.
     pub want_report: bool,
 }
