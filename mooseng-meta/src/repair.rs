@@ -13,7 +13,7 @@ use mooseng_core::{
 /// What one server has of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// A replica at the version of the record, or of the bump under way.
+    /// A replica at the version that is open, or at one being made of it.
     Current(ReplicaState),
     /// A replica at another version.
     Other,
@@ -67,7 +67,8 @@ pub fn risk(good: usize, wanted: usize) -> Option<Risk> {
 
 /// Decides about a chunk.
 ///
-/// `found` is in chain order, one for each member (of the bump under way, when there is one).
+/// `found` is in chain order, one for each member of the open set; behind them who was filled by the
+/// bump under way.
 /// `all_heard`: no member that is silent may come back with something better (it was waited for).
 /// `force` makes a bump even when the set is as it should be: a client could not write through it.
 pub fn plan(
@@ -85,7 +86,7 @@ pub fn plan(
     // What was never written has nothing to lose: an empty place is as good as a replica.
     let mut survivors = is(&|f| match f {
         Found::Current(ReplicaState::Good) => true,
-        Found::Nothing => !rec.committed && rec.members.len() == found.len(),
+        Found::Nothing => !rec.committed,
         _ => false,
     });
     let mut mend = is(&|f| match f {
@@ -145,6 +146,7 @@ mod tests {
             inode: InodeId(9),
             index: ChunkIndex(0),
             committed,
+            since: ChunkVersion(1),
             pending: None,
             cut_to: None,
         }

@@ -33,7 +33,8 @@ pub struct MasterOptions {
     pub listen: String,
     /// Where it listens for other masters.
     pub raft_listen: String,
-    /// All masters, itself included, as a fresh cluster is to begin. Empty: it waits to be added.
+    /// All masters, itself included, as a fresh cluster is to begin: with the first moment at which all
+    /// of them are up. Empty: it waits to be added.
     pub members: Vec<Member>,
     /// Its directory.
     pub disk: Arc<dyn Disk>,
@@ -164,6 +165,9 @@ impl Master {
     /// Errors: nothing was changed but, in a new directory, its identity.
     pub async fn start(options: MasterOptions) -> Result<Self, StartError> {
         let o = options;
+        if !o.members.is_empty() && o.members.iter().all(|m| m.id != o.id) {
+            return Err(StartError::Begin(format!("master {} is not one of its members", o.id.get())));
+        }
         let dir = o.disk.describe();
         let lane = o.seams.lanes.lane("state-open");
         let (disk, identity) = (o.disk.clone(), Identity { cluster: o.cluster, master: o.id });
@@ -178,6 +182,7 @@ impl Master {
         let raft = RaftNode::start(RaftOptions {
             id: o.id,
             raft_addr: o.raft_listen.clone(),
+            members: o.members.clone(),
             timings: o.raft_timings.clone(),
             log: o.log,
             disk: o.disk.clone(),
@@ -202,9 +207,14 @@ impl Master {
                 return Err(e.into());
             }
         };
-        let tasks = vec![tokio::spawn(service::run_driver(service.clone()))];
+        let mut tasks = vec![tokio::spawn(service::run_driver(service.clone()))];
         if !o.members.is_empty() {
-            raft.bootstrap(&o.members).await.map_err(|e| StartError::Begin(e.to_string()))?;
+            let (raft, members) = (raft.clone(), o.members);
+            tasks.push(tokio::spawn(async move {
+                if let Err(e) = raft.bootstrap(&members).await {
+                    tracing::error!(error = %e, "a fresh cluster could not begin so");
+                }
+            }));
         }
         Ok(Self { service, raft, listening, tasks })
     }

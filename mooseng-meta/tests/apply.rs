@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use mooseng_core::{
-    attr::{FileKind, SetAttr, Timestamp},
+    attr::{Access, FileKind, SetAttr, Timestamp},
     context::Credentials,
+    error::{Errno, MetaError},
     ids::*,
+    limits::{LINKS_MAX, SAVED_REPLY_BYTES_MAX},
     meta::*,
     name::Name,
     net::CertHash,
@@ -14,7 +16,7 @@ use mooseng_core::{
 };
 use mooseng_host::{MemDisk, SeededRng};
 use mooseng_meta::{
-    namespace::TotalsDelta,
+    namespace::{Fail, TotalsDelta, read},
     state::{apply, fold_totals},
     store::*,
 };
@@ -216,4 +218,181 @@ fn a_hard_links_bytes_stay_in_the_totals() {
     let totals: Totals = load(&store, Table::Totals, &key(root.get())).unwrap().unwrap();
     assert_eq!((totals.inodes, totals.bytes), (2, 300));
     assert_eq!(recount(&store).get(&b).map(|t| t.bytes), Some(300));
+}
+
+/// A store with a session, to which requests are put one by one.
+struct Bench(MemoryStore, u64);
+
+impl Bench {
+    fn new() -> Self {
+        let mut store = MemoryStore::default();
+        run(&mut store, &log(0, 0));
+        Self(store, 0)
+    }
+    fn seq(&self) -> SlotSeq {
+        SlotSeq(self.1)
+    }
+    fn put(&mut self, command: Command) -> Applied {
+        self.1 += 1;
+        let time = Timestamp::new(100 + self.1 as i64, 0);
+        run(&mut self.0, &[LogEntry { format: ENTRY_FORMAT, time, command }]).remove(0)
+    }
+    fn ask(&mut self, creds: &Credentials, request: impl Into<MetaRequest>) -> Result<MetaReply, MetaError> {
+        let slot = SlotStamp { slot: SlotId(0), seq: SlotSeq(self.1 + 1) };
+        let holders = (1..100).map(|i| (InodeId(i), vec![])).collect();
+        let decisions = Decisions { chains: vec![], holders };
+        let (session, creds, request) = (SESSION, creds.clone(), request.into());
+        match self.put(Command::Fs { session, slot, creds, decisions, request }) {
+            Applied::Fs(answer) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn root(&mut self, request: impl Into<MetaRequest>) -> MetaReply {
+        self.ask(&Credentials::root(), request).unwrap()
+    }
+    fn file(&mut self, parent: InodeId, n: u64, mode: u32) -> InodeId {
+        self.node(parent, n, mode, FileKind::File)
+    }
+    fn node(&mut self, parent: InodeId, n: u64, mode: u32, kind: FileKind) -> InodeId {
+        let id = match kind {
+            FileKind::Dir => self.root(MkDir { parent, name: name(n), mode, id: None }),
+            _ => self.root(MkNod { parent, name: name(n), mode, kind, rdev: 0, id: None }),
+        };
+        match id {
+            MetaReply::MkDir(a) | MetaReply::MkNod(a) => a.inode,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn mode(&self, inode: InodeId) -> u32 {
+        load::<InodeRec>(&self.0, Table::Inode, &key(inode.get())).unwrap().unwrap().mode
+    }
+}
+
+fn posix(e: Errno) -> Result<MetaReply, MetaError> {
+    Err(MetaError::Posix(e))
+}
+
+#[test]
+fn a_granted_id_is_used_once() {
+    let mut b = Bench::new();
+    let Applied::Ids(Ok(range)) =
+        b.put(Command::GrantIds { session: SESSION, kind: IdKind::Inode, count: 10 })
+    else {
+        panic!("ids are granted");
+    };
+    let parent = InodeId::ROOT;
+    let make = |id: u64| MkDir { parent, name: name(id), mode: 0o755, id: Some(InodeId(id)) };
+    for id in [range.first + 4, range.first, range.first + 9] {
+        b.root(make(id));
+        b.root(RmDir { parent, name: name(id) });
+        let again = b.ask(&Credentials::root(), make(id));
+        assert!(matches!(again, Err(MetaError::Invalid(_))), "id {id}: {again:?}");
+    }
+    for id in [range.first + 1, range.first + 3, range.first + 5, range.first + 8] {
+        b.root(make(id));
+    }
+    let past = b.ask(&Credentials::root(), make(range.first + 10));
+    assert!(matches!(past, Err(MetaError::Invalid(_))));
+}
+
+#[test]
+fn a_batch_comes_after_the_one_it_names_or_not_at_all() {
+    let mut b = Bench::new();
+    let batch = |after, ops: &[MetaRequest]| Batch { after, ops: ops.iter().map(wire::encode).collect() };
+    let dir = |n| MetaRequest::from(MkDir { parent: InodeId::ROOT, name: name(n), mode: 0o755, id: None });
+    b.root(batch(None, &[dir(1)]));
+    let first = b.seq();
+    b.root(batch(Some(first), &[dir(2)]));
+    let stale = b.ask(&Credentials::root(), batch(Some(first), &[dir(3)]));
+    assert!(matches!(stale, Err(MetaError::Invalid(_))), "another came in between: {stale:?}");
+    // One that stopped in the middle is not what the next one was made for.
+    b.root(batch(None, &[dir(4), dir(1)]));
+    let half = b.seq();
+    let next = b.ask(&Credentials::root(), batch(Some(half), &[dir(5)]));
+    assert!(matches!(next, Err(MetaError::Invalid(_))), "{next:?}");
+}
+
+#[test]
+fn saved_replies_are_bounded() {
+    let mut b = Bench::new();
+    let inode = b.file(InodeId::ROOT, 1, 0o644);
+    let data = bytes::Bytes::from(vec![7; 8192]);
+    b.root(WriteInline { inode, truncates: TruncateCounter(0), data });
+    let open = Access::READ;
+    let (parent, name) = (InodeId::ROOT, name(1));
+    b.root(Create { parent, name, mode: 0o644, exclusive: false, open, truncate: false, id: None });
+    let saved: SlotRec = load(&b.0, Table::Slot, &slot_key(SESSION.id, SlotId(0))).unwrap().unwrap();
+    assert!(saved.reply.len() < SAVED_REPLY_BYTES_MAX, "{} bytes", saved.reply.len());
+    assert!(matches!(wire::decode::<Result<MetaReply, MetaError>>(&saved.reply), Ok(Ok(_))));
+}
+
+#[test]
+fn an_exchange_keeps_to_the_limit_of_links() {
+    let mut b = Bench::new();
+    let full = b.node(InodeId::ROOT, 1, 0o755, FileKind::Dir);
+    let dir = b.node(InodeId::ROOT, 2, 0o755, FileKind::Dir);
+    b.file(full, 3, 0o644);
+    let mut rec: InodeRec = load(&b.0, Table::Inode, &key(full.get())).unwrap().unwrap();
+    rec.nlink = LINKS_MAX;
+    save(&mut b.0, Table::Inode, &key(full.get()), &rec).unwrap();
+    let _ = dir;
+    let (parent, new_parent) = (InodeId::ROOT, full);
+    let swap = Rename { parent, name: name(2), new_parent, new_name: name(3), mode: RenameMode::Exchange };
+    assert_eq!(b.ask(&Credentials::root(), swap), posix(Errno::EMLINK));
+}
+
+#[test]
+fn the_set_group_id_bit_goes_where_the_group_is_not_the_callers() {
+    let mut b = Bench::new();
+    let owner = |uid, gid| SetAttr { uid: Some(uid), gid: Some(gid), ..SetAttr::default() };
+    let mode = |m| SetAttr { mode: Some(m), ..SetAttr::default() };
+    for kind in [FileKind::File, FileKind::Dir] {
+        let inode = b.node(InodeId::ROOT, kind as u64, 0o755, kind);
+        b.root(SetAttrs { inode, set: owner(5, 9) });
+        b.ask(&Credentials::user(5, 5), SetAttrs { inode, set: mode(0o2755) }).unwrap();
+        assert_eq!(b.mode(inode), 0o755, "{kind:?}");
+        b.ask(&Credentials::user(5, 9), SetAttrs { inode, set: mode(0o2755) }).unwrap();
+        assert_eq!(b.mode(inode), 0o2755, "{kind:?}");
+    }
+    let dir = b.node(InodeId::ROOT, 9, 0o777, FileKind::Dir);
+    b.root(SetAttrs { inode: dir, set: owner(0, 9) });
+    b.root(SetAttrs { inode: dir, set: mode(0o2777) });
+    let stranger = Credentials::user(6, 6);
+    for (n, mode, made) in [(1, 0o2755, 0o755), (2, 0o2745, 0o2745)] {
+        let op = MkNod { parent: dir, name: name(n), mode, kind: FileKind::File, rdev: 0, id: None };
+        let Ok(MetaReply::MkNod(attr)) = b.ask(&stranger, op) else { panic!("it is made") };
+        assert_eq!((attr.mode, attr.gid), (made, 9), "only what the group may execute is at stake");
+    }
+}
+
+#[test]
+fn extended_attributes_are_where_they_may_be() {
+    let mut b = Bench::new();
+    let (owner, other) = (Credentials::user(5, 5), Credentials::user(6, 6));
+    let set = |inode, n: &'static str| {
+        let (name, value) = (bytes::Bytes::from_static(n.as_bytes()), bytes::Bytes::from_static(b"v"));
+        SetXattr { inode, name, value, mode: XattrMode::Set }
+    };
+    let get = |b: &Bench, creds: &Credentials, inode, n: &'static str| {
+        read(&b.0, creds, &GetXattr { inode, name: bytes::Bytes::from_static(n.as_bytes()) }.into())
+    };
+    let sticky = b.node(InodeId::ROOT, 1, 0o777, FileKind::Dir);
+    let attrs = SetAttr { mode: Some(0o1777), uid: Some(5), ..SetAttr::default() };
+    b.root(SetAttrs { inode: sticky, set: attrs });
+    assert_eq!(b.ask(&other, set(sticky, "user.a")), posix(Errno::EPERM));
+    b.ask(&owner, set(sticky, "user.a")).unwrap();
+    let pipe = b.node(InodeId::ROOT, 2, 0o666, FileKind::Fifo);
+    assert_eq!(b.ask(&owner, set(pipe, "user.a")), posix(Errno::EPERM));
+    assert!(matches!(get(&b, &owner, pipe, "user.a"), Err(Fail::Meta(MetaError::Posix(Errno::ENODATA)))));
+    b.root(set(sticky, "trusted.t"));
+    assert_eq!(b.ask(&owner, set(sticky, "trusted.t")), posix(Errno::EPERM));
+    assert!(matches!(
+        get(&b, &owner, sticky, "trusted.t"),
+        Err(Fail::Meta(MetaError::Posix(Errno::ENODATA)))
+    ));
+    let names = |creds: &Credentials| match read(&b.0, creds, &ListXattrs { inode: sticky }.into()) {
+        Ok(MetaReply::ListXattrs(names)) => names.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((names(&owner), names(&Credentials::root())), (1, 2));
 }

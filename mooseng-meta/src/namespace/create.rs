@@ -24,18 +24,37 @@ impl Op<'_> {
         let Some(id) = wanted else {
             return Ok(InodeId(take_number(self.tx, meta_key::NEXT_INODE, 2, 1)?));
         };
-        let (from, to) = range_of(self.session.get());
-        let mut granted = false;
-        scan_recs(self.tx, Table::Range, &from, &to, |_, r: IdRange| {
-            granted |= r.kind == IdKind::Inode && (r.first..r.first + u64::from(r.count)).contains(&id.get());
-            !granted
-        })?;
-        let used = self.tx.get(Table::Inode, &key(id.get()))?.is_some();
-        if granted && !used {
+        if self.granted(id)?.is_some() {
             Ok(id)
         } else {
             Err(MetaError::Invalid(format!("id {id} is not free to this session")).into())
         }
+    }
+
+    /// The range of the session that an inode id is in.
+    fn granted(&self, id: InodeId) -> Res<Option<IdRange>> {
+        let (from, to) = range_of(self.session.get());
+        let mut granted = None;
+        scan_recs(self.tx, Table::Range, &from, &to, |_, r: IdRange| {
+            let within = (r.first..r.first + u64::from(r.count)).contains(&id.get());
+            granted = (r.kind == IdKind::Inode && within).then_some(r);
+            granted.is_none()
+        })?;
+        Ok(granted)
+    }
+
+    /// Takes an id out of its range, so that it is never used again, also when its inode is gone.
+    fn use_up(&mut self, id: InodeId) -> Res<()> {
+        let Some(r) = self.granted(id)? else { return Ok(()) };
+        self.tx.delete(Table::Range, &key2(self.session.get(), r.first))?;
+        let (before, after) = (id.get() - r.first, r.first + u64::from(r.count) - id.get() - 1);
+        for (first, count) in [(r.first, before), (id.get() + 1, after)] {
+            if count > 0 {
+                let part = IdRange { first, count: count as u32, ..r };
+                save(self.tx, Table::Range, &key2(self.session.get(), first), &part)?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts a name into a directory. The caller saves the directory.
@@ -60,13 +79,16 @@ impl Op<'_> {
             return Err(Errno::EMLINK.into());
         }
         let id = self.new_inode_id(new.id)?;
+        if new.id.is_some() {
+            self.use_up(id)?;
+        }
         // A set-group-id directory hands its group down, and to directories the bit as well.
         let inherits = dir.mode & 0o2000 != 0;
         let gid = if inherits { dir.gid } else { self.creds.gid };
         let mut mode = new.mode & 0o7777;
         if new.kind == FileKind::Dir {
             mode = (mode & 0o1777) | if inherits { 0o2000 } else { 0 };
-        } else if mode & 0o2000 != 0 && !self.creds.is_root() && !self.creds.in_group(gid) {
+        } else if mode & 0o2010 == 0o2010 && !self.creds.is_root() && !self.creds.in_group(gid) {
             mode &= !0o2000;
         }
         let rec = InodeRec {
@@ -139,12 +161,12 @@ pub(super) fn create(op: &mut Op<'_>, r: &Create) -> Res<Created> {
         data::truncate(op, found.inode, &mut rec, 0)?;
         op.save_inode(found.inode, &rec)?;
     }
-    let inline = if rec.kind == FileKind::File { rec.inline.clone() } else { None };
+    // Content is attached by whoever leads when it answers: never saved.
     Ok(Created {
         attr: rec.attr(found.inode),
         created: false,
         truncates: rec.truncates,
-        inline,
+        inline: None,
         has_chunks: rec.chunks > 0,
     })
 }

@@ -87,6 +87,7 @@ pub(super) fn allocate(op: &mut Op<'_>, r: &Allocate) -> Res<Layout> {
             inode: r.inode,
             index: *index,
             committed: false,
+            since: ChunkVersion::FIRST,
             pending: None,
             cut_to: None,
         };
@@ -125,6 +126,11 @@ pub(super) fn commit_write(op: &mut Op<'_>, r: &CommitWrite) -> Res<Attr> {
             // A bump since the write is no reason to refuse: what was acknowledged is in every survivor.
             Some((c, chunk)) if c.id == named.id && named.version <= c.version => {
                 if !chunk.committed {
+                    // A set that was made anew has nothing of what was written to the one before.
+                    let anew = chunk.pending.as_ref().is_some_and(|b| b.survivors.is_empty());
+                    if anew || named.version < chunk.since {
+                        return Err(MetaError::LayoutStale.into());
+                    }
                     fresh.push((c.id, chunk));
                 }
             }

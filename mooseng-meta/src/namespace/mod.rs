@@ -105,6 +105,11 @@ pub(crate) fn add_number(tx: &mut dyn Tx, name: &[u8], delta: i64) -> io::Result
     put_number(tx, name, n)
 }
 
+/// The id of the next session that is opened.
+pub fn next_session(view: &(impl View + ?Sized)) -> io::Result<SessionId> {
+    Ok(SessionId(get_number(view, meta_key::NEXT_SESSION)?.max(1)))
+}
+
 /// An inode, or ESTALE: an id that a client holds and that is gone.
 pub fn inode(view: &(impl View + ?Sized), id: InodeId) -> Res<InodeRec> {
     Ok(load(view, Table::Inode, &key(id.get()))?.ok_or(Errno::ESTALE)?)

@@ -21,7 +21,11 @@ pub fn read(view: &(impl View + ?Sized), creds: &Credentials, req: &MetaRequest)
         MetaRequest::GetXattr(r) => {
             MetaReply::GetXattr(set::get_xattr(view, creds, r.inode, &r.name)?.into())
         }
-        MetaRequest::ListXattrs(r) => MetaReply::ListXattrs(set::list_xattrs(view, r.inode)?),
+        MetaRequest::ListXattrs(r) => {
+            let mut names = set::list_xattrs(view, r.inode)?;
+            names.retain(|n| creds.is_root() || !n.starts_with(b"trusted."));
+            MetaReply::ListXattrs(names)
+        }
         MetaRequest::GetTotals(r) => {
             let rec = inode(view, r.inode)?;
             if rec.kind == FileKind::Dir {

@@ -108,12 +108,16 @@ fn exchange(op: &mut Op<'_>, r: &Rename, source: (EntryRec, InodeRec), target: E
     if target.kind == FileKind::Dir && is_below(op, from, target.inode)? {
         return Err(Errno::EINVAL.into());
     }
+    let subdirs = i32::from(target.kind == FileKind::Dir) - i32::from(source.kind == FileKind::Dir);
+    let gains = if subdirs > 0 { from } else { to };
+    if from != to && subdirs != 0 && directory(op.tx, gains)?.nlink >= LINKS_MAX {
+        return Err(Errno::EMLINK.into());
+    }
     // The names and cookies stay, what they name is swapped.
     let at_source = EntryRec { cookie: source.cookie, ..target };
     let at_target = EntryRec { cookie: target.cookie, ..source };
     save(op.tx, Table::Entry, &named(from, r.name.as_bytes()), &at_source)?;
     save(op.tx, Table::Entry, &named(to, r.new_name.as_bytes()), &at_target)?;
-    let subdirs = i32::from(target.kind == FileKind::Dir) - i32::from(source.kind == FileKind::Dir);
     let mut dir = directory(op.tx, from)?;
     op.touch_dir(&mut dir, 0, subdirs);
     op.save_inode(from, &dir)?;

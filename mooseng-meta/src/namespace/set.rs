@@ -45,7 +45,7 @@ pub(super) fn set_attrs(op: &mut Op<'_>, r: &SetAttrs) -> Res<Attr> {
     }
     if let Some(mode) = set.mode {
         rec.mode = mode & 0o7777;
-        if rec.kind != FileKind::Dir && !creds.is_root() && !creds.in_group(rec.gid) {
+        if !creds.is_root() && !creds.in_group(rec.gid) {
             rec.mode &= !0o2000;
         }
     }
@@ -74,7 +74,9 @@ pub(super) fn clear_privileges(rec: &mut InodeRec) {
     }
 }
 
-/// `user.` attributes follow the permission bits, `trusted.` and `security.` are the superuser's.
+/// `user.` attributes are of files and directories and follow the permission bits, in a sticky directory
+/// only its owner sets them; `trusted.` ones are the superuser's, to others as if they were not there;
+/// `security.` ones are the superuser's to set.
 fn may_xattr(creds: &Credentials, rec: &InodeRec, name: &[u8], access: Access) -> Res<()> {
     if name.is_empty() || name.contains(&0) {
         return Err(Errno::EINVAL.into());
@@ -82,14 +84,18 @@ fn may_xattr(creds: &Credentials, rec: &InodeRec, name: &[u8], access: Access) -
     if name.len() > XATTR_NAME_BYTES_MAX {
         return Err(Errno::ERANGE.into());
     }
+    let hidden = if access == Access::READ { Errno::ENODATA } else { Errno::EPERM };
     if name.starts_with(b"user.") {
         if !matches!(rec.kind, FileKind::File | FileKind::Dir) {
-            return Err(Errno::EPERM.into());
+            return Err(hidden.into());
+        }
+        if rec.kind == FileKind::Dir && rec.mode & 0o1000 != 0 && access == Access::WRITE {
+            perm::must_own(creds, rec)?;
         }
         return may(creds, rec, access);
     }
     if name.starts_with(b"trusted.") {
-        return if creds.is_root() { Ok(()) } else { Err(Errno::EPERM.into()) };
+        return if creds.is_root() { Ok(()) } else { Err(hidden.into()) };
     }
     if name.starts_with(b"security.") {
         return if creds.is_root() || access == Access::READ { Ok(()) } else { Err(Errno::EPERM.into()) };

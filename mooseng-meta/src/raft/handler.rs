@@ -1,6 +1,6 @@
 //! The answering side of Raft's messages.
 
-use super::gate::Gate;
+use super::gate::{End, Gate};
 use super::message::{APPEND, LAST, PRE_VOTE, SNAPSHOT, TRANSFER, VOTE, decode, decode_append, encode};
 use super::snapshot::{FileWriter, SnapshotFile};
 use super::state::Shared;
@@ -55,7 +55,10 @@ impl Handler for RaftHandler {
                 }
                 encode(&self.raft.handle_transfer_leader(request).await.map_err(refused)?)?
             }
-            LAST => encode(&self.gate.last())?,
+            LAST => {
+                let term = self.raft.metrics().borrow_watched().vote.leader_id.term;
+                encode(&End { last: self.gate.last(), term })?
+            }
             Method(other) => return Err(NetError::UnknownMethod(other)),
         };
         Ok(Message::of_head(head))
@@ -64,7 +67,9 @@ impl Handler for RaftHandler {
 
 impl RaftHandler {
     async fn vote(&self, request: VoteRequest<Types>, pre: bool) -> Result<VoteResponse<Types>, NetError> {
-        if !self.gate.may_vote(request.last_log_id.as_ref().map(log_pos)) {
+        // A vote that is not binding is not counted in terms.
+        let term = if pre { u64::MAX } else { request.vote.leader_id.term };
+        if !self.gate.may_vote(request.last_log_id.as_ref().map(log_pos), term) {
             let vote = self.raft.metrics().borrow_watched().vote;
             return Ok(VoteResponse::new(vote, None, false));
         }

@@ -162,6 +162,14 @@ impl DurableLog {
         self.0.state.lock().carried.torn
     }
 
+    /// A log that was never written to is [`TornTail::UNPROVEN`] from its first record on.
+    pub fn distrust_if_new(&self) {
+        let mut state = self.0.state.lock();
+        if state.files.is_empty() && state.slots.is_empty() {
+            state.carried.torn = Some(TornTail::UNPROVEN);
+        }
+    }
+
     /// Adds entries, which are readable on return; `done` hears when they are durable.
     pub fn append(&self, records: Vec<Record>, done: Done) {
         let mut state = self.0.state.lock();
@@ -518,6 +526,9 @@ fn open_files(
 /// Turns a cut tail into the torn state; says whether there is one.
 fn note_cut(recovered: &mut Recovered, term: u64) -> bool {
     let Tail::Cut { until, .. } = recovered.tail else { return false };
+    if recovered.state.torn == Some(TornTail::UNPROVEN) {
+        return true;
+    }
     let until = match recovered.state.torn {
         None => until,
         Some(before) => before.until.zip(until).map(|(a, b)| a.max(b)),

@@ -19,7 +19,7 @@ pub const PRE_VOTE: Method = Method(0x0103);
 pub const SNAPSHOT: Method = Method(0x0104);
 /// Asks the receiver to take over.
 pub const TRANSFER: Method = Method(0x0105);
-/// Asks for the last place of the receiver's log.
+/// Asks where the receiver's log ends, and for its term.
 pub const LAST: Method = Method(0x0106);
 
 #[derive(Serialize, Deserialize)]

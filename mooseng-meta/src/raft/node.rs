@@ -10,13 +10,14 @@ use super::network::{Factory, Links};
 use super::options::{RaftOptions, RaftTimings};
 use super::state::State;
 use super::tasks::{self, Tasks};
-use super::types::{Command, Member, Raft, Runtime};
+use super::types::{Command, Member, Raft, Runtime, Types};
 use bytes::Bytes;
 use mooseng_core::ids::{MasterId, Revision, Term};
 use mooseng_core::net::Listening;
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::type_config::alias::InstantOf;
+use openraft::{ChangeMembers, Instant as _, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -58,7 +59,8 @@ pub struct RaftStatus {
     pub learners: Vec<Member>,
     /// At the leader: how many entries each other member lacks; `None` when unknown.
     pub lag: BTreeMap<MasterId, Option<u64>>,
-    /// Whether the log's last batch was cut off, and nobody has made up for it.
+    /// Whether the log's last batch was cut off, or the log began empty, and it is not known yet that
+    /// nothing is missing: it does not vote for everybody then.
     pub torn: bool,
     /// Why the node stopped, if it did.
     pub failed: Option<String>,
@@ -94,10 +96,11 @@ impl RaftNode {
     /// Errors: the log is damaged or the vote lost (the text says what to do), the address cannot
     /// be listened on.
     pub async fn start(options: RaftOptions) -> Result<Self, StartError> {
-        let RaftOptions { id, raft_addr, timings, log, disk, machine, transport, seams } = options;
+        let RaftOptions { id, raft_addr, members, timings, log, disk, machine, transport, seams } = options;
         let lane = |name: &str| seams.lanes.lane(name);
         let log = DurableLog::open(Arc::clone(&disk), lane("raft-log"), lane("raft-read"), log, term_of_vote)
             .await?;
+        log.distrust_if_new();
         let file_lane = lane("raft-files");
         let state = State::open(machine, disk, lane("raft-apply"), Arc::clone(&file_lane)).await?;
         let shared = Arc::clone(&state.shared);
@@ -126,7 +129,7 @@ impl RaftNode {
         let leadership = tasks::watch_leadership(&tasks, &raft, id.get());
         tasks::flush_at_intervals(&tasks, &raft, &shared, timings.flush);
         if gate.is_torn() {
-            tasks::ask_all_voters(&tasks, &raft, &gate, &links, id.get(), timings.election_min);
+            tasks::ask_all_voters(&tasks, &raft, &gate, &links, (id.get(), members), timings.election_min);
         }
         let barrier = barrier::start(&tasks, &raft, timings.election_max * 2);
         let addr = listening.local_addr();
@@ -152,8 +155,24 @@ impl RaftNode {
     }
 
     /// Makes a fresh cluster of `members`, all with empty disks. Any one of them, or each of them
-    /// with the same list, may be told. Does nothing when the cluster exists already.
+    /// with the same list, may be told. Does nothing when the cluster exists already. Until all have
+    /// been seen empty it waits: one that has a log tells that this one lost its own.
     pub async fn bootstrap(&self, members: &[Member]) -> Result<(), RaftFailure> {
+        let voters: Vec<_> = members.iter().map(|m| (m.id.get(), m.raft_addr.clone())).collect();
+        let budget = self.0.timings.election_min;
+        loop {
+            if self.0.gate.last().is_some() {
+                return Ok(());
+            }
+            match tasks::ends_of(&self.0.links, &voters, self.0.id, budget).await {
+                Ok(others) if others.iter().all(|end| end.last.is_none()) => break,
+                Ok(_) => {
+                    tracing::info!("another master has a log already: this one is filled by it");
+                    return Ok(());
+                }
+                Err(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
         let nodes: BTreeMap<_, _> = members.iter().map(|m| (m.id.get(), m.node())).collect();
         match self.0.raft.initialize(nodes).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
@@ -203,6 +222,17 @@ impl RaftNode {
     /// Only at the leader. Idempotent. Errors: nothing was changed.
     pub async fn read_barrier(&self) -> Result<Revision, RaftFailure> {
         self.0.barrier.wait().await.map(Revision)
+    }
+
+    /// Whether this node leads and a quorum said so within the longest election timeout. One that is
+    /// cut off stops being sure before, or soon after, the others have elected another.
+    pub fn leads_surely(&self) -> bool {
+        let metrics = self.0.raft.metrics();
+        let m = metrics.borrow_watched();
+        let alone = m.membership_config.membership().voter_ids().eq([self.0.id]);
+        let lately = |at: InstantOf<Types>| at.elapsed() < self.0.timings.election_max;
+        m.state == ServerState::Leader
+            && (alone || m.last_quorum_acked.is_some_and(|at| lately(at.into_inner())))
     }
 
     /// Who leads, now and at each change.

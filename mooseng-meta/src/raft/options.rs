@@ -2,6 +2,7 @@
 
 use super::error::StartError;
 use super::log::LogOptions;
+use super::types::Member;
 use crate::machine::Machine;
 use mooseng_core::ids::MasterId;
 use mooseng_core::net::Transport;
@@ -73,6 +74,8 @@ pub struct RaftOptions {
     pub id: MasterId,
     /// Where it listens for the others.
     pub raft_addr: String,
+    /// The members of a fresh cluster, itself included; empty for one that is added to another.
+    pub members: Vec<Member>,
     /// Times.
     pub timings: RaftTimings,
     /// Sizes of the log.

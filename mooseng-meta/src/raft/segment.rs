@@ -102,6 +102,11 @@ pub struct TornTail {
 }
 
 impl TornTail {
+    /// Of a node whose log begins empty: whether it never acknowledged anything, or lost all that it
+    /// did with its disk, it does not know. No entry heals that, the other voters do
+    /// ([`super::gate`]).
+    pub const UNPROVEN: Self = Self { until: None, term: u64::MAX };
+
     /// Whether holding an entry at `pos`, received from a leader since, makes up for the loss.
     ///
     /// Either the log is past all that was lost, or it is the log of a leader elected later, who

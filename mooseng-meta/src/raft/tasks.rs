@@ -1,11 +1,11 @@
 //! What runs beside Raft's own tasks.
 
-use super::gate::Gate;
+use super::gate::{End, Gate};
 use super::network::Links;
 use super::node::Leadership;
 use super::state::Shared;
 use super::types::{Member, Raft};
-use mooseng_core::ids::Term;
+use mooseng_core::{error::NetError, ids::Term};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
@@ -85,37 +85,62 @@ pub(super) fn flush_at_intervals(tasks: &Tasks, raft: &Raft, state: &Arc<Shared>
     });
 }
 
-/// Asks all other voters for the end of their logs until all have answered or a leader has made
-/// up for what was cut off, and lets this node stand for election when it may.
+/// Between two looks at who votes.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Who votes, as far as this node knows: by its log, or before that by what it was started with.
+fn voters(raft: &Raft, founders: &[Member]) -> Vec<(u64, String)> {
+    let metrics = raft.metrics();
+    let m = metrics.borrow_watched();
+    let members = m.membership_config.membership();
+    let known: Vec<_> = members
+        .voter_ids()
+        .filter_map(|id| members.get_node(&id).map(|n| (id, n.raft_addr.clone())))
+        .collect();
+    match known.is_empty() {
+        true => founders.iter().map(|m| (m.id.get(), m.raft_addr.clone())).collect(),
+        false => known,
+    }
+}
+
+/// Where all voters but `me` are, when all of them answer.
+pub(super) async fn ends_of(
+    links: &Links,
+    voters: &[(u64, String)],
+    me: u64,
+    budget: Duration,
+) -> Result<Vec<End>, NetError> {
+    let others = voters.iter().filter(|(id, _)| *id != me);
+    let asked = others.map(|(id, addr)| links.last_of(*id, addr, budget));
+    futures::future::join_all(asked).await.into_iter().collect()
+}
+
+/// Asks all other voters for the end of their logs until nothing is to be made up for, and lets this
+/// node stand for election when it may.
 pub(super) fn ask_all_voters(
     tasks: &Tasks,
     raft: &Raft,
     gate: &Arc<Gate>,
     links: &Arc<Links>,
-    me: u64,
-    period: Duration,
+    (me, founders): (u64, Vec<Member>),
+    budget: Duration,
 ) {
     let (raft, gate, links) = (raft.clone(), Arc::clone(gate), Arc::clone(links));
-    tracing::warn!("the last batch of the Raft log was cut off: this master catches up before it votes");
+    if !gate.is_unproven() {
+        tracing::warn!("the last batch of the Raft log was cut off: this master catches up before it votes");
+    }
     tasks.spawn(async move {
         while gate.is_torn() {
-            let voters: Vec<(u64, String)> = {
-                let metrics = raft.metrics();
-                let m = metrics.borrow_watched();
-                let members = m.membership_config.membership();
-                members
-                    .voter_ids()
-                    .filter_map(|id| members.get_node(&id).map(|n| (id, n.raft_addr.clone())))
-                    .collect()
-            };
-            let others: Vec<_> = voters.iter().filter(|(id, _)| *id != me).collect();
-            let asked = others.iter().map(|(id, addr)| links.last_of(*id, addr, period));
-            let answers: Result<Vec<_>, _> = futures::future::join_all(asked).await.into_iter().collect();
-            if let (Ok(answers), true) = (answers, voters.len() > others.len()) {
+            let voters = voters(&raft, &founders);
+            if voters.iter().any(|(id, _)| *id == me)
+                && let Ok(answers) = ends_of(&links, &voters, me, budget).await
+            {
                 gate.all_answered(&answers);
             }
+            let term = raft.metrics().borrow_watched().vote.leader_id.term;
+            gate.prove(term);
             raft.runtime_config().elect(gate.may_stand());
-            tokio::time::sleep(period).await;
+            tokio::time::sleep(if gate.is_unproven() { LOOK } else { budget }).await;
         }
         raft.runtime_config().elect(true);
     });

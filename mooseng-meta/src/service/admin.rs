@@ -86,7 +86,7 @@ impl Inner {
         let mut infos = Vec::new();
         for (index, chunk, rec) in answer(namespace::layout_chunks(view, r.inode, r.from, r.count))? {
             let mut replicas = Vec::new();
-            for (server, found) in self.look_at(lead, chunk.id, chunk.version, &rec.members).await? {
+            for (server, found) in self.look_at(lead, chunk.id, &rec).await? {
                 let now = self.now();
                 replicas.push(ReplicaInfo {
                     place: self.replica(view, server)?,

@@ -19,6 +19,8 @@ use std::{sync::Arc, time::Duration};
 
 /// Time for one entry of a bump to pass the log.
 const COMMIT: Duration = Duration::from_secs(10);
+/// Steps of one look at a chunk: a bump left by another leader, a winner among suspects, a bump.
+const STEPS_MAX: usize = 5;
 
 /// Forgets that a chunk is being driven when it is dropped.
 struct Driving {
@@ -46,38 +48,62 @@ impl Inner {
             return Ok(());
         }
         let _driving = Driving { lead: lead.clone(), chunk: id };
-        let Some(mut rec) = namespace::chunk(&self.view()?, id).map_err(internal)? else { return Ok(()) };
-        if let Some(bump) = rec.pending.clone() {
-            self.carry_out(lead, id, &rec, bump).await?;
-            let Some(now) = namespace::chunk(&self.view()?, id).map_err(internal)? else { return Ok(()) };
-            rec = now;
-        }
-        for _ in 0..2 {
-            let found = self.look_at(lead, id, rec.version, &rec.members).await?;
-            // A member that may still come back is waited for, however long this master leads.
-            let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
-            let candidates = lead.memory.lock().candidates(self.now(), self.timings.server_dead);
-            let force = force || rec.cut_to.is_some();
-            match plan(id, &rec, &found, &candidates, all_heard, force) {
+        let mut force = force;
+        let mut begun = false;
+        for _ in 0..STEPS_MAX {
+            let Some(rec) = namespace::chunk(&self.view()?, id).map_err(internal)? else { return Ok(()) };
+            if let Some(bump) = rec.pending.clone() {
+                if self.carry_out(lead, id, &rec, bump).await? {
+                    (force, begun) = (false, false);
+                    continue;
+                }
+                // None of its survivors goes on. Once more at most: the next round looks again.
+                if begun {
+                    return Err(MetaError::ChunkBusy(id));
+                }
+            }
+            match self.decide_about(lead, id, &rec, force).await? {
                 Plan::Leave => {
                     self.in_order(lead, id, &rec.members);
+                    lead.memory.lock().retry.remove(&id);
                     return Ok(());
                 }
+                Plan::Wait if rec.pending.is_some() => return Err(MetaError::ChunkBusy(id)),
                 Plan::Wait => return Ok(()),
-                Plan::Bless(winner) => {
-                    let chunk = ChunkRef { id, version: rec.version };
-                    tracing::warn!(%id, %winner, "every replica was dirty at an unclean stop: the first in the chain wins");
-                    let op = Control::Bless { chunk, term: lead.term };
-                    self.command(winner, op, self.timings.control)
-                        .await
-                        .map_err(|e| internal(e.to_string()))?;
-                }
+                Plan::Bless(winner) => self.bless(lead, id, winner).await?,
                 Plan::Bump { survivors, joining } => {
-                    return self.bump(lead, id, &rec, survivors, joining).await;
+                    if !self.begin(lead, id, &rec, survivors, joining).await? {
+                        return Ok(());
+                    }
+                    begun = true;
                 }
             }
         }
         Ok(())
+    }
+
+    /// What is to be done, by what the servers say. A bump that none of its survivors can carry on
+    /// is planned anew: every replica of the open set has all that was acknowledged, whatever version
+    /// was made of it since, because none of those versions has opened.
+    async fn decide_about(
+        &self,
+        lead: &Lead,
+        id: ChunkId,
+        rec: &ChunkRec,
+        force: bool,
+    ) -> Result<Plan, MetaError> {
+        let found = self.look_at(lead, id, rec).await?;
+        // A member that may still come back is waited for, however long this master leads.
+        let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
+        let candidates = {
+            let mut m = lead.memory.lock();
+            for (server, _) in found.iter().filter(|(_, f)| *f == Found::Silent) {
+                m.avoid(*server, self.now());
+            }
+            m.joiners(self.now(), self.timings.server_dead)
+        };
+        let force = force || rec.cut_to.is_some() || (rec.pending.is_some() && all_heard);
+        Ok(plan(id, rec, &found, &candidates, all_heard, force))
     }
 
     fn long_dead(&self, lead: &Lead, server: ServerId) -> bool {
@@ -87,81 +113,97 @@ impl Inner {
         self.now().saturating_sub(heard) > patience
     }
 
-    async fn bump(
-        self: &Arc<Self>,
-        lead: &Arc<Lead>,
+    async fn bless(&self, lead: &Lead, id: ChunkId, winner: ServerId) -> Result<(), MetaError> {
+        tracing::warn!(%id, %winner, "every replica was dirty at an unclean stop: the first in the chain wins");
+        let failed = |e: ChunkError| internal(e.to_string());
+        let stat = Control::Stat { chunk: id };
+        let ControlReply::Done(stat) =
+            self.command(winner, stat, self.timings.control).await.map_err(failed)?
+        else {
+            return Err(internal("a question about a chunk was answered with something else"));
+        };
+        let op = Control::Bless { chunk: stat.report.chunk, term: lead.term };
+        self.command(winner, op, self.timings.control).await.map(drop).map_err(failed)
+    }
+
+    /// Step 1: the bump is committed, in the place of one that could not go on.
+    async fn begin(
+        &self,
+        lead: &Lead,
         id: ChunkId,
         rec: &ChunkRec,
         survivors: Vec<ServerId>,
         joining: Vec<ServerId>,
-    ) -> Result<(), MetaError> {
+    ) -> Result<bool, MetaError> {
         let from = ChunkRef { id, version: rec.version };
-        let bump = PendingBump {
-            version: rec.version.next(),
-            survivors: survivors.clone(),
-            joining: joining.clone(),
-            cut_to: rec.cut_to,
-        };
-        tracing::info!(%id, version = %bump.version, ?survivors, ?joining, cut_to = ?bump.cut_to, "bump");
-        let command = Command::BumpStart { from, survivors, joining, cut_to: rec.cut_to };
+        let replaces = rec.pending.as_ref().map(|b| b.version);
+        let version = rec.newest().next();
+        tracing::info!(%id, %version, ?replaces, ?survivors, ?joining, cut_to = ?rec.cut_to, "bump");
+        let given_up = rec.pending.iter().flat_map(|b| &b.joining).filter(|s| !joining.contains(s));
+        let given_up: Vec<_> = given_up.copied().collect();
+        let command = Command::BumpStart { from, replaces, survivors, joining, cut_to: rec.cut_to };
         if self.propose(command, COMMIT).await? != Applied::Done(true) {
-            return Ok(());
+            return Ok(false);
         }
-        self.carry_out(lead, id, rec, bump).await
+        let mut m = lead.memory.lock();
+        for server in given_up {
+            m.surplus.insert((id, server), rec.newest());
+        }
+        Ok(true)
+    }
+
+    /// Tells servers a chunk's new version; who took it, and who has nothing of the chunk.
+    async fn set_version(
+        &self,
+        lead: &Lead,
+        id: ChunkId,
+        bump: &PendingBump,
+        servers: &[ServerId],
+        create: bool,
+    ) -> (Vec<ServerId>, Vec<ServerId>) {
+        let members: Vec<_> = bump.survivors.iter().chain(&bump.joining).copied().collect();
+        // A set without a survivor begins with nothing, whatever an old copy has.
+        let cut_to = if bump.survivors.is_empty() { Some(0) } else { bump.cut_to };
+        let set = |server: ServerId| {
+            let (members, to, term) = (members.clone(), bump.version, lead.term);
+            let op = Control::SetVersion { chunk: id, to, members, cut_to, create, term };
+            async move { (server, self.command(server, op, self.timings.control).await) }
+        };
+        let (mut ready, mut empty) = (Vec::new(), Vec::new());
+        for (server, done) in join_all(servers.iter().map(|s| set(*s))).await {
+            match done {
+                Ok(_) => ready.push(server),
+                Err(ChunkError::NotFound(_)) => empty.push(server),
+                Err(e) => tracing::warn!(%id, %server, error = %e, "a member did not take the new version"),
+            }
+        }
+        (ready, empty)
     }
 
     /// Steps 2 to 4: the survivors take the version, everybody else is filled from them, the version
-    /// opens.
+    /// opens. Answers whether it is decided; not when nobody took the version.
     async fn carry_out(
         self: &Arc<Self>,
         lead: &Arc<Lead>,
         id: ChunkId,
         rec: &ChunkRec,
         bump: PendingBump,
-    ) -> Result<(), MetaError> {
-        let chunk = ChunkRef { id, version: bump.version };
-        let all: Vec<_> = bump.survivors.iter().chain(&bump.joining).copied().collect();
-        let set = |server: ServerId| {
-            let (members, cut_to, term) = (all.clone(), bump.cut_to, lead.term);
-            let op = Control::SetVersion { chunk: id, to: bump.version, members, cut_to, term };
-            async move { (server, self.command(server, op, self.timings.control).await) }
-        };
-        let (mut ready, mut empty) = (Vec::new(), Vec::new());
-        for (server, done) in join_all(bump.survivors.iter().map(|s| set(*s))).await {
-            match done {
-                Ok(_) => ready.push(server),
-                Err(ChunkError::NotFound(_)) if !rec.committed => empty.push(server),
-                Err(e) => tracing::warn!(%id, %server, error = %e, "a survivor did not take the new version"),
-            }
+    ) -> Result<bool, MetaError> {
+        let anew = bump.survivors.is_empty();
+        let first = if anew { &bump.joining } else { &bump.survivors };
+        let (mut ready, empty) = self.set_version(lead, id, &bump, first, anew).await;
+        if ready.is_empty() && !rec.committed {
+            // Never written anywhere: empty replicas keep a late first write to the old version out.
+            ready = self.set_version(lead, id, &bump, &empty, true).await.0;
         }
-        let mut members = ready.clone();
         if ready.is_empty() {
-            // Never written anywhere: the places are enough, the first write makes the replicas.
-            if rec.committed || (empty.is_empty() && !bump.survivors.is_empty()) {
-                return Err(MetaError::ChunkBusy(id));
-            }
-            members = empty;
-            members.extend(bump.joining.iter().copied());
-        } else {
-            let view = self.view()?;
-            let sources = ready.iter().map(|s| self.replica(&view, *s)).collect::<Result<Vec<_>, _>>()?;
-            let fill = ready[1..].iter().chain(&empty).chain(&bump.joining).copied();
-            let pull = |server: ServerId| {
-                let from: Vec<_> = sources.iter().filter(|r| r.server != server).cloned().collect();
-                let op = Control::Pull { chunk, from, term: lead.term };
-                async move { (server, self.command(server, op, self.timings.pull).await) }
-            };
-            for (server, done) in join_all(fill.map(pull)).await {
-                match done {
-                    Ok(_) if !members.contains(&server) => members.push(server),
-                    Ok(_) => {}
-                    Err(e) => {
-                        tracing::warn!(%id, %server, error = %e, "a member could not be made equal");
-                        members.retain(|m| *m != server);
-                    }
-                }
-            }
+            return Ok(false);
         }
+        let mut fill = ready[1..].to_vec();
+        fill.extend(empty.into_iter().filter(|s| !ready.contains(s) && !rec.committed));
+        fill.extend(bump.joining.iter().copied().filter(|s| !ready.contains(s)));
+        let chunk = ChunkRef { id, version: bump.version };
+        let members = self.equalise(lead, chunk, ready, fill).await?;
         let command = Command::BumpOpen { chunk, members: members.clone() };
         if self.propose(command, COMMIT).await? == Applied::Done(true) {
             self.in_order(lead, id, &members);
@@ -169,12 +211,46 @@ impl Inner {
             for server in rec.members.iter().chain(&bump.survivors).filter(|s| !members.contains(s)) {
                 m.surplus.insert((id, *server), rec.version);
             }
-            // A set that is still too small is looked at again.
+            // A set that is still too small is looked at again, but not at once: who failed may fail again.
             if members.len() < usize::from(rec.wanted) {
                 m.wanted.entry(id).or_insert(false);
+                m.back_off(id, self.now());
+            } else {
+                m.retry.remove(&id);
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Makes the servers of `fill` equal to the first of `ready`. Answers who is a good member then.
+    async fn equalise(
+        &self,
+        lead: &Lead,
+        chunk: ChunkRef,
+        ready: Vec<ServerId>,
+        fill: Vec<ServerId>,
+    ) -> Result<Vec<ServerId>, MetaError> {
+        let view = self.view()?;
+        let sources = ready.iter().map(|s| self.replica(&view, *s)).collect::<Result<Vec<_>, _>>()?;
+        drop(view);
+        let pull = |server: ServerId| {
+            let from: Vec<_> = sources.iter().filter(|r| r.server != server).cloned().collect();
+            let op = Control::Pull { chunk, from, term: lead.term };
+            async move { (server, self.command(server, op, self.timings.pull).await) }
+        };
+        let mut members = ready.clone();
+        for (server, done) in join_all(fill.into_iter().map(pull)).await {
+            match done {
+                Ok(_) if !members.contains(&server) => members.push(server),
+                Ok(_) => {}
+                Err(e) => {
+                    tracing::warn!(id = %chunk.id, %server, error = %e, "a member could not be made equal");
+                    members.retain(|m| *m != server);
+                    lead.memory.lock().avoid(server, self.now());
+                }
+            }
+        }
+        Ok(members)
     }
 
     fn in_order(&self, lead: &Lead, id: ChunkId, members: &[ServerId]) {
@@ -189,21 +265,25 @@ impl Inner {
         }
     }
 
-    /// Asks servers what they have of a chunk.
+    /// Asks servers what they have of a chunk: the members of the open set, and who was filled from
+    /// them by a bump under way. A replica at a version that is being made has all that the open one
+    /// has.
     pub(super) async fn look_at(
         &self,
         lead: &Lead,
         id: ChunkId,
-        version: ChunkVersion,
-        members: &[ServerId],
+        rec: &ChunkRec,
     ) -> Result<Vec<(ServerId, Found)>, MetaError> {
         let noted = |s: ServerId| lead.memory.lock().odd.get(&(id, s)).copied();
         let ask = |server: ServerId| async move {
             let found = match self.command(server, Control::Stat { chunk: id }, self.timings.control).await {
-                Ok(ControlReply::Done(stat)) if stat.report.chunk.version == version => {
-                    let state = stat.report.state;
-                    // Damage that was reported is believed until the replica was mended.
+                Ok(ControlReply::Done(stat)) => {
+                    let (version, state) = (stat.report.chunk.version, stat.report.state);
+                    let member = rec.members.contains(&server);
                     match noted(server) {
+                        _ if version > rec.newest() || version < rec.version => Found::Other,
+                        _ if !member && version == rec.version => Found::Other,
+                        // Damage that was reported is believed until the replica was mended.
                         Some(Odd::State(ReplicaState::Damaged)) => Found::Current(ReplicaState::Damaged),
                         _ => Found::Current(state),
                     }
@@ -214,7 +294,12 @@ impl Inner {
             };
             (server, found)
         };
-        Ok(join_all(members.iter().map(|s| ask(*s))).await)
+        let filled = rec.pending.iter().flat_map(|b| &b.joining).filter(|s| !rec.members.contains(s));
+        let mut found = join_all(rec.members.iter().chain(filled).map(|s| ask(*s))).await;
+        // Who is not a member counts only when it was filled.
+        let good = |f: &Found| *f == Found::Current(ReplicaState::Good);
+        found.retain(|(s, f)| rec.members.contains(s) || good(f));
+        Ok(found)
     }
 
     pub(super) async fn command(
@@ -223,6 +308,9 @@ impl Inner {
         op: Control,
         budget: Duration,
     ) -> Result<ControlReply, ChunkError> {
+        if !self.raft.leads_surely() {
+            return Err(ChunkError::Busy("this master is not sure to lead".into()));
+        }
         let place = self.view().and_then(|v| self.replica(&v, server));
         let place = place.map_err(|e| ChunkError::Busy(e.to_string()))?;
         self.peers.control(&place.addr, op, budget).await

@@ -1,23 +1,14 @@
-//! What a leader does by itself: takes up its term, ends silent sessions, finishes bumps, repairs,
-//! deletes. One task, from election to deposition.
+//! What a leader does by itself, from election to deposition: takes up its term, ends silent
+//! sessions; `upkeep` looks after chunks, `deleting` removes what nobody needs.
 
 use super::{Inner, Lead, internal};
-use crate::{
-    namespace::meta_key,
-    repair::{Risk, risk},
-    state::check_session,
-    store::*,
-};
+use crate::{namespace::meta_key, store::*};
 use futures::{StreamExt as _, stream};
-use mooseng_core::{chunk::Control, error::MetaError, ids::*, meta::*};
+use mooseng_core::{error::MetaError, ids::*, meta::*};
 use std::{sync::Arc, time::Duration};
 
-/// Chunks settled at the same time.
-const SETTLING_MAX: usize = 8;
-/// Deletions sent in one round.
-const DELETIONS_MAX: usize = 512;
-/// Rounds between two looks at all chunks without a reason.
-const LOOK_ROUNDS: u32 = 60;
+/// Sessions ended at the same time.
+const ENDING_MAX: usize = 64;
 const COMMIT: Duration = Duration::from_secs(10);
 
 /// Follows leadership until the node's Raft ends.
@@ -94,33 +85,24 @@ impl Inner {
         Ok(Arc::new(lead))
     }
 
+    /// Sessions, chunks and deletions are looked after side by side: none waits for another.
     async fn drive(self: &Arc<Self>, lead: &Arc<Lead>) {
-        let mut round = 0u32;
+        futures::join!(self.keep_sessions(lead), self.keep_chunks(lead), self.keep_deleting(lead));
+    }
+
+    async fn keep_sessions(&self, lead: &Lead) {
         loop {
-            let tick = tokio::time::timeout(self.timings.tick, lead.wake.notified());
-            let _ = tick.await;
-            round = round.wrapping_add(1);
-            if let Err(e) = self.round(lead, round).await {
-                tracing::warn!(error = %e, "a round of the leader failed, the next one goes on");
+            tokio::time::sleep(self.timings.tick).await;
+            if let Err(e) = self.end_silent_sessions(lead).await {
+                tracing::warn!(error = %e, "a round over the sessions failed, the next one goes on");
+            }
+            if let Err(e) = self.fence_the_rest(lead).await {
+                tracing::warn!(error = %e, "fences could not be told, they are told again");
             }
         }
     }
 
-    async fn round(self: &Arc<Self>, lead: &Arc<Lead>, round: u32) -> Result<(), MetaError> {
-        self.end_silent_sessions(lead).await?;
-        let mut work = self.wanted(lead, round)?;
-        work.sort_by_key(|(risk, id, _)| (std::cmp::Reverse(*risk), *id));
-        let settle = |(_, id, force): (Option<Risk>, ChunkId, bool)| async move {
-            if let Err(e) = self.settle(lead, id, force).await {
-                tracing::warn!(%id, error = %e, "a chunk could not be settled, it is tried again");
-            }
-        };
-        stream::iter(work).for_each_concurrent(SETTLING_MAX, settle).await;
-        self.delete(lead).await?;
-        self.delete_surplus(lead).await
-    }
-
-    async fn end_silent_sessions(&self, lead: &Arc<Lead>) -> Result<(), MetaError> {
+    async fn end_silent_sessions(&self, lead: &Lead) -> Result<(), MetaError> {
         let now = self.now();
         let silent: Vec<_> = {
             let m = lead.memory.lock();
@@ -130,135 +112,26 @@ impl Inner {
                 .filter(|(_, heard)| now.saturating_sub(**heard) > self.timings.session_lifetime);
             of.map(|(id, _)| *id).collect()
         };
-        for id in silent {
-            let view = self.view()?;
-            if let Ok(epoch) = self.epoch_of(&view, id) {
-                let session = SessionStamp { id, epoch };
-                if check_session(&view, session).map_err(internal)?.is_ok() {
-                    tracing::info!(%id, "session ended: nothing was heard of it");
-                    self.propose(Command::SessionEnd { session }, COMMIT).await?;
-                }
+        let end = |id: SessionId| async move {
+            if let Err(e) = self.end_silent(lead, id).await {
+                tracing::warn!(%id, error = %e, "a silent session could not be ended, it is tried again");
             }
-            lead.memory.lock().forget(id);
-        }
+        };
+        stream::iter(silent).for_each_concurrent(ENDING_MAX, end).await;
         Ok(())
     }
 
-    /// Chunks that want a look: bumps and cuts under way, what clients and servers reported, and
-    /// now and then all of them.
-    fn wanted(&self, lead: &Lead, round: u32) -> Result<Vec<(Option<Risk>, ChunkId, bool)>, MetaError> {
-        let view = self.view()?;
-        let mut work = Vec::new();
-        view.scan(Table::Busy, &[], &[], &mut |k, _| {
-            work.push((Some(Risk::Endangered), ChunkId(number(k)), false));
-            true
-        })
-        .map_err(internal)?;
-        let (named, all) = {
-            let mut m = lead.memory.lock();
-            (std::mem::take(&mut m.wanted), std::mem::take(&mut m.look_at_all))
-        };
-        work.extend(named.into_iter().map(|(id, force)| (Some(Risk::Endangered), id, force)));
-        if all || round.is_multiple_of(LOOK_ROUNDS) || self.somebody_died(lead) {
-            self.look_at_all(lead, &view, &mut work)?;
+    async fn end_silent(&self, lead: &Lead, id: SessionId) -> Result<(), MetaError> {
+        match self.epoch_of(&self.view()?, id) {
+            Ok(epoch) => {
+                tracing::info!(%id, "session ended: nothing was heard of it");
+                self.end_session(lead, SessionStamp { id, epoch }, COMMIT).await
+            }
+            Err(MetaError::SessionEnded) => {
+                lead.memory.lock().forget(id);
+                Ok(())
+            }
+            Err(e) => Err(e),
         }
-        work.sort_by_key(|(_, id, force)| (*id, !*force));
-        work.dedup_by_key(|(_, id, _)| *id);
-        Ok(work)
-    }
-
-    /// A server has been silent for long enough that its chunks are copied elsewhere.
-    fn somebody_died(&self, lead: &Lead) -> bool {
-        let (now, patience) = (self.now(), self.timings.server_dead + self.timings.repair_after);
-        let m = lead.memory.lock();
-        m.servers.values().any(|s| {
-            let silent = now.saturating_sub(s.heard);
-            silent > patience && silent <= patience + 3 * self.timings.tick
-        })
-    }
-
-    fn look_at_all(
-        &self,
-        lead: &Lead,
-        view: &RedbView,
-        work: &mut Vec<(Option<Risk>, ChunkId, bool)>,
-    ) -> Result<(), MetaError> {
-        let patience = self.timings.server_dead + self.timings.repair_after;
-        let now = self.now();
-        let m = lead.memory.lock();
-        // Before everybody had a chance to register nobody is missed.
-        let early = now.saturating_sub(lead.since) <= patience;
-        let gone = |s: &ServerId| match m.servers.get(s) {
-            Some(server) => now.saturating_sub(server.heard) > patience,
-            None => !early,
-        };
-        scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
-            let id = ChunkId(number(k));
-            let good = rec.members.iter().filter(|s| !gone(s) && !m.odd.contains_key(&(id, **s))).count();
-            if let Some(risk) = risk(good, usize::from(rec.wanted)) {
-                work.push((Some(risk), id, false));
-            }
-            true
-        })
-        .map_err(internal)
-    }
-
-    /// Sends deletions of chunks that no file has any more.
-    async fn delete(self: &Arc<Self>, lead: &Arc<Lead>) -> Result<(), MetaError> {
-        let mut todo = Vec::new();
-        scan_recs(&self.view()?, Table::Deleting, &[], &[], |k, rec: DeletingRec| {
-            let chunk = ChunkRef { id: ChunkId(number(k)), version: rec.version };
-            todo.extend(rec.holders.into_iter().map(|s| (chunk, s)));
-            todo.len() < DELETIONS_MAX
-        })
-        .map_err(internal)?;
-        let now = self.now();
-        todo.retain(|(_, s)| lead.memory.lock().is_alive(*s, now, self.timings.server_dead));
-        let send = |(chunk, server): (ChunkRef, ServerId)| async move {
-            let op = Control::Delete { chunk, term: lead.term };
-            self.command(server, op, self.timings.control).await.is_ok().then_some((chunk.id, server))
-        };
-        let done: Vec<_> = stream::iter(todo)
-            .map(send)
-            .buffer_unordered(SETTLING_MAX)
-            .filter_map(async |x| x)
-            .collect()
-            .await;
-        if !done.is_empty() {
-            self.propose(Command::DeleteDone { done }, COMMIT).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes copies that no record names, once the full set is confirmed by its servers.
-    async fn delete_surplus(self: &Arc<Self>, lead: &Arc<Lead>) -> Result<(), MetaError> {
-        let surplus: Vec<_> = lead.memory.lock().surplus.keys().take(DELETIONS_MAX).copied().collect();
-        for (id, server) in surplus {
-            let rec: Option<ChunkRec> =
-                load(&self.view()?, Table::Chunk, &key(id.get())).map_err(internal)?;
-            let Some(rec) = rec else {
-                lead.memory.lock().surplus.remove(&(id, server));
-                continue;
-            };
-            if rec.members.contains(&server) {
-                lead.memory.lock().surplus.remove(&(id, server));
-                continue;
-            }
-            let now = self.now();
-            if rec.pending.is_some() || !lead.memory.lock().is_alive(server, now, self.timings.server_dead) {
-                continue;
-            }
-            let found = self.look_at(lead, id, rec.version, &rec.members).await?;
-            let good = |f: &crate::repair::Found| *f == crate::repair::Found::Current(ReplicaState::Good);
-            if found.len() < usize::from(rec.wanted) || !found.iter().all(|(_, f)| good(f)) {
-                continue;
-            }
-            let chunk = ChunkRef { id, version: rec.version };
-            let op = Control::Delete { chunk, term: lead.term };
-            if self.command(server, op, self.timings.control).await.is_ok() {
-                lead.memory.lock().surplus.remove(&(id, server));
-            }
-        }
-        Ok(())
     }
 }

@@ -8,8 +8,15 @@ use crate::{
     store::{RedbView, Table, View as _, map_key},
 };
 use mooseng_core::{
-    attr::Access, capability::Rights, context::CallContext, error::MetaError, ids::*, limits::GROUPS_MAX,
-    meta::*, name::Name, wire,
+    attr::{Access, FileKind},
+    capability::Rights,
+    context::CallContext,
+    error::MetaError,
+    ids::*,
+    limits::GROUPS_MAX,
+    meta::*,
+    name::Name,
+    wire,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -30,6 +37,25 @@ impl Drop for Removing {
                 }
             }
         }
+    }
+}
+
+/// An open that is being judged; dropped, it was not carried out.
+struct Opening {
+    lead: Arc<Lead>,
+    inode: InodeId,
+    session: SessionId,
+}
+
+impl Opening {
+    fn done(self, access: Access) {
+        self.lead.memory.lock().opened(self.inode, self.session, access);
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.lead.memory.lock().end_open(self.inode, self.session);
     }
 }
 
@@ -91,7 +117,7 @@ impl Inner {
     ) -> Result<(), MetaError> {
         let rec = answer(namespace::inode(view, inode))?;
         let session = cx.session.map_or(SessionId(0), |s| s.id);
-        let opened = lead.memory.lock().open.get(&(inode, session)).is_some_and(|f| f.access.has(access));
+        let opened = lead.memory.lock().has_open(inode, session, access);
         if opened || rec.uid == cx.creds.uid {
             return Ok(());
         }
@@ -99,13 +125,11 @@ impl Inner {
     }
 
     async fn open(&self, lead: &Arc<Lead>, cx: &CallContext, r: Open) -> Result<Opened, MetaError> {
-        let session = cx.session.ok_or(MetaError::SessionEnded)?;
-        self.register_open(lead, r.inode, session.id, r.access)?;
-        let opened = self.opened_layout(lead, cx, &r).await;
-        if opened.is_err() {
-            lead.memory.lock().released(r.inode, session.id);
-        }
-        opened
+        let session = cx.session.ok_or(MetaError::SessionEnded)?.id;
+        let opening = self.begin_open(lead, r.inode, session)?;
+        let opened = self.opened_layout(lead, cx, &r).await?;
+        opening.done(r.access);
+        Ok(opened)
     }
 
     async fn opened_layout(&self, lead: &Arc<Lead>, cx: &CallContext, r: &Open) -> Result<Opened, MetaError> {
@@ -123,19 +147,13 @@ impl Inner {
     }
 
     /// Notes an open before it is judged, so that an unlink that comes in between counts it.
-    fn register_open(
-        &self,
-        lead: &Lead,
-        inode: InodeId,
-        session: SessionId,
-        access: Access,
-    ) -> Result<(), MetaError> {
+    fn begin_open(&self, lead: &Arc<Lead>, inode: InodeId, session: SessionId) -> Result<Opening, MetaError> {
         let mut m = lead.memory.lock();
         if m.removing.contains_key(&inode) {
             return Err(MetaError::Busy(format!("{inode} is being removed")));
         }
-        m.opened(inode, session, access);
-        Ok(())
+        m.begin_open(inode, session);
+        Ok(Opening { lead: lead.clone(), inode, session })
     }
 
     pub(super) async fn fs_write(
@@ -286,10 +304,10 @@ impl Inner {
                 self.attach(lead, cx, layout, want).await.map(MetaReply::Allocate)
             }
             (MetaRequest::Create(r), MetaReply::Create(created)) => {
-                if r.open != Access(0) {
-                    self.open_created(lead, cx, created.attr.inode, r.open)?;
+                if r.open == Access(0) {
+                    return Ok(MetaReply::Create(created));
                 }
-                Ok(MetaReply::Create(created))
+                self.open_created(lead, cx, &created, r.open).map(MetaReply::Create)
             }
             (MetaRequest::SetAttrs(r), reply) if r.set.size.is_some() => {
                 lead.wake.notify_one();
@@ -299,20 +317,21 @@ impl Inner {
         }
     }
 
+    /// Opens what a create made or found; its content is of the moment of the answer.
     fn open_created(
         &self,
-        lead: &Lead,
+        lead: &Arc<Lead>,
         cx: &CallContext,
-        inode: InodeId,
+        created: &Created,
         access: Access,
-    ) -> Result<(), MetaError> {
-        let session = cx.session.ok_or(MetaError::SessionEnded)?.id;
-        self.register_open(lead, inode, session, access)?;
+    ) -> Result<Created, MetaError> {
+        let (session, inode) = (cx.session.ok_or(MetaError::SessionEnded)?.id, created.attr.inode);
+        let opening = self.begin_open(lead, inode, session)?;
         // Somebody may have removed it in between; then there is nothing to open.
-        if let Err(e) = answer(namespace::inode(&self.view()?, inode)) {
-            lead.memory.lock().released(inode, session);
-            return Err(e);
-        }
-        Ok(())
+        let rec = answer(namespace::inode(&self.view()?, inode))?;
+        opening.done(access);
+        let (attr, truncates, has_chunks) = (rec.attr(inode), rec.truncates, rec.chunks > 0);
+        let inline = if rec.kind == FileKind::File { rec.inline } else { None };
+        Ok(Created { attr, created: created.created, truncates, inline, has_chunks })
     }
 }

@@ -46,11 +46,23 @@ impl Inner {
             let bumped = lead.bumped.notified();
             tokio::pin!(bumped);
             bumped.as_mut().enable();
-            let chunks = answer(namespace::layout_chunks(&self.view()?, inode, want.from, want.count))?;
-            let busy = chunks.iter().find(|(_, _, rec)| rec.pending.is_some() || rec.cut_to.is_some());
-            let Some((_, busy, _)) = busy else { break chunks };
-            let busy = busy.id;
-            lead.memory.lock().wanted.entry(busy).or_insert(false);
+            let view = self.view()?;
+            let chunks = answer(namespace::layout_chunks(&view, inode, want.from, want.count))?;
+            let mut busy = None;
+            for (_, chunk, rec) in &chunks {
+                // A head that may still write for an ended session heads for nobody else: it
+                // acknowledges the fence, or a version without it opens.
+                let unfenced = match rec.members.first() {
+                    Some(head) => self.owes_a_fence(&view, *head)?,
+                    None => false,
+                };
+                if unfenced || rec.pending.is_some() || rec.cut_to.is_some() {
+                    busy = Some((chunk.id, unfenced));
+                    break;
+                }
+            }
+            let Some((busy, unfenced)) = busy else { break chunks };
+            *lead.memory.lock().wanted.entry(busy).or_insert(false) |= unfenced;
             lead.wake.notify_one();
             tokio::select! {
                 biased;

@@ -33,11 +33,13 @@ pub(super) enum Odd {
     State(ReplicaState),
 }
 
-/// Rights with which a session has an inode open, and how often.
-#[derive(Clone, Copy, Debug)]
+/// An inode that a session has open, or is opening.
+#[derive(Clone, Copy, Default, Debug)]
 pub(super) struct OpenFile {
-    pub count: u32,
-    pub access: Access,
+    /// With which rights; `None` when no open has succeeded yet.
+    pub open: Option<Access>,
+    /// Opens that are being judged.
+    pub opening: u32,
 }
 
 /// A leader's memory.
@@ -54,13 +56,24 @@ pub(super) struct Memory {
     pub removing: BTreeMap<InodeId, u32>,
     /// When each session was last heard of.
     pub contacts: BTreeMap<SessionId, Duration>,
+    /// Sessions whose end is under way.
+    pub ending: BTreeSet<SessionId>,
     /// Sessions that have told this leader what they have open.
     pub asserted: BTreeSet<SessionId>,
     /// Chunks that somebody wants looked at, and whether a bump is wanted in any case.
     pub wanted: BTreeMap<ChunkId, bool>,
     /// All chunks want a look.
     pub look_at_all: bool,
+    /// Chunks that could not be settled: how often in a row, and when they are tried again.
+    pub retry: BTreeMap<ChunkId, (u32, Duration)>,
+    /// Servers that did not take a copy: until when nobody asks them to.
+    pub avoid: BTreeMap<ServerId, Duration>,
 }
+
+/// First and longest wait before a chunk that could not be settled is tried again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// How long a server that did not take a copy is not asked to.
+const AVOID: Duration = Duration::from_secs(15);
 
 impl Memory {
     /// Servers that may take copies.
@@ -74,8 +87,43 @@ impl Memory {
             .collect()
     }
 
+    /// Servers that may join a set: not those that failed to lately.
+    pub fn joiners(&self, now: Duration, dead_after: Duration) -> Vec<Candidate> {
+        let mut all = self.candidates(now, dead_after);
+        all.retain(|c| self.avoid.get(&c.server).is_none_or(|until| *until <= now));
+        all
+    }
+
+    /// A server was asked and did not do it.
+    pub fn avoid(&mut self, server: ServerId, now: Duration) {
+        self.avoid.insert(server, now + AVOID);
+    }
+
+    /// A chunk could not be settled.
+    pub fn back_off(&mut self, chunk: ChunkId, now: Duration) {
+        let (tries, again) = self.retry.entry(chunk).or_default();
+        *again = now + (BACK_OFF.0 * 2u32.saturating_pow(*tries)).min(BACK_OFF.1);
+        *tries = tries.saturating_add(1).min(16);
+    }
+
+    /// Whether a chunk is not to be tried again yet.
+    pub fn is_early(&self, chunk: ChunkId, now: Duration) -> bool {
+        self.retry.get(&chunk).is_some_and(|(_, again)| now < *again)
+    }
+
+    /// A server came, or came back: what failed without it may be done now.
+    pub fn came(&mut self, server: ServerId) {
+        self.avoid.remove(&server);
+        self.retry.clear();
+    }
+
     pub fn is_alive(&self, server: ServerId, now: Duration, dead_after: Duration) -> bool {
         self.servers.get(&server).is_some_and(|s| now.saturating_sub(s.heard) < dead_after)
+    }
+
+    /// Whether a server was heard of and has been silent since.
+    pub fn is_dead(&self, server: ServerId, now: Duration, dead_after: Duration) -> bool {
+        self.servers.contains_key(&server) && !self.is_alive(server, now, dead_after)
     }
 
     /// Sum of all disks: (total, free).
@@ -93,21 +141,44 @@ impl Memory {
         holders.into_iter().collect()
     }
 
+    /// The session has the inode open with these rights, and those it had before.
     pub fn opened(&mut self, inode: InodeId, session: SessionId, access: Access) {
-        let file = self.open.entry((inode, session)).or_insert(OpenFile { count: 0, access: Access(0) });
-        file.count += 1;
-        file.access = file.access.and(access);
+        let file = self.open.entry((inode, session)).or_default();
+        file.open = Some(file.open.unwrap_or(Access(0)).and(access));
     }
 
-    /// Ends one open; whether it was the session's last of this inode.
-    pub fn released(&mut self, inode: InodeId, session: SessionId) -> bool {
-        let Some(file) = self.open.get_mut(&(inode, session)) else { return true };
-        file.count -= 1;
-        if file.count == 0 {
-            self.open.remove(&(inode, session));
-            return true;
+    /// An open begins to be judged: until it is, the session counts as a holder.
+    pub fn begin_open(&mut self, inode: InodeId, session: SessionId) {
+        self.open.entry((inode, session)).or_default().opening += 1;
+    }
+
+    /// It was judged; [`Self::opened`] says so when it succeeded.
+    pub fn end_open(&mut self, inode: InodeId, session: SessionId) {
+        if let Some(file) = self.open.get_mut(&(inode, session)) {
+            file.opening = file.opening.saturating_sub(1);
+            if file.opening == 0 && file.open.is_none() {
+                self.open.remove(&(inode, session));
+            }
         }
-        false
+    }
+
+    /// The session has closed the inode for the last time; whether it does not hold it any more.
+    pub fn released(&mut self, inode: InodeId, session: SessionId) -> bool {
+        match self.open.get_mut(&(inode, session)) {
+            Some(file) if file.opening > 0 => {
+                file.open = None;
+                false
+            }
+            _ => {
+                self.open.remove(&(inode, session));
+                true
+            }
+        }
+    }
+
+    /// Whether a session has an inode open with a right.
+    pub fn has_open(&self, inode: InodeId, session: SessionId, access: Access) -> bool {
+        self.open.get(&(inode, session)).and_then(|f| f.open).is_some_and(|a| a.has(access))
     }
 
     /// Forgets a session.
@@ -134,11 +205,48 @@ mod tests {
     }
 
     #[test]
-    fn opens_are_counted() {
-        let mut m = Memory::default();
-        m.opened(InodeId(5), SessionId(2), Access::READ);
-        m.opened(InodeId(5), SessionId(2), Access::WRITE);
-        assert!(!m.released(InodeId(5), SessionId(2)));
-        assert!(m.released(InodeId(5), SessionId(2)));
+    fn a_session_has_an_inode_open_or_not_however_often_it_said_so() {
+        let (mut m, inode, session) = (Memory::default(), InodeId(5), SessionId(2));
+        m.begin_open(inode, session);
+        m.opened(inode, session, Access::READ);
+        m.end_open(inode, session);
+        m.opened(inode, session, Access::WRITE);
+        assert!(m.has_open(inode, session, Access::READ.and(Access::WRITE)));
+        // An open that fails takes nothing away from those before it.
+        m.begin_open(inode, session);
+        m.end_open(inode, session);
+        assert!(m.has_open(inode, session, Access::READ));
+        assert!(m.released(inode, session) && m.open.is_empty());
+        assert!(m.released(inode, session), "a repeat does nothing");
+    }
+
+    #[test]
+    fn what_is_being_opened_is_held() {
+        let (mut m, inode, session) = (Memory::default(), InodeId(5), SessionId(2));
+        m.asserted.insert(session);
+        m.begin_open(inode, session);
+        assert!(!m.released(inode, session));
+        assert_eq!(m.holders(inode, &[session]), [session]);
+        m.end_open(inode, session);
+        assert!(m.holders(inode, &[session]).is_empty());
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_later_and_later() {
+        let (mut m, chunk) = (Memory::default(), ChunkId(1));
+        let mut now = Duration::ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            m.back_off(chunk, now);
+            let begin = now;
+            while m.is_early(chunk, now) {
+                now += Duration::from_millis(50);
+            }
+            waits.push(now - begin);
+        }
+        assert!(waits.is_sorted() && waits[0] <= BACK_OFF.0 && waits[11] == BACK_OFF.1, "{waits:?}");
+        m.back_off(chunk, now);
+        m.came(ServerId(1));
+        assert!(!m.is_early(chunk, now), "a server that comes may be what was missing");
     }
 }

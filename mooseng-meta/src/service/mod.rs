@@ -12,6 +12,7 @@
 
 mod admin;
 mod bump;
+mod deleting;
 mod driver;
 mod fs;
 mod layout;
@@ -19,6 +20,7 @@ mod lead;
 mod peers;
 mod servers;
 mod sessions;
+mod upkeep;
 
 use crate::{
     namespace::Fail,
@@ -173,10 +175,14 @@ impl Inner {
         self.store.view().map_err(internal)
     }
 
-    /// The leader's memory, or who leads.
+    /// The leader's memory, or who leads. A leader that is cut off from the others does not answer
+    /// as one, whatever is asked: what it keeps alive another one may have ended.
     fn lead(&self) -> Result<Arc<Lead>, MetaError> {
         if let Some(lead) = self.lead.read().clone() {
-            return Ok(lead);
+            return match self.raft.leads_surely() {
+                true => Ok(lead),
+                false => Err(MetaError::NotLeader { leader: None }),
+            };
         }
         let l = self.raft.leadership().borrow().clone();
         if l.is_me {
@@ -214,19 +220,22 @@ impl MetadataService for MasterService {
     async fn call(&self, cx: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
         let s = &self.0;
         let lead = s.lead()?;
-        if let Some(session) = cx.session
-            && let Some(heard) = lead.memory.lock().contacts.get_mut(&session.id)
-        {
-            *heard = s.now();
-        }
-        match req.kind() {
+        let answer = match req.kind() {
             OpKind::FsRead => s.fs_read(&lead, cx, req).await,
             OpKind::FsWrite => s.fs_write(&lead, cx, req).await,
             OpKind::Session => s.session(&lead, cx, req).await,
             OpKind::Server => s.server(&lead, cx, req).await,
             OpKind::Look => s.look(&lead, cx, req).await,
             OpKind::Admin => s.admin(cx, req).await,
+        };
+        // Whoever speaks under an epoch that is over is not heard of.
+        if let Some(session) = cx.session
+            && !matches!(answer, Err(MetaError::SessionEnded | MetaError::Fenced { .. }))
+            && let Some(heard) = lead.memory.lock().contacts.get_mut(&session.id)
+        {
+            *heard = s.now();
         }
+        answer
     }
 
     async fn events(&self, cx: &CallContext, after: EventSeq) -> Result<Events, MetaError> {
@@ -239,7 +248,7 @@ impl MetadataService for MasterService {
             yield Ok((seq, SessionEvent::Reassert));
             loop {
                 tokio::time::sleep(inner.timings.tick).await;
-                let same = inner.lead.read().as_ref().is_some_and(|l| Arc::ptr_eq(l, &lead));
+                let same = inner.lead().is_ok_and(|l| Arc::ptr_eq(&l, &lead));
                 if !same {
                     yield Err(MetaError::NotLeader { leader: None });
                     return;

@@ -4,7 +4,7 @@ use super::{
     Inner, Lead, internal,
     lead::{Odd, Server},
 };
-use crate::store::*;
+use crate::{namespace, store::*};
 use mooseng_core::{context::CallContext, error::MetaError, ids::*, limits::REPORT_CHUNKS_MAX, meta::*};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -65,7 +65,10 @@ impl Inner {
             report_at: None,
         };
         tracing::info!(server = %r.server, addr = server.addr, incarnation = %r.incarnation, "chunkserver registered");
-        lead.memory.lock().servers.insert(r.server, server);
+        let mut m = lead.memory.lock();
+        m.servers.insert(r.server, server);
+        m.came(r.server);
+        drop(m);
         self.orders(lead, r.server)
     }
 
@@ -88,22 +91,20 @@ impl Inner {
 
     fn orders(&self, lead: &Lead, server: ServerId) -> Result<ServerOrders, MetaError> {
         let view = self.view()?;
-        let (mut keys, mut fences) = (Vec::new(), Vec::new());
+        let (mut keys, mut sessions) = (Vec::new(), Vec::new());
         scan_recs(&view, Table::Key, &[], &[], |_, k: KeyRec| {
             keys.push(k.key);
             true
         })
         .map_err(internal)?;
         scan_recs(&view, Table::Session, &[], &[], |k, s: SessionRec| {
-            // A session that was never fenced has nothing to refuse.
-            if s.epoch > SessionEpoch(1) {
-                fences.push(SessionStamp { id: SessionId(number(k)), epoch: s.epoch });
-            }
+            sessions.push(SessionStamp { id: SessionId(number(k)), epoch: s.epoch });
             true
         })
         .map_err(internal)?;
+        let next_session = namespace::next_session(&view).map_err(internal)?;
         let want_report = lead.memory.lock().servers.get(&server).is_none_or(|s| !s.reported);
-        Ok(ServerOrders { term: lead.term, keys, fences, want_report })
+        Ok(ServerOrders { term: lead.term, keys, sessions, next_session, want_report })
     }
 
     /// Takes one page of a report. What is not as its record says is noted, and looked at again by
@@ -129,6 +130,7 @@ impl Inner {
             server.report_at = None;
             server.reported = true;
             m.look_at_all = true;
+            m.came(r.server);
         }
         let has: BTreeMap<_, _> = r.chunks.iter().map(|c| (c.chunk.id, *c)).collect();
         for (id, rec) in &records {

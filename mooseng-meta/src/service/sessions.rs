@@ -2,10 +2,30 @@
 
 use super::{Inner, Lead, internal};
 use crate::{state::check_session, store::*};
+use futures::future::join_all;
 use mooseng_core::{
-    attr::Access, context::CallContext, error::MetaError, ids::*, limits::SLOTS_MAX, meta::*, net::CertHash,
+    chunk::Control, context::CallContext, error::MetaError, ids::*, limits::SLOTS_MAX, meta::*, net::CertHash,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// Fences told to chunkservers in one round.
+const FENCES_MAX: usize = 1024;
+const COMMIT: Duration = Duration::from_secs(10);
+
+/// Marks a session as being ended until it is dropped.
+struct Ending<'a>(&'a Lead, SessionId);
+
+impl<'a> Ending<'a> {
+    fn begin(lead: &'a Lead, session: SessionId) -> Option<Self> {
+        lead.memory.lock().ending.insert(session).then_some(Self(lead, session))
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.memory.lock().ending.remove(&self.1);
+    }
+}
 
 impl Inner {
     /// The session of a call, when it exists, its epoch is in force and the certificate is its own.
@@ -16,6 +36,10 @@ impl Inner {
     ) -> Result<(SessionStamp, CertHash), MetaError> {
         let stamp = cx.session.ok_or_else(|| MetaError::Invalid("open a session first".into()))?;
         let rec = check_session(view, stamp).map_err(internal)??;
+        // Between its fence and its end a session gets nothing under the new epoch.
+        if self.lead.read().as_ref().is_some_and(|l| l.memory.lock().ending.contains(&stamp.id)) {
+            return Err(MetaError::Busy("the session is being ended".into()));
+        }
         match &cx.peer {
             Some(peer) if peer.cert_hash != rec.cert => {
                 Err(MetaError::Invalid("the session belongs to another certificate".into()))
@@ -62,8 +86,7 @@ impl Inner {
                 Ok(MetaReply::Release(()))
             }
             MetaRequest::CloseSession(_) => {
-                self.propose(Command::SessionEnd { session: stamp }, cx.budget).await?;
-                lead.memory.lock().forget(stamp.id);
+                self.end_session(lead, stamp, cx.budget).await?;
                 Ok(MetaReply::CloseSession(()))
             }
             MetaRequest::GrantIds(r) => {
@@ -105,6 +128,82 @@ impl Inner {
         Ok(SessionOpened { stamp, slots: SLOTS_MAX, lifetime_secs, term: lead.term })
     }
 
+    /// Ends a session (PROTOCOL §1): its epoch is over, the chunkservers are told, then what it held
+    /// is let go. Who did not answer is told later, and heads nothing for others until then.
+    pub(super) async fn end_session(
+        &self,
+        lead: &Lead,
+        session: SessionStamp,
+        budget: Duration,
+    ) -> Result<(), MetaError> {
+        let Some(_ending) = Ending::begin(lead, session.id) else {
+            return Err(MetaError::Busy("the session is being ended".into()));
+        };
+        if self.propose(Command::Fence { session }, budget).await? != Applied::Done(true) {
+            return Ok(());
+        }
+        let fenced = SessionStamp { id: session.id, epoch: session.epoch.next() };
+        let (view, mut servers) = (self.view()?, Vec::new());
+        view.scan(Table::Server, &[], &[], &mut |k, _| {
+            servers.push(ServerId(number(k)));
+            true
+        })
+        .map_err(internal)?;
+        drop(view);
+        let tell =
+            |server: ServerId| async move { (!self.fence_at(lead, server, fenced).await).then_some(server) };
+        let unfenced = join_all(servers.into_iter().map(tell)).await.into_iter().flatten().collect();
+        self.propose(Command::SessionEnd { session: fenced, unfenced }, budget).await?;
+        lead.memory.lock().forget(session.id);
+        Ok(())
+    }
+
+    /// Tells one chunkserver of a fence; whether it is in force there. One that is known to be dead
+    /// is not waited for.
+    async fn fence_at(&self, lead: &Lead, server: ServerId, session: SessionStamp) -> bool {
+        if lead.memory.lock().is_dead(server, self.now(), self.timings.server_dead) {
+            return false;
+        }
+        let op = Control::Fence { session, term: lead.term };
+        self.command(server, op, self.timings.control).await.is_ok()
+    }
+
+    /// Tells chunkservers of fences that they have not acknowledged yet.
+    pub(super) async fn fence_the_rest(&self, lead: &Lead) -> Result<(), MetaError> {
+        let mut owed = Vec::new();
+        let (view, now) = (self.view()?, self.now());
+        scan_recs(&view, Table::Unfenced, &[], &[], |k, epoch: SessionEpoch| {
+            let (server, id) = (ServerId(number(k)), SessionId(second(k)));
+            if lead.memory.lock().is_alive(server, now, self.timings.server_dead) {
+                owed.push((server, SessionStamp { id, epoch }));
+            }
+            owed.len() < FENCES_MAX
+        })
+        .map_err(internal)?;
+        drop(view);
+        let tell = |(server, session): (ServerId, SessionStamp)| async move {
+            self.fence_at(lead, server, session).await.then_some((session.id, server))
+        };
+        let done: Vec<_> = join_all(owed.into_iter().map(tell)).await.into_iter().flatten().collect();
+        if !done.is_empty() {
+            self.propose(Command::FenceDone { done }, COMMIT).await?;
+            lead.bumped.notify_waiters();
+        }
+        Ok(())
+    }
+
+    /// Whether a chunkserver may still carry out writes of a session that has ended.
+    pub(super) fn owes_a_fence(&self, view: &RedbView, server: ServerId) -> Result<bool, MetaError> {
+        let (from, to) = range_of(server.get());
+        let mut owes = false;
+        view.scan(Table::Unfenced, &from, &to, &mut |_, _| {
+            owes = true;
+            false
+        })
+        .map_err(internal)?;
+        Ok(owes)
+    }
+
     /// A session tells a new leader what it has open. Orphans that name it and that it has not open
     /// are released.
     async fn reassert(
@@ -118,17 +217,15 @@ impl Inner {
         {
             let mut m = lead.memory.lock();
             m.contacts.insert(stamp.id, self.now());
-            for inode in &r.open {
-                if !m.open.contains_key(&(*inode, stamp.id)) {
-                    m.opened(*inode, stamp.id, Access(0));
-                }
+            for (inode, access) in &r.opens {
+                m.opened(*inode, stamp.id, *access);
             }
             m.asserted.insert(stamp.id);
         }
         let mut stray = Vec::new();
         scan_recs(&view, Table::Orphan, &[], &[], |k, o: OrphanRec| {
             let inode = InodeId(number(k));
-            if o.holders.contains(&stamp.id) && !r.open.contains(&inode) {
+            if o.holders.contains(&stamp.id) && !lead.memory.lock().open.contains_key(&(inode, stamp.id)) {
                 stray.push(inode);
             }
             true

@@ -1,6 +1,6 @@
 //! Applying one log entry. Pure.
 
-use super::session::{SlotCheck, check_session, check_slot, save_reply};
+use super::session::{SlotCheck, check_session, check_slot, follows, save_reply};
 use crate::{
     namespace::{self, Fail, Op, TotalsDelta, meta_key, put_number, take_number},
     store::*,
@@ -35,7 +35,9 @@ pub fn apply(tx: &mut dyn Tx, entry: &LogEntry, totals: &mut TotalsDelta) -> io:
             };
             Ok(Applied::Session(open_session(tx, rec)?))
         }
-        Command::SessionEnd { session } => end_session(tx, now, *session, totals).map(Applied::Done),
+        Command::SessionEnd { session, unfenced } => {
+            end_session(tx, now, *session, unfenced, totals).map(Applied::Done)
+        }
         Command::Fence { session } => fence(tx, *session).map(Applied::Done),
         Command::ReleaseOrphan { inode, session } => {
             release_orphan(tx, now, *inode, *session, totals).map(Applied::Done)
@@ -50,8 +52,8 @@ pub fn apply(tx: &mut dyn Tx, entry: &LogEntry, totals: &mut TotalsDelta) -> io:
             )?;
             Ok(Applied::Done(true))
         }
-        Command::BumpStart { from, survivors, joining, cut_to } => {
-            bump_start(tx, *from, survivors, joining, *cut_to).map(Applied::Done)
+        Command::BumpStart { from, replaces, survivors, joining, cut_to } => {
+            bump_start(tx, (*from, *replaces), survivors, joining, *cut_to).map(Applied::Done)
         }
         Command::BumpOpen { chunk, members } => bump_open(tx, *chunk, members).map(Applied::Done),
         Command::DeleteDone { done } => delete_done(tx, done).map(Applied::Done),
@@ -70,6 +72,12 @@ pub fn apply(tx: &mut dyn Tx, entry: &LogEntry, totals: &mut TotalsDelta) -> io:
             let expires: Option<Timestamp> = load(tx, Table::Token, hash)?;
             tx.delete(Table::Token, hash)?;
             Ok(Applied::Done(expires.is_some_and(|e| e > now)))
+        }
+        Command::FenceDone { done } => {
+            for (session, server) in done {
+                tx.delete(Table::Unfenced, &key2(server.get(), session.get()))?;
+            }
+            Ok(Applied::Done(true))
         }
     }
 }
@@ -103,6 +111,9 @@ fn mutation(
         SlotCheck::Answered(answer) => return Ok(*answer),
         SlotCheck::Misused => return Ok(Err(MetaError::SlotMisuse)),
         SlotCheck::New => {}
+    }
+    if !follows(tx, session, slot, request)? {
+        return Ok(Err(MetaError::Invalid("the batch that it comes after was not carried out".into())));
     }
     let mut op = Op { tx, now, creds, session: session.id, decisions, chains_used: 0, totals };
     let answer = match namespace::mutate(&mut op, request) {
@@ -147,10 +158,14 @@ fn end_session(
     tx: &mut dyn Tx,
     now: Timestamp,
     stamp: SessionStamp,
+    unfenced: &[ServerId],
     totals: &mut TotalsDelta,
 ) -> io::Result<bool> {
     if check_session(tx, stamp)?.is_err() {
         return Ok(false);
+    }
+    for server in unfenced {
+        save(tx, Table::Unfenced, &key2(server.get(), stamp.id.get()), &stamp.epoch)?;
     }
     tx.delete(Table::Session, &key(stamp.id.get()))?;
     delete_range(tx, Table::Slot, stamp.id.get())?;
@@ -227,28 +242,28 @@ fn grant(
 
 fn bump_start(
     tx: &mut dyn Tx,
-    from: ChunkRef,
+    (from, replaces): (ChunkRef, Option<ChunkVersion>),
     survivors: &[ServerId],
     joining: &[ServerId],
     cut_to: Option<u64>,
 ) -> io::Result<bool> {
     let k = key(from.id.get());
     let Some(mut rec) = load::<ChunkRec>(tx, Table::Chunk, &k)? else { return Ok(false) };
-    // Survivors come from the set that is open: nobody else has what was acknowledged.
-    let known = survivors.iter().all(|s| rec.members.contains(s));
+    // Survivors come from the set that is open, or were filled from it by the bump that is replaced:
+    // nobody else has what was acknowledged.
+    let filled = rec.pending.as_ref().map_or(&[][..], |b| &b.joining);
+    let known = survivors.iter().all(|s| rec.members.contains(s) || filled.contains(s));
     if rec.version != from.version
-        || rec.pending.is_some()
+        || rec.pending.as_ref().map(|b| b.version) != replaces
         || (survivors.is_empty() && rec.committed)
         || !known
     {
         return Ok(false);
     }
-    rec.pending = Some(PendingBump {
-        version: from.version.next(),
-        survivors: survivors.to_vec(),
-        joining: joining.to_vec(),
-        cut_to,
-    });
+    // A version is never made twice: who took the replaced one may not pass for a member of this.
+    let version = rec.newest().next();
+    rec.pending =
+        Some(PendingBump { version, survivors: survivors.to_vec(), joining: joining.to_vec(), cut_to });
     tx.put(Table::Busy, &k, &[])?;
     save(tx, Table::Chunk, &k, &rec)?;
     Ok(true)
@@ -264,6 +279,9 @@ fn bump_open(tx: &mut dyn Tx, chunk: ChunkRef, members: &[ServerId]) -> io::Resu
     }
     rec.version = bump.version;
     rec.members = members.to_vec();
+    if bump.survivors.is_empty() {
+        rec.since = bump.version;
+    }
     if rec.cut_to.is_some() && rec.cut_to >= bump.cut_to && bump.cut_to.is_some() {
         rec.cut_to = None;
     }

@@ -7,7 +7,7 @@ use mooseng_core::{
     error::MetaError,
     ids::{SessionStamp, SlotStamp},
     limits::{SAVED_REPLY_BYTES_MAX, SLOTS_MAX},
-    meta::{MetaReply, MetaRequest},
+    meta::{Batch, MetaReply, MetaRequest},
     wire,
 };
 use std::io;
@@ -34,6 +34,28 @@ pub fn check_session(
         Some(rec) if rec.epoch != stamp.epoch => Err(MetaError::Fenced { epoch: rec.epoch.get() }),
         Some(rec) => Ok(rec),
     })
+}
+
+/// Whether all of a mutation was carried out: a batch stops at its first failure.
+fn was_whole(answer: &Result<MetaReply, MetaError>) -> bool {
+    match answer {
+        Ok(MetaReply::Batch(answers)) => answers
+            .last()
+            .is_none_or(|last| matches!(wire::decode::<Result<MetaReply, MetaError>>(last), Ok(Ok(_)))),
+        answer => answer.is_ok(),
+    }
+}
+
+/// Whether the batch that a batch is to come after was carried out whole, as the last of its slot.
+pub(super) fn follows(
+    view: &(impl View + ?Sized),
+    session: SessionStamp,
+    slot: SlotStamp,
+    req: &MetaRequest,
+) -> io::Result<bool> {
+    let MetaRequest::Batch(Batch { after: Some(after), .. }) = req else { return Ok(true) };
+    let last: Option<SlotRec> = load(view, Table::Slot, &slot_key(session.id, slot.slot))?;
+    Ok(last.is_some_and(|rec| rec.seq == *after && rec.whole))
 }
 
 fn fingerprint(req: &MetaRequest) -> u32 {
@@ -71,12 +93,12 @@ pub(super) fn save_reply(
     answer: &Result<MetaReply, MetaError>,
 ) -> io::Result<()> {
     let mut reply: Bytes = wire::encode(answer);
-    if reply.len() > SAVED_REPLY_BYTES_MAX.max(mooseng_core::limits::INLINE_BYTES_MAX * 2) {
+    if reply.len() > SAVED_REPLY_BYTES_MAX {
         let said = if answer.is_ok() { "applied" } else { "refused" };
         reply = wire::encode(&Err::<MetaReply, _>(MetaError::Internal(format!(
             "{said}, its answer was too long to keep"
         ))));
     }
-    let rec = SlotRec { seq: slot.seq, request: fingerprint(req), reply };
+    let rec = SlotRec { seq: slot.seq, request: fingerprint(req), whole: was_whole(answer), reply };
     save(tx, Table::Slot, &slot_key(session.id, slot.slot), &rec)
 }

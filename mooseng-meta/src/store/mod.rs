@@ -57,10 +57,12 @@ pub enum Table {
     Busy = 16,
     /// Inode with several links, directory → how many names it has there.
     Link = 17,
+    /// Chunkserver, ended session → the epoch that the chunkserver is to refuse everything below of.
+    Unfenced = 18,
 }
 
 /// All tables in order.
-pub const TABLES: [Table; 18] = [
+pub const TABLES: [Table; 19] = [
     Table::Meta,
     Table::Inode,
     Table::Entry,
@@ -79,6 +81,7 @@ pub const TABLES: [Table; 18] = [
     Table::Range,
     Table::Busy,
     Table::Link,
+    Table::Unfenced,
 ];
 
 /// Called for each row of a scan; `false` ends it.

@@ -102,6 +102,13 @@ pub struct EntryRec {
     pub cookie: DirCookie,
 }
 
+impl ChunkRec {
+    /// The newest version that is being made, or the open one.
+    pub fn newest(&self) -> ChunkVersion {
+        self.pending.as_ref().map_or(self.version, |b| b.version)
+    }
+}
+
 /// A bump under way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PendingBump {
@@ -130,6 +137,9 @@ pub struct ChunkRec {
     pub index: ChunkIndex,
     /// Whether a size commit has named it; before, chunkservers make it with the first write.
     pub committed: bool,
+    /// The version since which each set had a replica of the one before: what was acknowledged at
+    /// an older version is not in it.
+    pub since: ChunkVersion,
     /// A bump under way.
     pub pending: Option<PendingBump>,
     /// A cut that a truncate wants and no bump has begun.
@@ -171,6 +181,8 @@ pub struct SlotRec {
     pub seq: SlotSeq,
     /// CRC32C of the encoded request: another request under the same number is an error.
     pub request: u32,
+    /// Whether all of it was carried out.
+    pub whole: bool,
     /// The encoded answer.
     pub reply: Bytes,
 }

@@ -22,6 +22,8 @@ pub struct Cluster {
     pub timings: RaftTimings,
     pub rng: SeededRng,
     pub log: LogOptions,
+    /// Members of the fresh cluster.
+    pub founders: u64,
     seed: u64,
 }
 
@@ -37,6 +39,7 @@ impl Cluster {
             timings: RaftTimings::default(),
             rng: SeededRng::new(seed),
             log: LogOptions { segment_bytes: 4096, cache_bytes: 2048 },
+            founders: 0,
             seed,
         }
     }
@@ -48,12 +51,17 @@ impl Cluster {
     }
 
     pub async fn form(&mut self, n: u64) {
+        self.founders = n;
         for id in 1..=n {
             self.start_new(id).await;
         }
         let members: Vec<_> = (1..=n).map(member).collect();
         self.node(1).bootstrap(&members).await.unwrap();
         self.leader().await;
+        eventually("all to know that they lost nothing", async || {
+            self.running().all(|(_, n)| !n.status().torn).then_some(())
+        })
+        .await;
     }
 
     pub async fn start_new(&mut self, id: u64) {
@@ -68,6 +76,7 @@ impl Cluster {
         let options = RaftOptions {
             id: MasterId(id),
             raft_addr: member(id).raft_addr,
+            members: if id <= self.founders { (1..=self.founders).map(member).collect() } else { vec![] },
             timings: self.timings.clone(),
             log: self.log,
             disk: Arc::new(master.disk.clone()),

@@ -334,6 +334,7 @@ async fn three_masters_on_real_threads_and_real_time() {
         let options = RaftOptions {
             id: MasterId(id),
             raft_addr: member(id).raft_addr,
+            members: (1..=3).map(member).collect(),
             timings: RaftTimings::default(),
             log: LogOptions::default(),
             disk: Arc::new(MemDisk::new(&format!("disk-{id}"))),
@@ -389,4 +390,41 @@ async fn a_master_that_cannot_be_reached_never_becomes_a_voter() {
     assert_eq!(c.node(1).status().voters.len(), 2);
     c.converged().await;
     c.stop().await;
+}
+
+/// A follower that lost its disk has lost what it acknowledged: with a stale one it would elect a leader
+/// without it.
+#[tokio::test(start_paused = true)]
+async fn a_wiped_voter_elects_nobody_who_may_lack_what_it_had() {
+    for seed in 0..10 {
+        let mut c = Cluster::of(700 + seed, 3).await;
+        c.set("a", "1").await;
+        c.converged().await;
+        let leader = c.leader().await;
+        let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+        let (stale, wiped) = (others[0], others[1]);
+        c.net.isolate(stale, 1..=3);
+        c.set("b", "2").await;
+        c.crash(leader).await;
+        c.crash(wiped).await;
+        c.start_new(wiped).await;
+        let founders: Vec<_> = (1..=3).map(member).collect();
+        let node = c.node(wiped).clone();
+        let told = tokio::spawn(async move { node.bootstrap(&founders).await });
+        c.net.mend();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let leads = |id: u64| c.node(id).leadership().borrow().is_me;
+        assert!(!leads(stale) && !leads(wiped), "seed {seed}: nobody can lead without the one that has it");
+        c.start(leader).await.unwrap();
+        c.leader().await;
+        c.converged().await;
+        assert_eq!(c.masters[&wiped].machine.get("b").as_deref(), Some("2"), "seed {seed}");
+        eventually("it has made up for its loss", async || (!c.node(wiped).status().torn).then_some(()))
+            .await;
+        told.await.unwrap().unwrap();
+        // Now it counts again: with it, the stale one of before does without the leader.
+        c.crash(c.leader().await).await;
+        c.set("c", "3").await;
+        c.stop().await;
+    }
 }

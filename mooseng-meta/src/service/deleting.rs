@@ -1,0 +1,136 @@
+//! Removing replicas: of chunks that no file has any more, and copies that no record names. Each
+//! server has its own queue: one that is dead or slow delays its own only.
+
+use super::{Inner, Lead, internal};
+use crate::{repair::Found, store::*};
+use futures::{StreamExt as _, future::join_all, stream};
+use mooseng_core::{chunk::Control, error::MetaError, ids::*, meta::*};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+
+/// Deletions sent to one server in one round.
+const EACH_MAX: usize = 256;
+/// Deletions sent in one round.
+const ALL_MAX: usize = 4096;
+/// Rows looked at in one round: bounds the time of a look over what waits for dead servers.
+const ROWS_MAX: usize = 65_536;
+/// Deletions under way at one server.
+const AT_ONCE: usize = 4;
+/// Copies without a record looked at in one round, and at the same time.
+const SURPLUS_MAX: (usize, usize) = (64, 8);
+const COMMIT: Duration = Duration::from_secs(10);
+
+impl Inner {
+    /// Deletes what is to go, for ever.
+    pub(super) async fn keep_deleting(self: &Arc<Self>, lead: &Arc<Lead>) {
+        let (mut rows, mut copies) = (None, None);
+        loop {
+            tokio::time::sleep(self.timings.tick).await;
+            let deleted = self.delete(lead, &mut rows).await;
+            let removed = self.delete_surplus(lead, &mut copies).await;
+            if let Err(e) = deleted.and(removed) {
+                tracing::warn!(error = %e, "a round of deletions failed, the next one goes on");
+            }
+        }
+    }
+
+    /// The next deletions by server, from where the last round ended.
+    fn deletions(
+        &self,
+        lead: &Lead,
+        at: &mut Option<ChunkId>,
+    ) -> Result<BTreeMap<ServerId, Vec<ChunkRef>>, MetaError> {
+        let mut queues: BTreeMap<ServerId, Vec<ChunkRef>> = BTreeMap::new();
+        let (view, now) = (self.view()?, self.now());
+        let m = lead.memory.lock();
+        let from = at.take().map_or(ChunkId(0), ChunkId::next);
+        let (mut rows, mut all) = (0, 0);
+        scan_recs(&view, Table::Deleting, &key(from.get()), &[], |k, rec: DeletingRec| {
+            let id = ChunkId(number(k));
+            for server in rec.holders.iter().filter(|s| m.is_alive(**s, now, self.timings.server_dead)) {
+                let queue = queues.entry(*server).or_default();
+                if queue.len() < EACH_MAX {
+                    queue.push(ChunkRef { id, version: rec.version });
+                    all += 1;
+                }
+            }
+            rows += 1;
+            let goes_on = rows < ROWS_MAX && all < ALL_MAX;
+            *at = (!goes_on).then_some(id);
+            goes_on
+        })
+        .map_err(internal)?;
+        Ok(queues)
+    }
+
+    async fn delete(&self, lead: &Lead, at: &mut Option<ChunkId>) -> Result<(), MetaError> {
+        let queues = self.deletions(lead, at)?;
+        let at_server = |(server, chunks): (ServerId, Vec<ChunkRef>)| async move {
+            let send = |chunk: ChunkRef| async move {
+                let op = Control::Delete { chunk, term: lead.term };
+                self.command(server, op, self.timings.control).await.is_ok().then_some((chunk.id, server))
+            };
+            // One that fails ends the server's turn: the rest would wait for it as long.
+            let done = stream::iter(chunks).map(send).buffered(AT_ONCE);
+            done.take_while(|d| std::future::ready(d.is_some()))
+                .filter_map(async |d| d)
+                .collect::<Vec<_>>()
+                .await
+        };
+        let done: Vec<_> = join_all(queues.into_iter().map(at_server)).await.into_iter().flatten().collect();
+        if !done.is_empty() {
+            self.propose(Command::DeleteDone { done }, COMMIT).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes copies that no record names, once the full set is confirmed by its servers.
+    async fn delete_surplus(
+        &self,
+        lead: &Lead,
+        at: &mut Option<(ChunkId, ServerId)>,
+    ) -> Result<(), MetaError> {
+        let (mut todo, now) = (Vec::new(), self.now());
+        {
+            let m = lead.memory.lock();
+            let from = at.take().map_or(Bound::Unbounded, Bound::Excluded);
+            for (id, server) in m.surplus.range((from, Bound::Unbounded)).map(|(k, _)| *k) {
+                if m.is_alive(server, now, self.timings.server_dead) {
+                    todo.push((id, server));
+                }
+                if todo.len() == SURPLUS_MAX.0 {
+                    *at = Some((id, server));
+                    break;
+                }
+            }
+        }
+        let remove = |(id, server): (ChunkId, ServerId)| async move {
+            if let Err(e) = self.remove_surplus(lead, id, server).await {
+                tracing::warn!(%id, %server, error = %e, "a copy too many could not be removed, it is tried again");
+            }
+        };
+        stream::iter(todo).for_each_concurrent(SURPLUS_MAX.1, remove).await;
+        Ok(())
+    }
+
+    async fn remove_surplus(&self, lead: &Lead, id: ChunkId, server: ServerId) -> Result<(), MetaError> {
+        let rec: Option<ChunkRec> = load(&self.view()?, Table::Chunk, &key(id.get())).map_err(internal)?;
+        let Some(rec) = rec.filter(|r| !r.members.contains(&server)) else {
+            lead.memory.lock().surplus.remove(&(id, server));
+            return Ok(());
+        };
+        if rec.pending.is_some() {
+            return Ok(());
+        }
+        let found = self.look_at(lead, id, &rec).await?;
+        let good = |f: &Found| *f == Found::Current(ReplicaState::Good);
+        if found.len() < usize::from(rec.wanted) || !found.iter().all(|(_, f)| good(f)) {
+            return Ok(());
+        }
+        let chunk = ChunkRef { id, version: rec.version };
+        let op = Control::Delete { chunk, term: lead.term };
+        if self.command(server, op, self.timings.control).await.is_ok() {
+            lead.memory.lock().surplus.remove(&(id, server));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Bumps that cannot go on as they began.
+
+use crate::world::*;
+use mooseng_core::{error::MetaError, ids::*, meta::*};
+use mooseng_meta::service::ServiceTimings;
+
+fn suspect(w: &World, server: ServerId, chunk: ChunkId) {
+    w.fake(server).0.lock().has.get_mut(&chunk).unwrap().state = ReplicaState::Suspect;
+}
+
+/// A bump without `lost` that no survivor has taken yet.
+async fn stuck(w: &World, session: SessionStamp) -> (InodeId, ChunkPlace, ServerId, ServerId) {
+    let (inode, place) = w.file(session, "f").await;
+    let (first, lost) = (place.chain[0].server, place.chain[1].server);
+    w.fake(lost).0.lock().deaf_to.insert("stat");
+    w.fake(first).0.lock().refuses.insert("set-version");
+    let reported = w.report(session, inode, place.chunk, lost).await;
+    assert!(matches!(reported, Err(MetaError::ChunkBusy(_))), "{reported:?}");
+    assert!(w.fake(first).count("set-version") > 0, "the bump has begun");
+    (inode, place, first, lost)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bump_whose_survivors_all_became_suspect_is_done_with_a_winner() {
+    let w = World::of(3, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place, first, _) = stuck(&w, s).await;
+    suspect(&w, first, place.chunk.id);
+    w.fake(first).0.lock().refuses.clear();
+    // The one left out is never heard again: nobody waits for it for ever.
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain[0].server, first);
+    assert_eq!(w.fake(first).count("bless"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bump_whose_survivor_is_gone_goes_on_with_the_member_it_left_out() {
+    let w = World::of(3, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place, first, lost) = stuck(&w, s).await;
+    // Half of the step was done when it went: its replica has the version that was begun.
+    w.fake(first).0.lock().has.get_mut(&place.chunk.id).unwrap().version += 1;
+    w.fake(first).0.lock().deaf_to.extend(["stat", "set-version", "pull"]);
+    w.fake(lost).0.lock().deaf_to.clear();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain[0].server, lost, "it has all that was acknowledged");
+    assert!(now.chain.iter().all(|r| r.server != first));
+    assert!(now.chunk.version > place.chunk.version.next(), "the one that is gone cannot pass for a member");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_first_write_finds_no_place_at_the_old_version() {
+    let w = World::of(3, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let inode = w.create(s, "f").await.attr.inode;
+    let place = w.allocate(s, inode).await.unwrap();
+    // Nothing was written when the client says that a place failed it.
+    w.report(s, inode, place.chunk, place.chain[1].server).await.unwrap();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    for r in &now.chain {
+        let has = w.fake(r.server).0.lock().has.get(&place.chunk.id).copied();
+        assert_eq!(has.map(|h| h.version), Some(now.chunk.version.get()), "an empty replica refuses it");
+    }
+    w.commit(s, inode, now.chunk).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_before_a_set_was_made_anew_is_not_committed() {
+    let timings = ServiceTimings { server_dead: secs(2), repair_after: secs(2), ..ServiceTimings::default() };
+    let mut w = World::of(2, timings).await;
+    let s = w.session("c").await;
+    let inode = w.create(s, "f").await.attr.inode;
+    let place = w.allocate(s, inode).await.unwrap();
+    w.written(&place, ReplicaState::Good);
+    for r in &place.chain {
+        w.fake(r.server).0.lock().deaf_to.extend(["stat", "set-version", "pull"]);
+    }
+    tokio::time::advance(secs(5)).await;
+    w.add_server(3).await;
+    w.add_server(4).await;
+    let reported = w.report(s, inode, place.chunk, place.chain[0].server).await;
+    assert!(reported.is_ok(), "{reported:?}");
+    let now = w.opened(s, inode, place.chunk.version).await;
+    let late = w.commit(s, inode, place.chunk).await;
+    assert!(matches!(late, Err(MetaError::LayoutStale)), "those bytes are nowhere now: {late:?}");
+    w.commit(s, inode, now.chunk).await.unwrap();
+}
+
+fn secs(n: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(n)
+}

@@ -1,0 +1,9 @@
+//! One master's service against chunkservers that say what a test wants.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod bumps;
+mod deletions;
+mod fences;
+mod opens;
+mod partition;
+mod world;

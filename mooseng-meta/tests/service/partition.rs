@@ -1,0 +1,108 @@
+//! A leader that is cut off from the other masters, but not from anybody else.
+
+use crate::world::*;
+use mooseng_core::{error::MetaError, ids::*, meta::*, net::Role, rpc::RemoteMeta};
+use mooseng_host::MemDisk;
+use mooseng_meta::{
+    raft::{LogOptions, Member, RaftTimings},
+    server::{Master, MasterOptions},
+};
+use mooseng_net::memory::{Event, Fate, Faults, MemoryNetwork};
+use parking_lot::Mutex;
+use std::{sync::Arc, time::Duration};
+
+/// Between this master and the other masters nothing passes.
+#[derive(Debug, Default)]
+struct Cut(Mutex<Option<String>>);
+
+impl Faults for Cut {
+    fn fate(&self, from: &str, to: &str, _: Event) -> Fate {
+        let of = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
+        let (from, to) = (of(from), of(to));
+        let masters = from.starts_with("master") && to.starts_with("master") && from != to;
+        match &*self.0.lock() {
+            Some(cut) if masters && (from == *cut || to == *cut) => Fate::Drop,
+            _ => Fate::Deliver(Duration::from_millis(1)),
+        }
+    }
+}
+
+fn member(id: u64) -> Member {
+    Member { id: MasterId(id), raft_addr: format!("master-{id}/raft"), client_addr: format!("master-{id}") }
+}
+
+async fn trio(net: &MemoryNetwork) -> Vec<Master> {
+    let mut masters = Vec::new();
+    for id in 1..=3 {
+        let m = member(id);
+        let options = MasterOptions {
+            id: m.id,
+            cluster: cluster(),
+            listen: m.client_addr,
+            raft_listen: m.raft_addr,
+            members: (1..=3).map(member).collect(),
+            disk: Arc::new(MemDisk::new(&format!("m{id}"))),
+            transport: net.transport(identity(Role::Master, id)),
+            seams: mooseng_host::sim_seams(id),
+            raft_timings: RaftTimings::default(),
+            log: LogOptions::default(),
+            timings: quick(),
+            class: StorageClass { copies: 1 },
+            cache_bytes: 4 << 20,
+        };
+        masters.push(Master::start(options).await.unwrap());
+    }
+    masters
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_answers_nobody_as_a_leader() {
+    let cut = Arc::new(Cut::default());
+    let net = MemoryNetwork::with_faults(cut.clone());
+    let masters = trio(&net).await;
+    let leading = async |but: Option<usize>| {
+        let mut all = masters.iter().enumerate();
+        all.find(|(i, m)| Some(*i) != but && m.status().leading).map(|(i, _)| i)
+    };
+    let old = until_some("one leads", async || leading(None).await).await;
+    let client = net.transport(identity(Role::Client, 1));
+    let old_addr = format!("master-{}", old + 1);
+    let meta = RemoteMeta::new(client.connect(&old_addr).await.unwrap());
+    let server = net.transport(identity(Role::Chunkserver, 1));
+    let of_server = RemoteMeta::new(server.connect(&old_addr).await.unwrap());
+    let open = OpenSession { client: "c".into(), host: "h".into(), version: "v".into() };
+    let s = meta.open_session(&cx(), open).await.unwrap().stamp;
+    let r = Register {
+        server: ServerId(1),
+        incarnation: Incarnation(1),
+        addr: "cs-1".into(),
+        disks: vec![],
+        version: "t".into(),
+    };
+    of_server.register(&cx(), r).await.unwrap();
+    let beat =
+        || Heartbeat { server: ServerId(1), incarnation: Incarnation(1), disks: vec![], damaged: vec![] };
+    // Nobody asks anything for long: it stays sure as long as the others answer it.
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        meta.keep_alive(&under(s), KeepAlive {}).await.unwrap();
+        of_server.heartbeat(&cx(), beat()).await.unwrap();
+    }
+    *cut.0.lock() = Some(old_addr.clone());
+    let begin = tokio::time::Instant::now();
+    until("the old leader does not keep the session alive", async || {
+        matches!(meta.keep_alive(&under(s), KeepAlive {}).await, Err(MetaError::NotLeader { .. }))
+    })
+    .await;
+    assert!(begin.elapsed() < 2 * RaftTimings::default().election_max, "{:?}", begin.elapsed());
+    let refused = of_server.heartbeat(&cx(), beat()).await;
+    assert!(matches!(refused, Err(MetaError::NotLeader { .. })), "{refused:?}");
+    let new = until_some("another leads", async || leading(Some(old)).await).await;
+    let meta = RemoteMeta::new(client.connect(&format!("master-{}", new + 1)).await.unwrap());
+    meta.keep_alive(&under(s), KeepAlive {}).await.unwrap();
+    *cut.0.lock() = None;
+    until("the old one follows", async || !masters[old].status().leading).await;
+    for m in masters {
+        m.stop().await;
+    }
+}
