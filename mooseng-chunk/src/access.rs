@@ -28,6 +28,10 @@ struct Rules {
     term: Term,
     keys: KeyRing,
     key_ids: BTreeSet<KeyId>,
+    /// Sessions that live, by the last orders, and the first that was opened after them.
+    living: BTreeMap<SessionId, SessionEpoch>,
+    next_session: SessionId,
+    /// Fences told since.
     fences: BTreeMap<SessionId, SessionEpoch>,
     verified: BTreeMap<(CertHash, u32, bytes::Bytes), Arc<Claims>>,
 }
@@ -55,10 +59,14 @@ impl Access {
             r.term = r.term.max(orders.term);
             r.key_ids = orders.keys.iter().map(|k| k.id).collect();
             r.keys = KeyRing::new(orders.keys);
-            for f in orders.fences {
-                let epoch = r.fences.entry(f.id).or_default();
-                *epoch = (*epoch).max(f.epoch);
-            }
+            // A verified capability is good as long as its key.
+            let Rules { verified, key_ids, .. } = &mut *r;
+            verified.retain(|_, claims| key_ids.contains(&claims.key));
+            r.living = orders.sessions.into_iter().map(|s| (s.id, s.epoch)).collect();
+            r.next_session = orders.next_session;
+            // What the orders say by leaving it out need not be remembered besides.
+            let Rules { fences, living, next_session, .. } = &mut *r;
+            fences.retain(|id, _| id >= next_session || living.contains_key(id));
         }
         self.refreshed.notify_waiters();
     }
@@ -70,18 +78,19 @@ impl Access {
     }
 
     pub fn not_fenced(&self, session: SessionStamp) -> Result<(), ChunkError> {
-        match self.rules.lock().fences.get(&session.id) {
-            Some(epoch) if session.epoch < *epoch => Err(ChunkError::Fenced),
-            _ => Ok(()),
-        }
+        let r = self.rules.lock();
+        let told = r.fences.get(&session.id).is_some_and(|epoch| session.epoch < *epoch);
+        let ended = session.id < r.next_session
+            && r.living.get(&session.id).is_none_or(|in_force| session.epoch < *in_force);
+        if told || ended { Err(ChunkError::Fenced) } else { Ok(()) }
     }
 
-    /// Writes wait for the first orders: fences may have been set while the server was down.
-    pub fn may_write(&self, session: SessionStamp) -> Result<(), ChunkError> {
-        if !self.rules.lock().ordered {
-            return Err(ChunkError::Busy("starting: the masters' fences are not known yet".into()));
+    /// Writes wait for the first orders: sessions may have ended while the server was down.
+    pub fn may_write(&self) -> Result<(), ChunkError> {
+        match self.rules.lock().ordered {
+            true => Ok(()),
+            false => Err(ChunkError::Busy("starting: the masters' fences are not known yet".into())),
         }
-        self.not_fenced(session)
     }
 
     pub fn term_is_not_old(&self, got: Term) -> Result<(), ChunkError> {

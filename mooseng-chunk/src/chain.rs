@@ -58,7 +58,13 @@ impl Drop for Forward {
 }
 
 /// Takes a stream of writes. What was admitted is completed whatever becomes of the caller.
-pub(crate) fn write(shared: Arc<Shared>, slot: Arc<Slot>, req: WriteRequest, frames: Frames) -> Acks {
+pub(crate) fn write(
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    req: WriteRequest,
+    frames: Frames,
+    head: bool,
+) -> Acks {
     let here = vec![(shared.server, shared.incarnation)];
     let local = watch::channel(Progress { members: here, ..Progress::default() });
     let (forward, down) = match req.chain.get(1).cloned() {
@@ -78,7 +84,7 @@ pub(crate) fn write(shared: Arc<Shared>, slot: Arc<Slot>, req: WriteRequest, fra
         }
         None => (None, None),
     };
-    shared.spawn(take(shared.clone(), slot, req, frames, forward, local.0));
+    shared.spawn(take(shared.clone(), slot, (req, head), frames, forward, local.0));
     acks(local.1, down)
 }
 
@@ -86,7 +92,7 @@ pub(crate) fn write(shared: Arc<Shared>, slot: Arc<Slot>, req: WriteRequest, fra
 async fn take(
     shared: Arc<Shared>,
     slot: Arc<Slot>,
-    req: WriteRequest,
+    (req, head): (WriteRequest, bool),
     mut frames: Frames,
     forward: Option<Forward>,
     said: watch::Sender<Progress>,
@@ -96,6 +102,12 @@ async fn take(
         let done = async {
             let frame = frame?;
             shared.verify(slot.id, &frame)?;
+            // The head admits a frame or does not, for the whole chain; a fence waits for those admitted.
+            // Those behind it do not ask, so that two chains through two servers never wait in a ring.
+            let _admitted = if head { Some(shared.admitted.read().await) } else { None };
+            if head {
+                shared.access.not_fenced(req.session)?;
+            }
             if let Some(next) = &forward {
                 next.sent.fetch_max(frame.head.number.get(), Ordering::Relaxed);
                 next.rang.notify_one();

@@ -22,11 +22,20 @@ impl Shared {
         to: ChunkVersion,
         members: Vec<ServerId>,
         cut_to: Option<u64>,
+        create: bool,
         term: Term,
     ) -> Result<ChunkStat, ChunkError> {
-        let slot = self.slot(id)?;
+        let slot = match self.slot(id) {
+            // It has no version, and is not served, before the one asked for is durable.
+            Err(ChunkError::NotFound(_)) if create => self.place(id, ChunkVersion(0), ReplicaState::Good)?,
+            found => found?,
+        };
         // Under the lock nothing that was admitted is under way any more.
-        let mut guard = self.opened(&slot).await?;
+        let opened = slot.open(create.then(|| members.clone())).await.map_err(|e| {
+            self.give_up(&slot);
+            self.disk_error(e)
+        })?;
+        let mut guard = opened.ok_or(ChunkError::NotFound(id))?;
         self.access.term_is_not_old(term)?;
         let known = *slot.known.lock();
         match known.version.cmp(&to) {
@@ -158,8 +167,8 @@ impl Shared {
         }
         match op {
             Control::Stat { chunk } => self.stat(chunk).map(ControlReply::Done),
-            Control::SetVersion { chunk, to, members, cut_to, term } => {
-                self.set_version(chunk, to, members, cut_to, term).await.map(ControlReply::Done)
+            Control::SetVersion { chunk, to, members, cut_to, create, term } => {
+                self.set_version(chunk, to, members, cut_to, create, term).await.map(ControlReply::Done)
             }
             Control::Pull { chunk, from, term } => {
                 crate::pull::pull(self, chunk, from, term).await.map(ControlReply::Done)

@@ -181,9 +181,7 @@ impl Shared {
             self.disk_error(e)
         })?;
         let guard = opened.ok_or(ChunkError::NotFound(slot.id))?;
-        let _admitted = self.admitted.read().await;
         is_good(req.chunk, *slot.known.lock())?;
-        self.access.not_fenced(req.session)?;
         let (session, number) = (req.session.id, frame.head.number);
         match guard.admit(session, number, first) {
             Ok(true) => {}

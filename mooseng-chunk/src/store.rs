@@ -19,7 +19,7 @@ use mooseng_core::{
     ids::*,
     limits::{BLOCK_BYTES, CHUNK_BYTES, REPORT_CHUNKS_MAX},
     meta::{DiskReport, ReplicaState},
-    net::Transport,
+    net::{Role, Transport},
     seam::Seams,
 };
 use parking_lot::Mutex;
@@ -185,12 +185,17 @@ impl ChunkStore for DiskStore {
     async fn write(&self, cx: &CallContext, req: WriteRequest, frames: Frames) -> Result<Acks, ChunkError> {
         let rights = if req.create { Rights::WRITE.and(Rights::CREATE) } else { Rights::WRITE };
         self.0.access.allows(cx, req.chunk, rights, Some(req.session), req.capability.as_ref()).await?;
-        self.0.access.may_write(req.session)?;
+        self.0.access.may_write()?;
+        // The head checks the session, those behind it what the head admitted by its version.
+        let head = !matches!(&cx.peer, Some(p) if p.role == Role::Chunkserver);
+        if head {
+            self.0.access.not_fenced(req.session)?;
+        }
         if req.chain.first().is_none_or(|r| r.server != self.0.server) {
             return Err(ChunkError::Invalid(format!("the chain does not begin with {}", self.0.server)));
         }
         let slot = self.0.to_write(&req)?;
-        Ok(chain::write(self.0.clone(), slot, req, frames))
+        Ok(chain::write(self.0.clone(), slot, req, frames, head))
     }
 
     async fn sync(&self, cx: &CallContext, req: SyncRequest) -> Result<SyncDone, ChunkError> {

@@ -229,3 +229,48 @@ async fn different_chunks_are_written_side_by_side() {
     };
     futures::future::join_all((1..=20).map(one)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_session_writes_nothing_anywhere_though_its_capability_is_good() {
+    let world = World::new().await;
+    let s = servers(&world, 2).await;
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, vec![1; 100])]).await.unwrap();
+    // A stream that is open when the session ends.
+    let (tx, rx) = tokio::sync::mpsc::channel(4);
+    let frames = futures::stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|f| (f, rx)) });
+    let client = world.remote(mooseng_core::net::Role::Client, 1).await;
+    let req = world.write_request(chunk(1, 1), &[1, 2]);
+    let mut acks = client.write(&cx(), req, frames.boxed()).await.unwrap();
+    tx.send(Ok(frame(1, 2, 0, vec![2; 100]))).await.unwrap();
+    acks.next().await.unwrap().unwrap();
+    let fenced = SessionStamp { epoch: SESSION.epoch.next(), ..SESSION };
+    for server in 1..=2 {
+        world.control(server, Control::Fence { session: fenced, term: Term(1) }).await.unwrap();
+    }
+    tx.send(Ok(frame(1, 3, 0, vec![3; 100]))).await.unwrap();
+    assert!(matches!(acks.next().await, Some(Err(ChunkError::Fenced))));
+    // The masters leave it out of their orders, which is what a server that restarts hears.
+    let sessions = vec![SessionStamp { id: SessionId(8), epoch: SessionEpoch(1) }];
+    world.leader.orders.lock().as_mut().unwrap().sessions = sessions;
+    world.leader.orders.lock().as_mut().unwrap().next_session = SessionId(9);
+    let mut s = s;
+    let (disk, old) = s.remove(&1).unwrap();
+    old.shutdown().await;
+    let _again = world.start(1, &disk).await;
+    let late = world.write(chunk(1, 1), &[1, 2], vec![frame(1, 4, 0, vec![4; 100])]).await;
+    assert!(matches!(late, Err(ChunkError::Fenced)), "{late:?}");
+    let master = |server| world.remote(mooseng_core::net::Role::Master, server);
+    for server in 1..=2 {
+        let read = ReadRequest { chunk: chunk(1, 1), at: Offset(0), len: 100, capability: None };
+        let mut frames = master(server).await.read(&cx(), read).await.unwrap();
+        assert_eq!(frames.next().await.unwrap().unwrap().data[..100], [2; 100], "on server {server}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_opened_after_the_orders_writes() {
+    let world = World::new().await;
+    world.leader.orders.lock().as_mut().unwrap().next_session = SESSION.id;
+    let _s = servers(&world, 1).await;
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, vec![1; 100])]).await.unwrap();
+}

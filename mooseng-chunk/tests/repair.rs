@@ -10,7 +10,14 @@ const DATA: usize = 256 << 10;
 
 fn set_version(id: u64, to: u64, cut_to: Option<u64>) -> Control {
     let members = vec![ServerId(1), ServerId(2)];
-    Control::SetVersion { chunk: ChunkId(id), to: ChunkVersion(to), members, cut_to, term: Term(1) }
+    Control::SetVersion {
+        chunk: ChunkId(id),
+        to: ChunkVersion(to),
+        members,
+        cut_to,
+        create: false,
+        term: Term(1),
+    }
 }
 
 /// A chunk with data, a hole and data on a second table page, synced on servers 1 to `n`.
@@ -167,4 +174,28 @@ async fn a_deleted_chunk_is_gone_twice_and_a_newer_one_stays() {
     assert!(!s[&1].0.has(&path(1)));
     assert!(matches!(world.stat(1, 1).await, Err(ChunkError::NotFound(_))));
     assert_eq!(s[&1].1.status().disks[0].chunks, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_got_a_version_empty_refuses_a_late_first_write() {
+    let world = World::new().await;
+    let mut s = servers(&world, 1).await;
+    let create = |create: bool| {
+        let members = vec![ServerId(1)];
+        let (chunk, to) = (ChunkId(1), ChunkVersion(2));
+        Control::SetVersion { chunk, to, members, cut_to: None, create, term: Term(1) }
+    };
+    assert!(matches!(world.control(1, create(false)).await, Err(ChunkError::NotFound(_))));
+    world.control(1, create(true)).await.unwrap();
+    world.control(1, create(true)).await.unwrap();
+    let (disk, old) = s.remove(&1).unwrap();
+    disk.power_fails();
+    drop(old);
+    world.net.cut("chunkserver-1");
+    let _new = world.start(1, &disk).await;
+    let report = world.stat(1, 1).await.unwrap().report;
+    assert_eq!((report.chunk.version, report.state), (ChunkVersion(2), ReplicaState::Good), "it was durable");
+    let late = world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, vec![1])]).await;
+    assert!(matches!(late, Err(ChunkError::Stale { .. })), "{late:?}");
+    world.write(chunk(1, 2), &[1], vec![frame(1, 1, 0, vec![1])]).await.unwrap();
 }
