@@ -1,10 +1,12 @@
 //! [`Client`]: a session with a cluster.
 
 use crate::{
+    ahead::READ_AHEAD,
+    background::{relieve, write_back},
+    budget::DIRTY_MAX,
     error::{Error, Result},
     fs::Filesystem,
     masters::{Masters, Names},
-    node::write_back,
     pool::Pool,
     vfs::Vfs,
 };
@@ -27,6 +29,8 @@ pub struct ClientBuilder {
     name: String,
     host: String,
     deadline: Option<Duration>,
+    dirty_max: Option<usize>,
+    read_ahead: Option<u64>,
 }
 
 impl std::fmt::Debug for ClientBuilder {
@@ -73,6 +77,21 @@ impl ClientBuilder {
         self
     }
 
+    /// Bytes of written data that the client may hold in memory, over all files; 256 MiB unless
+    /// said. Past half of it the oldest is written out; writers wait while it is full.
+    #[must_use]
+    pub fn dirty_max(mut self, bytes: usize) -> Self {
+        self.dirty_max = Some(bytes);
+        self
+    }
+    /// Bytes that a handle reads ahead of a sequential reader at most; 8 MiB unless said, 0 for
+    /// none.
+    #[must_use]
+    pub fn read_ahead(mut self, bytes: u64) -> Self {
+        self.read_ahead = Some(bytes);
+        self
+    }
+
     /// Opens a session.
     ///
     /// Errors: no master was reached within the deadline, or something was left out.
@@ -86,17 +105,18 @@ impl ClientBuilder {
         let deadline = self.deadline.unwrap_or(Duration::from_secs(CALL_DEADLINE_SECS));
         let names = Names { client: self.name, host: self.host };
         let masters = Arc::new(Masters::new(transport.clone(), self.masters, names, seams, deadline));
-        let pool = Arc::new(Pool::new(transport));
-        let vfs = Vfs::new(masters.clone(), pool.clone());
+        let pool = Arc::new(Pool::new(transport, self.dirty_max.unwrap_or(DIRTY_MAX)));
+        let vfs = Vfs::new(masters.clone(), pool.clone(), self.read_ahead.unwrap_or(READ_AHEAD));
         masters.begin().await?;
-        let write_back = tokio::spawn(write_back(masters.clone(), pool));
+        let write_back = tokio::spawn(write_back(masters.clone(), pool.clone()));
+        let relieve = tokio::spawn(relieve(pool));
         let keeper = tokio::spawn(masters.keep());
-        Ok(Client { vfs, keeper: Arc::new(Keeper([keeper, write_back])) })
+        Ok(Client { vfs, keeper: Arc::new(Keeper([keeper, write_back, relieve])) })
     }
 }
 
 /// Ends the tasks that keep the session and sync in the background when the last clone goes.
-struct Keeper([JoinHandle<()>; 2]);
+struct Keeper([JoinHandle<()>; 3]);
 
 impl Drop for Keeper {
     fn drop(&mut self) {

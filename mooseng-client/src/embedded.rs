@@ -10,7 +10,7 @@
 //! # anyhow::Ok(()) }).unwrap();
 //! ```
 
-use crate::{Client, Error, Result};
+use crate::{Client, ClientBuilder, Error, Result};
 use mooseng_chunk::{Chunkserver, ChunkserverOptions};
 use mooseng_core::{
     ids::*,
@@ -282,15 +282,19 @@ impl Cluster {
 
     /// A client of the cluster.
     pub async fn client(&self) -> Result<Client> {
+        self.client_with(|builder| builder).await
+    }
+
+    /// A client with other options than the defaults.
+    pub async fn client_with(&self, options: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Client> {
         let n = self.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
         let name = format!("client-{n}");
-        Client::builder()
+        let builder = Client::builder()
             .masters(self.members.iter().map(|m| m.client_addr.clone()))
             .transport(self.transport(Role::Admin, n, &name))
             .seams(self.builder.seams.clone())
-            .name(name)
-            .connect()
-            .await
+            .name(name);
+        options(builder).connect().await
     }
 
     /// Stops everything cleanly.

@@ -65,6 +65,26 @@ pub enum Error {
         /// The last error.
         last: ChunkError,
     },
+    /// The session ended while a change was under way: nobody can tell whether it was carried out.
+    #[error(
+        "the session ended while {request} was under way, and it may or may not have been carried out: look before repeating it ({last})"
+    )]
+    Unknown {
+        /// Which request.
+        request: String,
+        /// What was heard last.
+        last: MetaError,
+    },
+    /// Too much written data waits for the chunkservers.
+    #[error(
+        "{bytes} written bytes wait for the chunkservers, and none were taken for {waited:?}; the cluster's status (Client::status) tells which parts are missing"
+    )]
+    Backlog {
+        /// How much.
+        bytes: u64,
+        /// For how long nothing moved.
+        waited: std::time::Duration,
+    },
     /// Bad arguments.
     #[error("{0}")]
     Invalid(String),
@@ -90,7 +110,9 @@ impl Error {
                 _ => Errno::ETIMEDOUT,
             },
             Self::Chunk { last: ChunkError::NoSpace(_), .. } => Errno::ENOSPC,
-            Self::Chunk { .. } | Self::Earlier(_) | Self::Closed => Errno::EIO,
+            Self::Backlog { .. } => Errno::ETIMEDOUT,
+            Self::Earlier(e) if e.errno() == Errno::ENOSPC => Errno::ENOSPC,
+            Self::Chunk { .. } | Self::Unknown { .. } | Self::Earlier(_) | Self::Closed => Errno::EIO,
             Self::Invalid(_) => Errno::EINVAL,
         }
     }
@@ -121,9 +143,9 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Meta(e) => e.is_retryable(),
-            Self::Masters { .. } => true,
+            Self::Masters { .. } | Self::Backlog { .. } => true,
             Self::Chunk { last, .. } => last.is_retryable(),
-            Self::Invalid(_) | Self::Earlier(_) | Self::Closed => false,
+            Self::Unknown { .. } | Self::Invalid(_) | Self::Earlier(_) | Self::Closed => false,
         }
     }
 
@@ -131,8 +153,10 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Meta(e) => e.outcome(),
-            Self::Masters { .. } | Self::Chunk { .. } | Self::Earlier(_) => Outcome::Unknown,
-            Self::Invalid(_) | Self::Closed => Outcome::NotApplied,
+            Self::Masters { .. } | Self::Unknown { .. } | Self::Chunk { .. } | Self::Earlier(_) => {
+                Outcome::Unknown
+            }
+            Self::Backlog { .. } | Self::Invalid(_) | Self::Closed => Outcome::NotApplied,
         }
     }
 }
@@ -143,9 +167,27 @@ impl From<Errno> for Error {
     }
 }
 
+impl Error {
+    /// The number behind an [`io::Error`], also when it came from this SDK: such an error keeps the
+    /// SDK's error whole, text included, so that `raw_os_error()` has no place for the number.
+    ///
+    /// ```
+    /// use mooseng_client::Error;
+    /// use mooseng_core::error::Errno;
+    /// let e = std::io::Error::from(Error::from(Errno::ENOTEMPTY));
+    /// assert_eq!(e.kind(), std::io::ErrorKind::DirectoryNotEmpty);
+    /// assert_eq!(e.to_string(), "directory not empty");
+    /// assert_eq!(Error::errno_of(&e), Some(39));
+    /// ```
+    pub fn errno_of(e: &io::Error) -> Option<i32> {
+        let ours = e.get_ref().and_then(|inner| inner.downcast_ref::<Self>());
+        ours.map(|e| e.errno().raw()).or_else(|| e.raw_os_error())
+    }
+}
+
 impl From<Error> for io::Error {
-    /// Keeps the number: `raw_os_error()` answers it. The text is the system's.
+    /// Keeps the text, and the kind that belongs to the number; [`Error::errno_of`] tells the number.
     fn from(e: Error) -> Self {
-        io::Error::from_raw_os_error(e.errno().raw())
+        io::Error::new(io::Error::from_raw_os_error(e.errno().raw()).kind(), e)
     }
 }

@@ -21,8 +21,35 @@ use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 /// Bytes read at once behind `AsyncRead`.
 const READ_STEP: u64 = 1 << 20;
 
-/// An open file. [`File::close`] is how errors of what was written last are heard; dropping it
-/// closes in the background and logs what was lost.
+/// An open file. Cheap reads and writes at positions by `&self`, side by side if wished;
+/// `AsyncRead`, `AsyncWrite` and `AsyncSeek` at its own position.
+///
+/// A write returns when the client has the bytes. [`File::flush_all`], [`File::sync_all`] and
+/// [`File::close`] tell what became of them: they fail as long as data does not reach its replicas
+/// (and try again each time), and tell once when it was given up. Dropping a file closes it in the
+/// background and logs what was lost.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// # let cluster = mooseng_client::embedded::Cluster::builder().masters(1).chunkservers(2).start().await?;
+/// # let fs = cluster.client().await?.filesystem();
+/// use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+/// let mut file = fs.create("/file").await?;
+/// file.write_all(b"hello, ").await?;
+/// file.write_all(b"world").await?;
+/// file.seek(std::io::SeekFrom::Start(7)).await?;
+/// let mut text = String::new();
+/// file.read_to_string(&mut text).await?;
+/// assert_eq!(text, "world");
+/// file.write_at(0, "HELLO").await?;
+/// assert_eq!(&file.read_at(0, 5).await?[..], b"HELLO");
+/// file.sync_all().await?;
+/// file.close().await?;
+/// # anyhow::Ok(()) }).unwrap();
+/// ```
+///
+/// Cancel safety: a dropped read leaves nothing; a dropped write was taken whole or not at all; a
+/// dropped flush or sync goes on in the background as far as it had come, and can be repeated.
 pub struct File {
     vfs: Vfs,
     creds: Credentials,
@@ -96,8 +123,7 @@ impl File {
     /// Flushes and closes; the error is of what was written last.
     pub async fn close(mut self) -> Result<()> {
         self.closed = true;
-        let flushed = self.vfs.flush(self.fh).await;
-        flushed.and(self.vfs.release(self.fh).await)
+        self.vfs.close(self.fh).await
     }
 }
 
@@ -107,9 +133,13 @@ impl Drop for File {
             return;
         }
         let (vfs, fh) = (self.vfs.clone(), self.fh);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        match tokio::runtime::Handle::try_current() {
             // Errors are logged where they are met.
-            runtime.spawn(async move { vfs.release(fh).await });
+            Ok(runtime) => drop(runtime.spawn(async move { vfs.release(fh).await })),
+            Err(_) => tracing::error!(
+                inode = %self.attr.inode,
+                "a file was dropped outside the runtime: what was written last and not flushed is lost"
+            ),
         }
     }
 }

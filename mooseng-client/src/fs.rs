@@ -21,8 +21,30 @@ use mooseng_core::{
 /// Symbolic links followed in one path (Linux MAXSYMLINKS).
 const LINKS_MAX: u32 = 40;
 const DIR_PAGE: u32 = 512;
+/// Bytes copied at once.
+const COPY_STEP: u64 = 1 << 20;
 
-/// Files by path. Paths are absolute or relative to the root; `..` is allowed.
+/// Files by path, as one user. Paths are absolute or relative to the root; `..` is allowed but as the
+/// last name of what is made, removed or renamed; the empty path names nothing (ENOENT).
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// # let cluster = mooseng_client::embedded::Cluster::builder().masters(1).chunkservers(2).start().await?;
+/// use futures::StreamExt as _;
+/// use mooseng_core::context::Credentials;
+/// let fs = cluster.client().await?.filesystem();
+/// fs.create_dir_all("/a/b").await?;
+/// fs.write("/a/b/file", "content").await?;
+/// fs.set_permissions("/a/b/file", 0o600).await?;
+/// let names: Vec<_> = fs.read_dir("/a/b").map(|e| e.unwrap().name.to_string()).collect().await;
+/// assert_eq!(names, ["file"]);
+/// let other = fs.with_credentials(Credentials::user(1000, 1000));
+/// assert_eq!(other.read("/a/b/file").await.unwrap_err().kind(), mooseng_client::ErrorKind::PermissionDenied);
+/// # anyhow::Ok(()) }).unwrap();
+/// ```
+///
+/// Cancel safety: a dropped future changes nothing later; what it had asked of the masters may have
+/// been carried out or not.
 #[derive(Clone, Debug)]
 pub struct Filesystem {
     client: Client,
@@ -57,6 +79,9 @@ impl Filesystem {
 
     /// Walks a path. `follow`: whether a symbolic link at its end is followed.
     async fn walk(&self, path: &str, follow: bool) -> Result<Attr> {
+        if path.is_empty() {
+            return Err(Errno::ENOENT.into());
+        }
         let vfs = self.client.vfs();
         let mut todo: Vec<_> = names(path)?.into_iter().rev().collect();
         let mut above: Vec<Attr> = Vec::new();
@@ -92,7 +117,7 @@ impl Filesystem {
         let path = path.trim_end_matches('/');
         let (dir, last) = path.rsplit_once('/').unwrap_or(("", path));
         let name = Name::new(last).map_err(MetaError::Name)?;
-        let dir = self.walk(dir, true).await?;
+        let dir = self.walk(if dir.is_empty() { "/" } else { dir }, true).await?;
         if dir.kind != FileKind::Dir {
             return Err(Errno::ENOTDIR.into());
         }
@@ -153,6 +178,36 @@ impl Filesystem {
         let data = file.read_at(0, file.attr().size).await;
         file.close().await?;
         data
+    }
+
+    /// The whole content of a file that is UTF-8.
+    pub async fn read_to_string(&self, path: &str) -> Result<String> {
+        let data = self.read(path).await?;
+        String::from_utf8(data.into()).map_err(|_| Error::Invalid(format!("{path} is not UTF-8")))
+    }
+
+    /// Copies the content of a file over another, made when it is not there; how many bytes.
+    pub async fn copy(&self, from: &str, to: &str) -> Result<u64> {
+        let (source, target) = (self.open(from).await?, self.create(to).await?);
+        let mut at = 0;
+        loop {
+            let data = source.read_at(at, COPY_STEP).await?;
+            if data.is_empty() {
+                break;
+            }
+            let len = data.len() as u64;
+            target.write_at(at, data).await?;
+            at += len;
+        }
+        target.close().await?;
+        source.close().await?;
+        Ok(at)
+    }
+
+    /// Changes the permission bits.
+    pub async fn set_permissions(&self, path: &str, mode: u32) -> Result<()> {
+        let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
+        self.set_attr(path, set).await.map(drop)
     }
 
     /// Replaces the content of a file; made when it is not there. Closed on return, not synced.

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use mooseng_core::{
+    attr::Access,
     context::{CallContext, Credentials},
     error::{MetaError, Outcome},
     ids::*,
@@ -16,7 +17,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,10 +40,24 @@ pub(crate) struct Names {
     pub host: String,
 }
 
+#[derive(Clone, Copy)]
 struct Session {
     stamp: SessionStamp,
     lifetime: Duration,
     term: Term,
+}
+
+/// Time for which a full cluster is asked again: space may come back, or its servers.
+const NO_SPACE: Duration = Duration::from_secs(5);
+/// Longest wait of a re-assertion for opens and releases under way.
+const QUIET: Duration = Duration::from_secs(2);
+/// New sessions for one request.
+const SESSIONS_MAX: u32 = 4;
+
+/// A request that failed, and whether an earlier try of it may have been carried out.
+struct Failed {
+    error: Error,
+    maybe_applied: bool,
 }
 
 /// The masters of a cluster, as one session sees them.
@@ -55,10 +70,16 @@ pub(crate) struct Masters {
     leader: Mutex<Option<(String, Arc<dyn Connection>)>>,
     next: AtomicU64,
     session: tokio::sync::RwLock<Option<Session>>,
+    /// A session that is open and has not been told yet what this client has open.
+    fresh: Mutex<Option<Session>>,
     slots: Mutex<Vec<(SlotId, SlotSeq)>>,
     free: Semaphore,
-    /// Inodes open, and how often: what a new leader is told.
-    open: Mutex<BTreeMap<InodeId, u32>>,
+    /// Inodes open, with which rights: what a new leader is told.
+    open: Mutex<BTreeMap<InodeId, Access>>,
+    /// Held for reading by opens and releases under way, for writing while a new leader is told.
+    settling: tokio::sync::RwLock<()>,
+    /// The client was shut down: no session is opened any more.
+    closed: AtomicBool,
     /// The keeper of the session is to look at once.
     pub(crate) look: Notify,
 }
@@ -80,9 +101,12 @@ impl Masters {
             leader: Mutex::default(),
             next: AtomicU64::new(0),
             session: Default::default(),
+            fresh: Mutex::default(),
+            settling: Default::default(),
             slots: Mutex::new((0..SLOTS as u16).map(|s| (SlotId(s), SlotSeq(1))).collect()),
             free: Semaphore::new(SLOTS),
             open: Mutex::default(),
+            closed: AtomicBool::new(false),
             look: Notify::new(),
         }
     }
@@ -122,8 +146,14 @@ impl Masters {
     }
 
     /// One request until it is answered or the deadline passes.
-    async fn ask(&self, cx: &CallContext, req: &MetaRequest, until: Instant) -> Result<MetaReply> {
+    async fn ask(
+        &self,
+        cx: &CallContext,
+        req: &MetaRequest,
+        until: Instant,
+    ) -> std::result::Result<MetaReply, Failed> {
         let begin = Instant::now();
+        let mut maybe_applied = false;
         let mut backoff = BACKOFF.0;
         let mut hint = None;
         loop {
@@ -148,9 +178,11 @@ impl Masters {
                     MetaError::Deadline("a master did not answer".into())
                 }
             };
-            if !e.is_retryable() {
-                return Err(e.into());
+            let full = matches!(e, MetaError::NoServers { .. }) && begin.elapsed() >= NO_SPACE;
+            if !e.is_retryable() || full {
+                return Err(Failed { error: e.into(), maybe_applied });
             }
+            maybe_applied |= e.outcome() != Outcome::NotApplied;
             // A leader that can only say "no quorum" or nothing may be cut off: ask another.
             if matches!(e, MetaError::NoQuorum(_) | MetaError::Deadline(_)) {
                 *self.leader.lock() = None;
@@ -164,7 +196,8 @@ impl Masters {
             };
             if Instant::now() + pause >= until {
                 let millis = begin.elapsed().as_millis() as u64;
-                return Err(Error::Masters { tried: self.addrs.join(", "), millis, last: e });
+                let error = Error::Masters { tried: self.addrs.join(", "), millis, last: e };
+                return Err(Failed { error, maybe_applied });
             }
             let jitter = pause.mul_f64((self.seams.rng.next_u64() % 1000) as f64 / 2000.0);
             tokio::time::sleep(pause / 2 + jitter).await;
@@ -172,7 +205,8 @@ impl Masters {
         }
     }
 
-    /// Opens a session when there is none; returns its stamp.
+    /// Opens a session when there is none; returns its stamp. A session is used once it was told
+    /// what this client has open.
     async fn stamp(&self, until: Instant) -> Result<SessionStamp> {
         if let Some(s) = &*self.session.read().await {
             return Ok(s.stamp);
@@ -181,22 +215,55 @@ impl Masters {
         if let Some(s) = &*session {
             return Ok(s.stamp);
         }
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::Closed);
+        }
+        loop {
+            let known = *self.fresh.lock();
+            let fresh = match known {
+                Some(fresh) => fresh,
+                None => self.open_session(until).await?,
+            };
+            *self.fresh.lock() = Some(fresh);
+            match self.reassert(fresh.stamp, until).await {
+                Ok(()) => {}
+                Err(Error::Meta(MetaError::SessionEnded)) if Instant::now() < until => {
+                    *self.fresh.lock() = None;
+                    tokio::time::sleep(BACKOFF.1).await;
+                    continue;
+                }
+                Err(Error::Meta(MetaError::Fenced { epoch })) if Instant::now() < until => {
+                    *self.fresh.lock() = Some(at_epoch(fresh, epoch));
+                    continue;
+                }
+                Err(e) => return Err(e),
+            }
+            *self.fresh.lock() = None;
+            *session = Some(fresh);
+            return Ok(fresh.stamp);
+        }
+    }
+
+    async fn open_session(&self, until: Instant) -> Result<Session> {
         let cx = self.context(&Credentials::root(), TRY);
         let (client, host) = (self.names.client.clone(), self.names.host.clone());
         let open = OpenSession { client, host, version: env!("CARGO_PKG_VERSION").into() };
-        let reply = self.ask(&cx, &open.into(), until).await?;
+        let reply = self.ask(&cx, &open.into(), until).await.map_err(|f| f.error)?;
         let opened =
             OpenSession::from_reply(reply).map_err(|_| Error::Invalid("a wrong reply came".into()))?;
         let lifetime = Duration::from_secs(opened.lifetime_secs);
-        *session = Some(Session { stamp: opened.stamp, lifetime, term: opened.term });
-        drop(session);
-        let inodes: Vec<_> = self.open.lock().keys().copied().collect();
-        if !inodes.is_empty() {
-            let mut cx = self.context(&Credentials::root(), TRY);
-            cx.session = Some(opened.stamp);
-            self.ask(&cx, &Reassert { open: inodes }.into(), until).await?;
+        Ok(Session { stamp: opened.stamp, lifetime, term: opened.term })
+    }
+
+    /// Tells the leader what this client has open.
+    async fn reassert(&self, stamp: SessionStamp, until: Instant) -> Result<()> {
+        let opens: Vec<_> = self.open.lock().iter().map(|(i, a)| (*i, *a)).collect();
+        if opens.is_empty() {
+            return Ok(());
         }
-        Ok(opened.stamp)
+        let mut cx = self.context(&Credentials::root(), TRY);
+        cx.session = Some(stamp);
+        self.ask(&cx, &Reassert { opens }.into(), until).await.map(drop).map_err(|f| f.error)
     }
 
     /// Opens the session.
@@ -204,12 +271,21 @@ impl Masters {
         self.stamp(Instant::now() + self.deadline).await.map(drop)
     }
 
-    async fn session_ended(&self, stamp: SessionStamp) {
+    /// A session is not to be used any more: it has ended, or goes on at a later epoch.
+    async fn session_ended(&self, stamp: SessionStamp, e: &MetaError) {
         let mut s = self.session.write().await;
-        if s.as_ref().is_some_and(|s| s.stamp == stamp) {
-            tracing::warn!(session = %stamp.id, "the session has ended; opening another");
-            *s = None;
-        }
+        let Some(old) = s.filter(|s| s.stamp == stamp) else { return };
+        *s = None;
+        *self.fresh.lock() = match e {
+            MetaError::Fenced { epoch } if *epoch > stamp.epoch.get() => {
+                tracing::warn!(session = %stamp.id, epoch, "the session was fenced; going on at its new epoch");
+                Some(at_epoch(old, *epoch))
+            }
+            _ => {
+                tracing::warn!(session = %stamp.id, "the session has ended; opening another");
+                None
+            }
+        };
     }
 
     /// One typed operation as `creds`.
@@ -224,15 +300,7 @@ impl Masters {
         op: O,
         within: Duration,
     ) -> Result<O::Reply> {
-        let until = Instant::now() + within;
-        let req: MetaRequest = op.into();
-        let reply = if O::KIND == OpKind::FsWrite {
-            self.mutate(creds, &req, until).await?
-        } else {
-            self.under_session(creds, &req, None, until).await?
-        };
-        O::from_reply(reply)
-            .map_err(|r| MetaError::WrongReply { asked: O::NAME.into(), got: r.name().into() }.into())
+        self.call_stamped(creds, op, within).await.map(|(reply, _)| reply)
     }
 
     /// The same, with the session it went under: what a capability in the reply is bound to.
@@ -242,14 +310,27 @@ impl Masters {
         op: O,
         within: Duration,
     ) -> Result<(O::Reply, SessionStamp)> {
-        let reply = self.call_within(creds, op, within).await?;
-        Ok((reply, self.stamp(Instant::now() + within).await?))
+        let until = Instant::now() + within;
+        let req: MetaRequest = op.into();
+        let (reply, stamp) = if O::KIND == OpKind::FsWrite {
+            self.mutate(creds, &req, until).await?
+        } else {
+            self.under_session(creds, &req, None, until).await?
+        };
+        let reply = O::from_reply(reply)
+            .map_err(|r| MetaError::WrongReply { asked: O::NAME.into(), got: r.name().into() })?;
+        Ok((reply, stamp))
     }
 
-    async fn mutate(&self, creds: &Credentials, req: &MetaRequest, until: Instant) -> Result<MetaReply> {
+    async fn mutate(
+        &self,
+        creds: &Credentials,
+        req: &MetaRequest,
+        until: Instant,
+    ) -> Result<(MetaReply, SessionStamp)> {
         let _free = tokio::time::timeout_at(until, self.free.acquire())
             .await
-            .map_err(|_| MetaError::Deadline("all slots of the session are busy".into()))?
+            .map_err(|_| MetaError::Busy("all slots of the session are busy".into()))?
             .map_err(|_| Error::Closed)?;
         let taken = self.slots.lock().pop();
         let (slot, seq) = taken.ok_or_else(|| Error::Invalid("no free slot".into()))?;
@@ -259,55 +340,55 @@ impl Masters {
         self.under_session(creds, req, Some(SlotStamp { slot, seq }), until).await
     }
 
+    /// Asks under the session, and again under the next when it ended before the request was carried
+    /// out. A fence leaves a session its saved replies, so that the same stamp may be repeated; with
+    /// an ended session they are gone, and what may have been carried out is told as unknown.
     async fn under_session(
         &self,
         creds: &Credentials,
         req: &MetaRequest,
         slot: Option<SlotStamp>,
         until: Instant,
-    ) -> Result<MetaReply> {
-        let mut again = true;
-        loop {
+    ) -> Result<(MetaReply, SessionStamp)> {
+        let mut maybe_applied = false;
+        for _ in 0..SESSIONS_MAX {
             let stamp = self.stamp(until).await?;
             let mut cx = self.context(creds, TRY);
             cx.session = Some(stamp);
             cx.slot = slot;
-            match self.ask(&cx, req, until).await {
-                Err(Error::Meta(e @ (MetaError::SessionEnded | MetaError::Fenced { .. }))) => {
-                    self.session_ended(stamp).await;
-                    // A refusal by the session check means that this try did nothing; an earlier try
-                    // of the same mutation may have, and its saved answer is gone.
-                    if !again || (slot.is_some() && e.outcome() == Outcome::Unknown && !self.read_only(req)) {
-                        return Err(e.into());
-                    }
-                    again = false;
-                }
-                other => return other,
+            let failed = match self.ask(&cx, req, until).await {
+                Ok(reply) => return Ok((reply, stamp)),
+                Err(failed) => failed,
+            };
+            maybe_applied |= failed.maybe_applied;
+            let Error::Meta(last @ (MetaError::SessionEnded | MetaError::Fenced { .. })) = failed.error
+            else {
+                return Err(failed.error);
+            };
+            self.session_ended(stamp, &last).await;
+            let lost = last == MetaError::SessionEnded && slot.is_some() && maybe_applied;
+            if lost && !is_repeatable(req) {
+                return Err(Error::Unknown { request: req.name().into(), last });
             }
         }
+        Err(MetaError::Busy("the session ended again and again".into()).into())
     }
 
-    fn read_only(&self, req: &MetaRequest) -> bool {
-        req.kind() != OpKind::FsWrite
+    /// Notes what is open with which rights, for a new leader.
+    pub(crate) fn note_open(&self, inode: InodeId, access: Access) {
+        let mut open = self.open.lock();
+        let known = open.entry(inode).or_insert(Access(0));
+        *known = known.and(access);
     }
 
-    /// Notes an open, for a new leader.
-    pub(crate) fn note_open(&self, inode: InodeId) {
-        *self.open.lock().entry(inode).or_default() += 1;
+    /// Notes that an inode is not open any more.
+    pub(crate) fn note_closed(&self, inode: InodeId) {
+        self.open.lock().remove(&inode);
     }
 
-    /// Notes the end of an open and tells the leader.
-    pub(crate) async fn release(&self, inode: InodeId) -> Result<()> {
-        {
-            let mut open = self.open.lock();
-            if let Some(n) = open.get_mut(&inode) {
-                *n -= 1;
-                if *n == 0 {
-                    open.remove(&inode);
-                }
-            }
-        }
-        self.call(&Credentials::root(), Release { inode }).await
+    /// Held while opens and releases are under way: a new leader is told of all or none of each.
+    pub(crate) async fn settling(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.settling.read().await
     }
 
     /// Keeps the session alive and tells a new leader what is open. Ends when it is dropped.
@@ -328,11 +409,13 @@ impl Masters {
     async fn keep_once(&self) -> Result<()> {
         let root = Credentials::root();
         let kept = self.call_within(&root, KeepAlive {}, TRY * 2).await?;
-        let known = self.session.read().await.as_ref().map(|s| s.term);
-        if known != Some(kept.term) {
-            let open = self.open.lock().keys().copied().collect();
-            self.call_within(&root, Reassert { open }, TRY * 2).await?;
-            if let Some(s) = &mut *self.session.write().await {
+        let Some(known) = *self.session.read().await else { return Ok(()) };
+        if known.term != kept.term {
+            // Opens that take long are told of again when they are done.
+            let quiet = tokio::time::timeout(QUIET, self.settling.write()).await;
+            self.reassert(known.stamp, Instant::now() + TRY * 2).await?;
+            drop(quiet);
+            if let Some(s) = self.session.write().await.as_mut().filter(|s| s.stamp == known.stamp) {
                 s.term = kept.term;
             }
         }
@@ -341,13 +424,28 @@ impl Masters {
 
     /// Ends the session.
     pub(crate) async fn close(&self, within: Duration) -> Result<()> {
+        self.closed.store(true, Ordering::Relaxed);
         if self.session.read().await.is_none() {
             return Ok(());
         }
-        self.call_within(&Credentials::root(), CloseSession {}, within).await?;
+        let closed = self.call_within(&Credentials::root(), CloseSession {}, within).await;
         *self.session.write().await = None;
-        Ok(())
+        match closed {
+            // It had ended by itself.
+            Err(Error::Closed) => Ok(()),
+            other => other,
+        }
     }
+}
+
+/// Whether a mutation that was carried out may be carried out again: chunks that are there stay, and
+/// a size is raised to what it is already, unless the file was cut meanwhile, which is refused.
+fn is_repeatable(req: &MetaRequest) -> bool {
+    matches!(req, MetaRequest::Allocate(_) | MetaRequest::CommitWrite(_))
+}
+
+fn at_epoch(session: Session, epoch: u64) -> Session {
+    Session { stamp: SessionStamp { epoch: SessionEpoch(epoch), ..session.stamp }, ..session }
 }
 
 /// Gives a slot back when it is dropped.

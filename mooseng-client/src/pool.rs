@@ -1,5 +1,7 @@
-//! Connections to chunkservers, one for each address.
+//! What all files of a client share: connections to chunkservers, how well they answer, write
+//! numbers, what is dirty and what was left unsynced.
 
+use crate::{budget::Budget, health::Health, node::Node};
 use mooseng_core::{
     error::NetError,
     ids::{ChunkId, ChunkIndex, Incarnation, InodeId, ServerId, WriteNumber},
@@ -7,7 +9,15 @@ use mooseng_core::{
     rpc::RemoteChunks,
 };
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::Instant};
 
 pub(crate) struct Pool {
     transport: Arc<dyn Transport>,
@@ -18,10 +28,20 @@ pub(crate) struct Pool {
     /// Chunks of files without a handle that were written and never synced: an fsync through a
     /// later handle covers them.
     unsynced: Mutex<BTreeMap<(InodeId, ChunkIndex), Unsynced>>,
+    /// Files with data that is not on the replicas' disks, by age.
+    dirty: Mutex<BTreeMap<u64, (Instant, Weak<Node>)>>,
+    ages: AtomicU64,
+    pub health: Health,
+    pub budget: Arc<Budget>,
+    /// Room for what all handles read ahead, in pieces of 1 MiB.
+    pub ahead: Arc<Semaphore>,
 }
 
 /// Unsynced chunks that are remembered past the last close; beyond it a close syncs.
 pub(crate) const UNSYNCED_MAX: usize = 4096;
+
+/// Pieces of 1 MiB that all handles of a client read ahead at most.
+const AHEAD_PIECES_MAX: usize = 128;
 
 /// A chunk whose acknowledged writes may be in memory only.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,13 +52,40 @@ pub(crate) struct Unsynced {
 }
 
 impl Pool {
-    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
+    pub(crate) fn new(transport: Arc<dyn Transport>, dirty_max: usize) -> Self {
         Self {
             transport,
             connections: Mutex::default(),
             numbers: Mutex::default(),
             unsynced: Mutex::default(),
+            dirty: Mutex::default(),
+            ages: AtomicU64::new(1),
+            health: Health::default(),
+            budget: Budget::new(dirty_max),
+            ahead: Arc::new(Semaphore::new(AHEAD_PIECES_MAX)),
         }
+    }
+
+    pub(crate) fn next_age(&self) -> u64 {
+        self.ages.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A file has data to be written out; the answer is its place among those that do.
+    pub(crate) fn note_dirty(&self, node: Weak<Node>) -> u64 {
+        let age = self.next_age();
+        self.dirty.lock().insert(age, (Instant::now(), node));
+        age
+    }
+
+    pub(crate) fn forget_dirty(&self, age: u64) {
+        self.dirty.lock().remove(&age);
+    }
+
+    /// Files that became dirty before a moment, the oldest first.
+    pub(crate) fn dirty_before(&self, before: Instant) -> Vec<(u64, Arc<Node>)> {
+        let dirty = self.dirty.lock();
+        let old = dirty.iter().take_while(|(_, (since, _))| *since <= before);
+        old.filter_map(|(age, (_, node))| Some((*age, node.upgrade()?))).collect()
     }
 
     /// The number of the next write to a chunk.

@@ -1,13 +1,12 @@
-//! Reading chunks: replicas in order, every block verified, the next replica on error, damage
-//! reported in the background.
+//! Reading chunks: the replica that answers best first, another beside it when it is slow, every
+//! block verified, damage reported in the background.
 
 use crate::{
     error::{Error, Result},
-    masters::Masters,
-    pool::Pool,
+    writer::Context,
 };
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mooseng_core::{
     capability::Capability,
     checksum::{block_crc, blocks_of},
@@ -16,11 +15,12 @@ use mooseng_core::{
     error::ChunkError,
     ids::*,
     limits::BLOCK_BYTES,
-    meta::{ChunkPlace, ReportReplica},
+    meta::{ChunkPlace, Replica, ReportReplica},
 };
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Silence after which another replica is asked.
+/// Silence after which a replica is given up.
 pub(crate) const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One chunk's place with the right to touch it.
@@ -30,45 +30,90 @@ pub(crate) struct Place {
     pub capability: Option<Capability>,
 }
 
-/// Reads `len` bytes at `at` of a chunk; what lies past its end is zeros.
+type Tried<'a> = BoxFuture<'a, (&'a Replica, Duration, std::result::Result<Bytes, ChunkError>)>;
+
+/// Reads `len` bytes at `at` of a chunk; what lies past its end is zeros. `None`: no replica has it.
 ///
 /// Errors: no replica could serve it; [`ChunkError::Stale`] and the like mean that the layout is to
 /// be read again.
-pub(crate) async fn read_chunk(
-    masters: &Arc<Masters>,
-    pool: &Pool,
-    inode: InodeId,
-    place: &Place,
-    at: u64,
-    len: u64,
-) -> Result<Bytes> {
+pub(crate) async fn read_chunk(cx: &Context, place: &Place, at: u64, len: u64) -> Result<Option<Bytes>> {
     let chunk = place.place.chunk;
+    let health = &cx.pool.health;
+    let mut waiting = health.order(chunk, &place.place.chain, Instant::now()).into_iter();
+    let mut asked: FuturesUnordered<Tried<'_>> = FuturesUnordered::new();
     let (mut tried, mut last) = (Vec::new(), ChunkError::NotFound(chunk.id));
-    for replica in &place.place.chain {
-        match read_replica(pool, &replica.addr, place, at, len).await {
-            Ok(data) => return Ok(data),
-            Err(e) => {
-                if matches!(e, ChunkError::Damaged { .. } | ChunkError::BadFrame { .. }) {
-                    report(masters, inode, place, replica.server, &e);
+    let (mut absent, mut slowest) = (0, None);
+    let ask = |replica| -> Tried<'_> {
+        Box::pin(async move {
+            let begin = Instant::now();
+            let got = read_replica(cx, replica, place, at, len).await;
+            (replica, begin.elapsed(), got)
+        })
+    };
+    loop {
+        if asked.is_empty() {
+            let Some(replica) = waiting.next() else { break };
+            slowest = Some(replica.server);
+            asked.push(ask(replica));
+        }
+        let patience = slowest.map_or(REPLICA_PATIENCE, |s| health.hedge_after(s, len));
+        let more = waiting.len() > 0;
+        tokio::select! {
+            biased;
+            Some((replica, took, got)) = asked.next() => match got {
+                Ok(data) => {
+                    health.answered(replica.server, took, Instant::now());
+                    return Ok(Some(data));
                 }
-                tried.push(format!("{} ({e})", replica.server));
-                last = e;
+                Err(e) => {
+                    absent += usize::from(matches!(e, ChunkError::NotFound(_)));
+                    blame(cx, place, replica.server, &e);
+                    tried.push(format!("{} ({e})", replica.server));
+                    last = e;
+                }
+            },
+            () = tokio::time::sleep(patience), if more => {
+                if let Some(server) = slowest {
+                    health.slow(server, Instant::now());
+                }
+                if let Some(replica) = waiting.next() {
+                    slowest = Some(replica.server);
+                    asked.push(ask(replica));
+                }
             }
         }
+    }
+    if absent > 0 && absent == place.place.chain.len() {
+        return Ok(None);
     }
     Err(Error::Chunk { chunk: chunk.id, tried: tried.join(", "), last })
 }
 
+/// What a replica's error says of its server; damage is told to the leader.
+fn blame(cx: &Context, place: &Place, server: ServerId, e: &ChunkError) {
+    match e {
+        ChunkError::Damaged { .. } | ChunkError::BadFrame { .. }
+            if cx.pool.health.damaged(place.place.chunk, server, Instant::now()) =>
+        {
+            report(cx, place, server, e);
+        }
+        ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } => {
+            cx.pool.health.failed(server, Instant::now())
+        }
+        _ => {}
+    }
+}
+
 /// Tells the leader of a replica that served nothing good.
-fn report(masters: &Arc<Masters>, inode: InodeId, place: &Place, server: ServerId, e: &ChunkError) {
+fn report(cx: &Context, place: &Place, server: ServerId, e: &ChunkError) {
     let report = ReportReplica {
-        inode,
+        inode: cx.inode,
         index: place.place.index,
         chunk: place.place.chunk,
         server,
         problem: e.to_string(),
     };
-    let masters = masters.clone();
+    let masters = cx.masters.clone();
     tokio::spawn(async move {
         if let Err(e) = masters.call(&Credentials::root(), report).await {
             tracing::warn!(error = %e, "a damaged replica could not be reported");
@@ -77,8 +122,8 @@ fn report(masters: &Arc<Masters>, inode: InodeId, place: &Place, server: ServerI
 }
 
 async fn read_replica(
-    pool: &Pool,
-    addr: &str,
+    cx: &Context,
+    replica: &Replica,
     place: &Place,
     at: u64,
     len: u64,
@@ -86,13 +131,13 @@ async fn read_replica(
     let chunk = place.place.chunk;
     let from = at / BLOCK_BYTES * BLOCK_BYTES;
     let to = (at + len).next_multiple_of(BLOCK_BYTES);
-    let cx = CallContext::internal(REPLICA_PATIENCE);
+    let call = CallContext::internal(REPLICA_PATIENCE);
     let req = ReadRequest { chunk, at: Offset(from), len: to - from, capability: place.capability.clone() };
     let silent = || ChunkError::Busy(format!("no answer within {REPLICA_PATIENCE:?}"));
-    let store = pool.get(addr, REPLICA_PATIENCE).await?;
-    let frames = tokio::time::timeout(REPLICA_PATIENCE, store.read(&cx, req)).await.map_err(|_| silent())?;
-    let mut frames = frames?;
-    let mut got = Gathered { chunk: chunk.id, at: from, parts: Vec::new() };
+    let store = cx.pool.get(&replica.addr, REPLICA_PATIENCE).await?;
+    let frames = tokio::time::timeout(REPLICA_PATIENCE, store.read(&call, req)).await;
+    let mut frames = frames.map_err(|_| silent())??;
+    let mut got = Gathered { chunk: chunk.id, at: from, to, parts: Vec::new() };
     while let Some(frame) =
         tokio::time::timeout(REPLICA_PATIENCE, frames.next()).await.map_err(|_| silent())?
     {
@@ -105,6 +150,7 @@ async fn read_replica(
 struct Gathered {
     chunk: ChunkId,
     at: u64,
+    to: u64,
     parts: Vec<Bytes>,
 }
 
@@ -123,6 +169,9 @@ impl Gathered {
         let bad = |what: &str| ChunkError::BadFrame { chunk: self.chunk, what: what.into() };
         if frame.head.at.get() != self.at {
             return Err(bad("frames are out of order"));
+        }
+        if (frame.data.len() as u64).max(frame.head.hole) > self.to.saturating_sub(self.at) {
+            return Err(bad("more came than was asked for"));
         }
         if frame.head.hole > 0 {
             self.at += frame.head.hole;
@@ -150,7 +199,7 @@ impl Gathered {
         if self.parts.len() == 1 {
             return self.parts.remove(0).slice(skip..skip + len as usize);
         }
-        let mut whole = BytesMut::with_capacity(skip + len as usize);
+        let mut whole = BytesMut::with_capacity(self.parts.iter().map(Bytes::len).sum());
         for part in &self.parts {
             whole.extend_from_slice(part);
         }

@@ -1,9 +1,11 @@
 //! The inode-level filesystem that a mount and the path API stand on.
 
 use crate::{
+    ahead::Ahead,
     error::{Error, Result},
     masters::Masters,
-    node::{Node, State},
+    node::{Known, Node},
+    opens::{Held, Opens},
     pool::Pool,
     writer::Context,
 };
@@ -12,7 +14,7 @@ use mooseng_core::{
     attr::{Access, Attr, FileKind, SetAttr},
     context::Credentials,
     error::{Errno, MetaError},
-    ids::InodeId,
+    ids::{ChunkIndex, InodeId},
     meta::*,
     name::Name,
 };
@@ -58,15 +60,47 @@ pub struct FileHandle(pub u64);
 struct Handle {
     node: Arc<Node>,
     flags: OpenFlags,
+    ahead: Ahead,
+    /// Losses of the file that this handle was told of.
+    told: AtomicU64,
+    open: Held,
+    creds: Credentials,
+}
+
+impl Handle {
+    /// Adds to what a flush said the data that was given up since this handle was told.
+    fn tell(&self, done: Result<()>) -> Result<()> {
+        let (losses, last) = self.node.shared.losses.last();
+        let told = self.told.swap(losses, Ordering::Relaxed);
+        match (done, last) {
+            (Ok(()), Some(e)) if losses > told => Err(Error::Earlier(Arc::new(e))),
+            (done, _) => done,
+        }
+    }
+
+    async fn write(&self, at: Option<u64>, data: Bytes) -> Result<usize> {
+        if !(self.flags.write || self.flags.append) {
+            return Err(Errno::EBADF.into());
+        }
+        if !self.creds.is_root() {
+            *self.node.writer.lock() = Some(self.creds.clone());
+        }
+        self.node.write(at, data).await
+    }
 }
 
 struct Inner {
     masters: Arc<Masters>,
     pool: Arc<Pool>,
+    read_ahead: u64,
+    opens: Opens,
     nodes: Mutex<BTreeMap<InodeId, Weak<Node>>>,
     handles: Mutex<BTreeMap<FileHandle, Arc<Handle>>>,
     next: AtomicU64,
 }
+
+/// Closed files that are remembered before they are looked for.
+const NODES_SPARE: usize = 256;
 
 /// Files by inode. Cheap to clone. Dropping a future leaves a mutation's outcome unknown and
 /// everything else as it was.
@@ -80,9 +114,11 @@ impl std::fmt::Debug for Vfs {
 }
 
 impl Vfs {
-    pub(crate) fn new(masters: Arc<Masters>, pool: Arc<Pool>) -> Self {
+    pub(crate) fn new(masters: Arc<Masters>, pool: Arc<Pool>, read_ahead: u64) -> Self {
         let (nodes, handles) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { masters, pool, nodes, handles, next: AtomicU64::new(1) }))
+        let opens = Opens::new(masters.clone());
+        let next = AtomicU64::new(1);
+        Self(Arc::new(Inner { masters, pool, read_ahead, opens, nodes, handles, next }))
     }
 
     async fn ask<O: MetaOp + Clone>(&self, creds: &Credentials, op: O) -> Result<O::Reply> {
@@ -109,18 +145,13 @@ impl Vfs {
         Ok(self.overlaid(attr).await)
     }
 
+    /// Never waits for writers; another client's change is looked at.
     async fn overlaid(&self, mut attr: Attr) -> Attr {
-        if let Some(node) = self.node_of(attr.inode) {
-            let mut s = node.state.lock().await;
-            if !s.is_dirty() && s.size != attr.size {
-                // Somebody else wrote: what is known of the content is out of date.
-                drop(s);
-                if let Err(e) = node.reload().await {
-                    tracing::debug!(error = %e, "a changed file could not be looked at again");
-                }
-                s = node.state.lock().await;
-            }
-            s.overlay(&mut attr);
+        if let Some(node) = self.node_of(attr.inode)
+            && node.overlay(&mut attr)
+            && let Err(e) = node.reload().await
+        {
+            tracing::debug!(error = %e, "a changed file could not be looked at again");
         }
         attr
     }
@@ -154,7 +185,7 @@ impl Vfs {
         if let Some(node) = node.filter(|_| set.size.is_some()) {
             node.reload().await?;
         }
-        Ok(attr)
+        Ok(self.overlaid(attr).await)
     }
 
     /// Whether the caller has these rights.
@@ -204,7 +235,8 @@ impl Vfs {
         parent: InodeId,
         name: &Name,
     ) -> Result<Attr> {
-        self.ask(creds, Link { inode, parent, name: name.clone() }).await
+        let attr = self.ask(creds, Link { inode, parent, name: name.clone() }).await?;
+        Ok(self.overlaid(attr).await)
     }
 
     /// Removes a name that is not a directory's.
@@ -254,10 +286,11 @@ impl Vfs {
         {
             node.before_truncate().await?;
         }
-        let c = self.ask(creds, op).await?;
-        let state = State::new(c.attr.size, c.truncates, c.inline.clone(), c.has_chunks);
-        let fh = self.add_handle(creds, c.attr.inode, flags, state).await;
-        Ok((c.attr, fh))
+        let (c, open) = self.0.opens.create(creds, op).await?;
+        let (truncates, inline) = (c.truncates, c.inline.clone());
+        let known = Known { attr: c.attr.clone(), truncates, inline, has_chunks: c.has_chunks };
+        let fh = self.add_handle(creds, flags, known, open);
+        Ok((self.overlaid(c.attr).await, fh))
     }
 
     /// Opens a file.
@@ -267,62 +300,58 @@ impl Vfs {
         inode: InodeId,
         flags: OpenFlags,
     ) -> Result<(Attr, FileHandle)> {
-        let mut opened = self.ask(creds, Open { inode, access: flags.access(), layout_chunks: 0 }).await?;
+        let (mut opened, open) = self.0.opens.open(creds, inode, flags.access()).await?;
         if flags.truncate && opened.layout.attr.kind == FileKind::File {
             let set = SetAttr { size: Some(0), ..SetAttr::default() };
-            let cut = self.setattr(creds, inode, set, None).await;
-            let layout = match cut {
-                Ok(_) => self.ask(creds, Open { inode, access: Access(0), layout_chunks: 0 }).await,
-                Err(e) => Err(e),
-            };
-            match layout {
-                Ok(now) => {
-                    opened = now;
-                    self.ask(creds, Release { inode }).await?;
-                }
-                Err(e) => {
-                    self.ask(creds, Release { inode }).await?;
-                    return Err(e);
-                }
-            }
+            self.setattr(creds, inode, set, None).await?;
+            let op = GetLayout { inode, from: ChunkIndex(0), count: 0 };
+            opened.layout = self.ask(&Credentials::root(), op).await?;
         }
-        let state = State::of_layout(&opened.layout);
-        let fh = self.add_handle(creds, inode, flags, state).await;
-        Ok((opened.layout.attr, fh))
+        let known = Known::of_layout(&opened.layout);
+        let fh = self.add_handle(creds, flags, known, open);
+        Ok((self.overlaid(opened.layout.attr).await, fh))
     }
 
-    async fn add_handle(
-        &self,
-        creds: &Credentials,
-        inode: InodeId,
-        flags: OpenFlags,
-        state: State,
-    ) -> FileHandle {
-        self.0.masters.note_open(inode);
-        let fresh = || {
-            let (masters, pool) = (self.0.masters.clone(), self.0.pool.clone());
-            let cx = Context { masters, pool, inode, creds: creds.clone() };
-            Arc::new(Node {
-                cx,
-                state: tokio::sync::Mutex::new(State::new(0, Default::default(), None, false)),
-            })
-        };
+    fn add_handle(&self, creds: &Credentials, flags: OpenFlags, known: Known, open: Held) -> FileHandle {
+        let inode = known.attr.inode;
         let node = {
             let mut nodes = self.0.nodes.lock();
-            nodes.retain(|_, n| n.strong_count() > 0);
+            if nodes.len() > 2 * self.0.handles.lock().len() + NODES_SPARE {
+                nodes.retain(|_, n| n.strong_count() > 0);
+            }
             match nodes.get(&inode).and_then(Weak::upgrade) {
                 Some(node) => node,
                 None => {
-                    let node = fresh();
+                    let (masters, pool) = (self.0.masters.clone(), self.0.pool.clone());
+                    let node = Node::new(Context { masters, pool, inode, creds: creds.clone() });
                     nodes.insert(inode, Arc::downgrade(&node));
                     node
                 }
             }
         };
-        node.state.lock().await.replace_clean(state);
+        node.refresh(known);
+        let told = AtomicU64::new(node.shared.losses.last().0);
+        let ahead = Ahead::new(node.clone(), self.0.read_ahead);
         let fh = FileHandle(self.0.next.fetch_add(1, Ordering::Relaxed));
-        self.0.handles.lock().insert(fh, Arc::new(Handle { node, flags }));
+        let handle = Handle { node, flags, ahead, told, open, creds: creds.clone() };
+        self.0.handles.lock().insert(fh, Arc::new(handle));
         fh
+    }
+
+    /// Looks whether somebody else changed the file since it was read last, and lets go of what is
+    /// out of date then. `true` when it was: what was read meanwhile may be old. Nothing is asked
+    /// while own writes are under way.
+    pub async fn refresh(&self, fh: FileHandle) -> Result<bool> {
+        let h = self.handle(fh)?;
+        if h.node.is_dirty() {
+            return Ok(false);
+        }
+        let mut attr = self.ask(&h.node.cx.creds, GetAttr { inode: h.node.cx.inode }).await?;
+        let changed = h.node.overlay(&mut attr);
+        if changed {
+            h.node.reload().await?;
+        }
+        Ok(changed)
     }
 
     /// Reads up to `len` bytes at a position; fewer only at the end of the file.
@@ -331,57 +360,66 @@ impl Vfs {
         if !h.flags.read {
             return Err(Errno::EBADF.into());
         }
-        let first = h.node.read(at, len).await?;
-        if first.len() as u64 == len || first.is_empty() {
-            return Ok(first);
-        }
-        let mut all = bytes::BytesMut::from(&first[..]);
-        while (all.len() as u64) < len {
-            let more = h.node.read(at + all.len() as u64, len - all.len() as u64).await?;
-            if more.is_empty() {
-                break;
-            }
-            all.extend_from_slice(&more);
-        }
-        Ok(all.freeze())
+        h.ahead.read(at, len).await
     }
 
     /// Writes at a position (at the end, when opened to append). Returns when the client has it.
     pub async fn write(&self, fh: FileHandle, at: u64, data: Bytes) -> Result<usize> {
         let h = self.handle(fh)?;
-        if !(h.flags.write || h.flags.append) {
-            return Err(Errno::EBADF.into());
-        }
-        h.node.write((!h.flags.append).then_some(at), data).await
+        h.write((!h.flags.append).then_some(at), data).await
     }
 
-    /// What `close` promises: in memory at every replica, size known to the masters. Tells an
-    /// earlier failure once.
+    /// Writes at the end, however the file was opened. Returns when the client has it.
+    pub async fn append(&self, fh: FileHandle, data: Bytes) -> Result<usize> {
+        self.handle(fh)?.write(None, data).await
+    }
+
+    /// What `close` promises: in memory at every replica, size known to the masters. Tries what
+    /// failed before again; data that was given up is told once to each handle.
     pub async fn flush(&self, fh: FileHandle) -> Result<()> {
-        self.handle(fh)?.node.flush().await
+        let h = self.handle(fh)?;
+        h.tell(h.node.flush().await)
     }
 
     /// What `fsync` promises: on every replica's disk, size on a quorum of masters' disks.
     pub async fn fsync(&self, fh: FileHandle) -> Result<()> {
-        self.handle(fh)?.node.sync().await
+        let h = self.handle(fh)?;
+        h.tell(h.node.sync().await)
     }
 
-    /// Ends a handle. What is still dirty is flushed; a failure of that is logged and returned.
+    /// Ends a handle. What is still dirty is flushed; a failure of that is logged and returned, and
+    /// with the file's last handle the data is given up.
     pub async fn release(&self, fh: FileHandle) -> Result<()> {
+        let flush = self.handle(fh)?.node.is_dirty();
+        self.end(fh, flush).await
+    }
+
+    /// Flushes and ends a handle.
+    pub(crate) async fn close(&self, fh: FileHandle) -> Result<()> {
+        self.end(fh, true).await
+    }
+
+    async fn end(&self, fh: FileHandle, flush: bool) -> Result<()> {
         let Some(h) = self.0.handles.lock().remove(&fh) else { return Err(Errno::EBADF.into()) };
-        let flushed = if h.node.is_dirty().await { h.node.flush().await } else { Ok(()) };
+        let flushed = h.tell(if flush { h.node.flush().await } else { Ok(()) });
         if let Err(e) = &flushed {
-            tracing::error!(inode = %h.node.cx.inode, error = %e, "written data was lost at the last close");
+            tracing::error!(inode = %h.node.cx.inode, error = %e, "written data was lost at the close");
         }
         if self.0.pool.is_full()
             && let Err(e) = h.node.sync().await
         {
             tracing::error!(inode = %h.node.cx.inode, error = %e, "a file could not be synced at its close");
         }
-        let inode = h.node.cx.inode;
-        drop(h);
-        self.0.masters.release(inode).await?;
-        flushed
+        // A read under way keeps the handle; the release follows it.
+        match Arc::try_unwrap(h) {
+            Ok(h) => {
+                let open = h.open;
+                drop((h.ahead, h.node));
+                self.0.opens.release(open).await;
+                flushed
+            }
+            Err(_) => flushed,
+        }
     }
 
     /// Inode of a handle.
@@ -446,7 +484,7 @@ impl Vfs {
         let handles: Vec<_> = self.0.handles.lock().values().cloned().collect();
         let mut first = Ok(());
         for h in handles {
-            if let Err(e) = h.node.flush().await {
+            if let Err(e) = h.tell(h.node.flush().await) {
                 tracing::error!(inode = %h.node.cx.inode, error = %e, "written data was lost at shutdown");
                 first = first.and(Err(e));
             }

@@ -1,13 +1,15 @@
-//! Writing one chunk: a stream of numbered frames to the chain's head with a window, and what to do
-//! when it breaks. Frames are held until they are synced, so that whatever fails can be sent again.
+//! The task that writes one chunk: a stream of numbered frames to the chain's head with a window,
+//! and what to do when it breaks. Writes are held until they are synced, so that whatever fails can
+//! be sent again.
 
 use crate::{
     error::{Error, Result},
     masters::Masters,
+    node::Losses,
     pool::{Pool, Unsynced},
+    queue::{Held, Queue, Todo, can_be_kept},
     reader::{Place, REPLICA_PATIENCE},
 };
-use bytes::Bytes;
 use futures::StreamExt as _;
 use mooseng_core::{
     checksum::frame_crcs,
@@ -15,14 +17,11 @@ use mooseng_core::{
     context::{CallContext, Credentials},
     error::{ChunkError, MetaError, NetError},
     ids::*,
-    limits::WRITE_WINDOW_FRAMES,
+    limits::FRAME_BYTES_MAX,
     meta::{Allocate, GetLayout, ReportReplica},
 };
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -31,6 +30,12 @@ use tokio::{
 /// Longest wait for a sync of one chunk.
 const SYNC_PATIENCE: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(20);
+/// Bytes of one chunk on their way without an acknowledgement.
+const WINDOW_BYTES: usize = 16 * FRAME_BYTES_MAX;
+/// Frames, when they are small.
+const WINDOW_FRAMES: usize = 128;
+/// Refusals in a row after which fresh rights are not asked for any more.
+const REFUSALS_MAX: u32 = 5;
 
 /// What a writer needs of its file.
 #[derive(Clone)]
@@ -39,6 +44,13 @@ pub(crate) struct Context {
     pub pool: Arc<Pool>,
     pub inode: InodeId,
     pub creds: Credentials,
+}
+
+/// What the writers of one file share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub truncates: Mutex<TruncateCounter>,
+    pub losses: Losses,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -52,6 +64,10 @@ struct Stream {
     frames: mpsc::Sender<Frame>,
     progress: watch::Receiver<Progress>,
     task: tokio::task::JoinHandle<()>,
+    /// The last write handed over.
+    sent: u64,
+    /// When progress was last made, or waited for from.
+    moved: Instant,
 }
 
 impl Drop for Stream {
@@ -60,220 +76,219 @@ impl Drop for Stream {
     }
 }
 
-struct Held {
-    number: WriteNumber,
-    at: Offset,
-    data: Bytes,
+/// How a step ended that did not succeed.
+enum Fault {
+    /// A chunkserver's: the place is learnt again.
+    Chunk(ChunkError),
+    /// The masters': they were asked until the deadline, or refused.
+    Masters(Error),
+}
+
+impl From<ChunkError> for Fault {
+    fn from(e: ChunkError) -> Self {
+        Self::Chunk(e)
+    }
+}
+impl From<NetError> for Fault {
+    fn from(e: NetError) -> Self {
+        Self::Chunk(e.into())
+    }
+}
+impl From<Error> for Fault {
+    fn from(e: Error) -> Self {
+        Self::Masters(e)
+    }
 }
 
 /// The writer of one chunk.
-pub(crate) struct ChunkWriter {
+pub(crate) struct Writer {
     cx: Context,
-    index: ChunkIndex,
-    truncates: TruncateCounter,
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     session: SessionStamp,
-    place: Place,
     stream: Option<Stream>,
-    last: WriteNumber,
-    held: VecDeque<Held>,
-    held_bytes: usize,
-    members: BTreeMap<ServerId, Incarnation>,
+    /// When the present trouble is given up: in sending, in syncing.
+    send_until: Option<Instant>,
+    sync_until: Option<Instant>,
+    /// The highest write ever acknowledged: only more is progress.
+    best: u64,
+    refusals: u32,
 }
 
-impl ChunkWriter {
-    /// For a chunk that may have to be allocated.
-    pub(crate) async fn open(cx: Context, index: ChunkIndex, truncates: TruncateCounter) -> Result<Self> {
-        let (place, session) = locate(&cx, index, truncates, cx.masters.deadline()).await?;
-        Ok(Self {
-            cx,
-            index,
-            truncates,
-            session,
-            place,
-            stream: None,
-            last: WriteNumber(0),
-            held: VecDeque::new(),
-            held_bytes: 0,
-            members: BTreeMap::new(),
-        })
+impl Writer {
+    pub(crate) fn new(cx: Context, shared: Arc<Shared>, queue: Arc<Queue>) -> Self {
+        let session = SessionStamp { id: SessionId(0), epoch: SessionEpoch(0) };
+        let (send_until, sync_until) = (None, None);
+        Self { cx, shared, queue, session, stream: None, send_until, sync_until, best: 0, refusals: 0 }
     }
 
-    pub(crate) fn place(&self) -> &Place {
-        &self.place
-    }
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.held_bytes
-    }
-    pub(crate) fn is_synced(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// Sends bytes; waits while the window is full.
-    pub(crate) async fn send(&mut self, at: Offset, data: Bytes) -> Result<()> {
-        let number = self.cx.pool.next_number(self.place.place.chunk.id);
-        self.last = number;
-        self.held_bytes += data.len();
-        self.held.push_back(Held { number, at, data });
-        let deadline = Instant::now() + self.cx.masters.deadline();
-        let low = WriteNumber(number.get().saturating_sub(WRITE_WINDOW_FRAMES as u64));
+    /// Works until it is dropped.
+    pub(crate) async fn run(mut self) {
         loop {
-            let sent = match self.stream {
-                Some(_) => self.push_last().await,
-                None => self.reopen(deadline).await,
-            };
-            let done = match sent {
-                Ok(()) => self.wait_for(low).await,
-                Err(e) => Err(e),
-            };
-            match done {
-                Ok(()) => return Ok(()),
-                Err(e) => self.recover(e, deadline).await?,
-            }
-        }
-    }
-
-    /// Waits until everything sent is in memory at every member.
-    pub(crate) async fn drain(&mut self) -> Result<()> {
-        let deadline = Instant::now() + self.cx.masters.deadline();
-        let last = self.last;
-        while !self.held.is_empty() {
-            let done = match self.stream {
-                Some(_) => self.wait_for(last).await,
-                None => self.reopen(deadline).await,
-            };
-            match done {
-                Ok(()) if self.stream.is_some() && self.acked() >= last => break,
-                Ok(()) => {}
-                Err(e) => self.recover(e, deadline).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until everything sent is on every member's disk, and lets go of it.
-    pub(crate) async fn sync(&mut self) -> Result<()> {
-        let deadline = Instant::now() + self.cx.masters.deadline();
-        while !self.held.is_empty() {
-            self.drain().await?;
-            match self.sync_once().await {
-                Ok(()) => {
-                    self.held.clear();
-                    self.held_bytes = 0;
-                    self.members.clear();
+            let todo = self.queue.todo();
+            let done = match todo {
+                Todo::Nothing => {
+                    self.rest().await;
+                    continue;
                 }
-                Err(e) => self.recover(e, deadline).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// What would be lost with this writer's memory: who acknowledged frames that are not synced.
-    pub(crate) fn unsynced(&self) -> Option<Unsynced> {
-        if self.held.is_empty() {
-            return None;
-        }
-        let mut members = self.members.clone();
-        if let Some(s) = &self.stream {
-            members.extend(s.progress.borrow().members.iter().copied());
-        }
-        Some(Unsynced { chunk: self.place.place.chunk.id, members })
-    }
-
-    /// Syncs what an earlier writer of the chunk left, whose frames are not held any more: a member
-    /// that restarted since is told as a loss.
-    pub(crate) async fn sync_left(&mut self, left: &Unsynced) -> Result<()> {
-        let deadline = Instant::now() + self.cx.masters.deadline();
-        loop {
-            self.members = left.members.clone();
-            match self.sync_once().await {
-                Ok(()) => return Ok(()),
-                Err(last @ ChunkError::Lost { .. }) => {
-                    let tried = format!("{:?}", left.members.keys());
-                    return Err(Error::Chunk { chunk: left.chunk, tried, last });
+                Todo::Relocate => {
+                    let left = self.cx.masters.deadline();
+                    self.relocate(left).await.map_err(Fault::Masters)
                 }
-                Err(e) => self.recover(e, deadline).await?,
+                Todo::Sync => self.sync().await,
+                Todo::Send => self.send().await,
+            };
+            let recovered = match done {
+                Ok(()) => continue,
+                Err(Fault::Masters(e)) => Err(e),
+                Err(Fault::Chunk(e)) => self.recover(e, todo).await,
+            };
+            if let Err(e) = recovered {
+                self.give_up(e);
             }
         }
     }
 
-    fn acked(&self) -> WriteNumber {
-        self.stream.as_ref().map_or(WriteNumber(0), |s| s.progress.borrow().upto)
-    }
-
-    async fn sync_once(&mut self) -> std::result::Result<(), ChunkError> {
-        if let Some(s) = &self.stream {
-            self.members.extend(s.progress.borrow().members.iter().copied());
+    /// Nothing is to be done: waits for work, or for the stream to break.
+    async fn rest(&mut self) {
+        let Some(stream) = &mut self.stream else { return self.queue.work.notified().await };
+        tokio::select! {
+            biased;
+            () = self.queue.work.notified() => {}
+            changed = stream.progress.changed() => {
+                let broken = changed.is_err() || stream.progress.borrow_and_update().failed.is_some();
+                if broken {
+                    // What was acknowledged and not synced may be gone with who had it.
+                    self.end_stream();
+                }
+            }
         }
-        let chain = self.place.place.chain.clone();
-        let head = chain.first().ok_or(ChunkError::NotFound(self.place.place.chunk.id))?;
-        let store = self.cx.pool.get(&head.addr, REPLICA_PATIENCE).await?;
-        let req = SyncRequest {
-            chunk: self.place.place.chunk,
-            acknowledged_by: self.members.iter().map(|(s, i)| (*s, *i)).collect(),
-            chain,
-            session: self.session,
-            capability: self.place.capability.clone(),
-        };
-        let cx = CallContext::internal(SYNC_PATIENCE);
-        let silent = || ChunkError::Busy(format!("no sync within {SYNC_PATIENCE:?}"));
-        tokio::time::timeout(SYNC_PATIENCE, store.sync(&cx, req)).await.map_err(|_| silent())??;
-        Ok(())
     }
 
-    fn frame(&self, held: &Held) -> Frame {
-        let crcs = frame_crcs(self.place.place.chunk.id, held.at, &held.data);
-        let head = FrameHead { number: held.number, at: held.at, crcs, hole: 0 };
-        Frame { head, data: held.data.clone() }
-    }
-
-    async fn push_last(&mut self) -> std::result::Result<(), ChunkError> {
-        let (Some(stream), Some(last)) = (&self.stream, self.held.back()) else { return Ok(()) };
-        let frame = self.frame(last);
-        if let Ok(sent) = tokio::time::timeout(REPLICA_PATIENCE, stream.frames.send(frame)).await
-            && sent.is_ok()
-        {
-            return Ok(());
+    /// Ends the stream; everything held is to be sent again.
+    fn end_stream(&mut self) {
+        if let Some(s) = self.stream.take() {
+            let members = s.progress.borrow().members.clone();
+            self.queue.inner.lock().members.extend(members);
         }
-        Err(self.failure())
+        self.queue.rewind();
     }
 
-    fn failure(&self) -> ChunkError {
-        let failed = self.stream.as_ref().and_then(|s| s.progress.borrow().failed.clone());
-        failed.unwrap_or_else(|| ChunkError::Busy(format!("no progress within {REPLICA_PATIENCE:?}")))
-    }
-
-    /// Waits until the acknowledgements reach a number; fails when they stand still.
-    async fn wait_for(&mut self, upto: WriteNumber) -> std::result::Result<(), ChunkError> {
+    /// Sends what fits into the window and waits until something moves.
+    async fn send(&mut self) -> std::result::Result<(), Fault> {
+        if self.stream.is_none() {
+            self.open().await?;
+        }
+        self.push();
         let Some(stream) = &mut self.stream else { return Ok(()) };
+        let until = stream.moved + REPLICA_PATIENCE;
+        tokio::select! {
+            biased;
+            changed = stream.progress.changed() => {
+                let p = stream.progress.borrow_and_update().clone();
+                if p.failed.is_some() || changed.is_err() {
+                    return Err(p.failed.unwrap_or_else(silent).into());
+                }
+                stream.moved = Instant::now();
+                self.acknowledged(&p);
+            }
+            () = self.queue.work.notified() => {}
+            () = tokio::time::sleep_until(until) => return Err(silent().into()),
+        }
+        Ok(())
+    }
+
+    /// Hands frames to the stream while the window has room.
+    fn push(&mut self) {
+        let acked = self.queue.status.borrow().acked;
+        let Some(stream) = &mut self.stream else { return };
+        if stream.sent <= acked {
+            stream.moved = Instant::now();
+        }
         loop {
-            {
-                let p = stream.progress.borrow_and_update();
-                if let Some(e) = &p.failed {
-                    return Err(e.clone());
+            let frame = {
+                let mut q = self.queue.inner.lock();
+                let Some(chunk) = q.place.as_ref().map(|p| p.place.chunk.id) else { return };
+                let Some(first) = q.held.front().map(|h| h.seq) else { return };
+                let next = stream.sent.max(first - 1) + 1;
+                let behind = acked.max(first - 1);
+                let flying = q.held.range((behind + 1 - first) as usize..(next - first) as usize);
+                let (frames, bytes) = flying.fold((0, 0), |(n, b), h| (n + 1, b + h.data.len()));
+                let Some(held) = q.held.get_mut((next - first) as usize) else { return };
+                if frames >= WINDOW_FRAMES || (frames > 0 && bytes + held.data.len() > WINDOW_BYTES) {
+                    return;
                 }
-                if p.upto >= upto {
-                    return Ok(());
-                }
-            }
-            let moved = tokio::time::timeout(REPLICA_PATIENCE, stream.progress.changed()).await;
-            if !matches!(moved, Ok(Ok(()))) {
-                return Err(self.failure());
-            }
+                let number = *held.number.get_or_insert_with(|| self.cx.pool.next_number(chunk));
+                stream.sent = next;
+                (chunk, number, held.at, held.data.clone())
+            };
+            let (chunk, number, at, data) = frame;
+            let head = FrameHead { number, at, crcs: frame_crcs(chunk, at, &data), hole: 0 };
+            // The channel has room for the window; a stream that ended is told by its progress.
+            let _ = stream.frames.try_send(Frame { head, data });
         }
     }
 
-    /// Opens a stream at the present place and sends everything held again.
-    async fn reopen(&mut self, _deadline: Instant) -> std::result::Result<(), ChunkError> {
-        let chain = self.place.place.chain.clone();
-        let head = chain.first().ok_or(ChunkError::NotFound(self.place.place.chunk.id))?.clone();
+    fn acknowledged(&mut self, p: &Progress) {
+        let mut q = self.queue.inner.lock();
+        q.members.extend(p.members.iter().copied());
+        let known = |h: &Held| h.number.is_some_and(|n| n <= p.upto);
+        // Numbers rise; what was not sent has none.
+        let upto = q.held.partition_point(known).checked_sub(1).map(|i| q.held[i].seq);
+        drop(q);
+        let Some(upto) = upto else { return };
+        let upto = upto.min(self.stream.as_ref().map_or(0, |s| s.sent));
+        if upto > self.best {
+            self.best = upto;
+            self.send_until = None;
+            self.refusals = 0;
+        }
+        self.queue.status.send_if_modified(|s| {
+            let more = upto > s.acked;
+            s.acked = s.acked.max(upto);
+            more
+        });
+    }
+
+    /// Puts what is acknowledged on every member's disk, and lets go of it.
+    async fn sync(&mut self) -> std::result::Result<(), Fault> {
+        let upto = self.queue.status.borrow().acked;
+        if let Some(s) = &self.stream {
+            let members = s.progress.borrow().members.clone();
+            self.queue.inner.lock().members.extend(members);
+        }
+        let (place, members) = {
+            let q = self.queue.inner.lock();
+            (q.place.clone(), q.members.clone())
+        };
+        // Without a place nothing was written, or all of it was given up.
+        if let Some(place) = place {
+            sync_chunk(&self.cx, &place, self.session, &members).await?;
+        }
+        self.sync_until = None;
+        self.queue.synced(upto);
+        Ok(())
+    }
+
+    /// Opens a stream at the present place, from the first write that is held.
+    async fn open(&mut self) -> std::result::Result<(), Fault> {
+        let place = match self.queue.place() {
+            Some(place) => place,
+            None => {
+                self.relocate(self.cx.masters.deadline()).await?;
+                self.queue.place().ok_or(Error::Closed)?
+            }
+        };
+        let chain = place.place.chain.clone();
+        let head = chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?.clone();
         let store = self.cx.pool.get(&head.addr, REPLICA_PATIENCE).await?;
-        let (frames, rx) = mpsc::channel(WRITE_WINDOW_FRAMES);
+        let (frames, rx) = mpsc::channel(WINDOW_FRAMES);
         let req = WriteRequest {
-            chunk: self.place.place.chunk,
+            chunk: place.place.chunk,
             chain,
-            create: self.place.place.fresh,
+            create: place.place.fresh,
             session: self.session,
-            capability: self.place.capability.clone(),
+            capability: place.capability,
         };
         let (said, progress) = watch::channel(Progress::default());
         let task = tokio::spawn(async move {
@@ -301,102 +316,187 @@ impl ChunkWriter {
             };
             said.send_modify(|p| p.failed = Some(failed));
         });
-        self.stream = Some(Stream { frames, progress, task });
-        for i in 0..self.held.len() {
-            let frame = self.frame(&self.held[i]);
-            let stream = self.stream.as_ref().ok_or(ChunkError::NotFound(self.place.place.chunk.id))?;
-            let sent = tokio::time::timeout(REPLICA_PATIENCE, stream.frames.send(frame)).await;
-            if !matches!(sent, Ok(Ok(()))) {
-                return Err(self.failure());
-            }
-        }
+        self.queue.rewind();
+        self.stream = Some(Stream { frames, progress, task, sent: 0, moved: Instant::now() });
         Ok(())
     }
 
-    /// After a failure: reports who was at fault, learns the new place, begins a new stream.
-    async fn recover(&mut self, e: ChunkError, deadline: Instant) -> Result<()> {
-        if let Some(s) = self.stream.take() {
-            self.members.extend(s.progress.borrow().members.iter().copied());
-        }
-        let chunk = self.place.place.chunk;
-        let head = self.place.place.chain.first().map_or(ServerId(0), |r| r.server);
-        tracing::info!(inode = %self.cx.inode, chunk = %chunk.id, error = %e, "a write is being recovered");
-        let retry =
-            |e: &ChunkError| Error::Chunk { chunk: chunk.id, tried: head.to_string(), last: e.clone() };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero()
-            || matches!(e, ChunkError::Fenced | ChunkError::Forbidden(_) | ChunkError::Invalid(_))
-        {
-            return Err(retry(&e));
-        }
-        let at_fault = match &e {
-            ChunkError::Chain { server, .. } => Some(*server),
-            ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } | ChunkError::NoSpace(_) => {
-                Some(head)
-            }
-            ChunkError::Damaged { .. } | ChunkError::NotFound(_) | ChunkError::Suspect(_) => Some(head),
-            _ => None,
+    /// After a failure: reports who was at fault and learns the new place. A new stream begins with
+    /// the next step.
+    async fn recover(&mut self, e: ChunkError, doing: Todo) -> Result<()> {
+        self.end_stream();
+        let place = self.queue.place();
+        let chunk = place.as_ref().map(|p| p.place.chunk);
+        let head = place.and_then(|p| p.place.chain.first().map(|r| r.server));
+        tracing::info!(inode = %self.cx.inode, index = %self.queue.index, error = %e, "a write is being recovered");
+        let until = match doing {
+            Todo::Sync => &mut self.sync_until,
+            _ => &mut self.send_until,
         };
+        let until = *until.get_or_insert_with(|| Instant::now() + self.cx.masters.deadline());
+        let left = until.saturating_duration_since(Instant::now());
+        let refused = matches!(e, ChunkError::Fenced | ChunkError::Forbidden(_) | ChunkError::Invalid(_));
+        self.refusals += u32::from(refused);
+        if left.is_zero() || (refused && self.refusals > REFUSALS_MAX) {
+            let tried = head.map_or_else(String::new, |h| h.to_string());
+            let chunk = chunk.map_or(ChunkId(0), |c| c.id);
+            return Err(Error::Chunk { chunk, tried, last: e });
+        }
         if matches!(e, ChunkError::Lost { .. }) {
             // Everything unsynced is held and sent again; who acknowledged it before is of no account.
-            self.members.clear();
+            self.queue.inner.lock().members.clear();
         }
-        if let Some(server) = at_fault {
-            let problem = e.to_string();
-            let report = ReportReplica { inode: self.cx.inode, index: self.index, chunk, server, problem };
-            self.cx.masters.call_within(&Credentials::root(), report, left).await?;
-        } else {
-            tokio::time::sleep(RETRY).await;
+        match (at_fault(&e, head), chunk) {
+            (Some(server), Some(chunk)) => {
+                let (inode, index, problem) = (self.cx.inode, self.queue.index, e.to_string());
+                let report = ReportReplica { inode, index, chunk, server, problem };
+                self.cx.masters.call_within(&Credentials::root(), report, left).await?;
+            }
+            _ => tokio::time::sleep(RETRY * (1 + self.refusals)).await,
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.relocate(left).await?;
-        if self.place.place.chunk == chunk {
+        let left = until.saturating_duration_since(Instant::now());
+        self.relocate(left.max(RETRY)).await?;
+        if self.queue.chunk() == chunk {
             tokio::time::sleep(RETRY).await;
         }
         Ok(())
     }
 
-    /// Learns where the chunk is now. When its set changed, all held frames go to the new one, which
-    /// acknowledges them anew; when the file was cut below it meanwhile, they go to the chunk that
-    /// takes its place.
-    pub(crate) async fn relocate(&mut self, within: Duration) -> Result<()> {
-        let chunk = self.place.place.chunk;
-        let located = locate(&self.cx, self.index, self.truncates, within).await;
-        let (place, session) = match located {
-            Err(Error::Meta(MetaError::LayoutStale)) => {
-                let op = GetLayout { inode: self.cx.inode, from: self.index, count: 0 };
-                self.truncates = self.cx.masters.call_within(&self.cx.creds, op, within).await?.truncates;
-                locate(&self.cx, self.index, self.truncates, within).await?
-            }
-            other => other?,
-        };
+    /// The effort ends: data that may still be written is kept, the rest is lost and told.
+    fn give_up(&mut self, e: Error) {
+        let keep = can_be_kept(&e);
+        self.end_stream();
+        (self.send_until, self.sync_until, self.refusals) = (None, None, 0);
+        let held = self.queue.inner.lock().held.len();
+        tracing::warn!(inode = %self.cx.inode, index = %self.queue.index, error = %e, keep, held, "written data did not reach its replicas");
+        if !keep {
+            self.shared.losses.note(e.clone());
+        }
+        self.queue.failed(e, keep);
+    }
+
+    /// Learns where the chunk is now. When its set changed, all that is held goes to the new one,
+    /// which acknowledges it anew; when the file was cut below it meanwhile, it goes to the chunk
+    /// that takes its place.
+    async fn relocate(&mut self, within: Duration) -> Result<()> {
+        let (place, session) = locate(&self.cx, &self.shared, self.queue.index, within).await?;
         let now = place.place.chunk;
-        if now.id != chunk.id {
+        let mut q = self.queue.inner.lock();
+        let before = q.place.as_ref().map(|p| p.place.chunk);
+        if before.is_some_and(|b| b.id != now.id) {
             // Numbers belong to a chunk.
-            for held in &mut self.held {
-                held.number = self.cx.pool.next_number(now.id);
-                self.last = held.number;
-            }
+            q.held.iter_mut().for_each(|h| h.number = None);
         }
-        if now != chunk {
-            self.members.clear();
+        if before != Some(now) {
+            q.members.clear();
+        }
+        q.place = Some(place);
+        q.relocate = false;
+        drop(q);
+        self.queue.status.send_if_modified(|s| std::mem::take(&mut s.moving));
+        if before != Some(now) || session != self.session {
             self.stream = None;
+            self.queue.rewind();
         }
-        (self.place, self.session) = (place, session);
+        self.session = session;
         Ok(())
     }
 }
 
-/// Where a chunk is to be written; allocates it when it is not there.
+fn silent() -> ChunkError {
+    ChunkError::Busy(format!("no progress within {REPLICA_PATIENCE:?}"))
+}
+
+/// Whom the leader is to look at.
+fn at_fault(e: &ChunkError, head: Option<ServerId>) -> Option<ServerId> {
+    match e {
+        ChunkError::Chain { server, .. } => Some(*server),
+        ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } | ChunkError::NoSpace(_) => head,
+        ChunkError::Damaged { .. } | ChunkError::NotFound(_) | ChunkError::Suspect(_) => head,
+        _ => None,
+    }
+}
+
+/// Where a chunk is to be written; allocates it when it is not there. A truncate by somebody else is
+/// caught up with.
 async fn locate(
     cx: &Context,
+    shared: &Shared,
     index: ChunkIndex,
-    truncates: TruncateCounter,
     within: Duration,
 ) -> Result<(Place, SessionStamp)> {
-    let op = Allocate { inode: cx.inode, truncates, from: index, count: 1 };
-    let (layout, session) = cx.masters.call_stamped(&cx.creds, op, within).await?;
-    let place = layout.chunks.into_iter().find(|p| p.index == index);
-    let place = place.ok_or_else(|| Error::Invalid(format!("no place came for chunk {index}")))?;
-    Ok((Place { place, capability: layout.capability }, session))
+    let until = Instant::now() + within;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let truncates = *shared.truncates.lock();
+        let op = Allocate { inode: cx.inode, truncates, from: index, count: 1 };
+        let (layout, session) = match cx.masters.call_stamped(&cx.creds, op, left).await {
+            Err(Error::Meta(MetaError::LayoutStale)) if !left.is_zero() => {
+                let op = GetLayout { inode: cx.inode, from: index, count: 0 };
+                let now = cx.masters.call_within(&cx.creds, op, left).await?.truncates;
+                *shared.truncates.lock() = now;
+                continue;
+            }
+            other => other?,
+        };
+        let place = layout.chunks.into_iter().find(|p| p.index == index);
+        let place = place.ok_or_else(|| Error::Invalid(format!("no place came for chunk {index}")))?;
+        return Ok((Place { place, capability: layout.capability }, session));
+    }
+}
+
+/// Asks that a chunk's acknowledged writes be on every member's disk.
+async fn sync_chunk(
+    cx: &Context,
+    place: &Place,
+    session: SessionStamp,
+    members: &BTreeMap<ServerId, Incarnation>,
+) -> std::result::Result<(), ChunkError> {
+    let chain = place.place.chain.clone();
+    let head = chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?;
+    let store = cx.pool.get(&head.addr, REPLICA_PATIENCE).await?;
+    let req = SyncRequest {
+        chunk: place.place.chunk,
+        acknowledged_by: members.iter().map(|(s, i)| (*s, *i)).collect(),
+        chain,
+        session,
+        capability: place.capability.clone(),
+    };
+    let call = CallContext::internal(SYNC_PATIENCE);
+    let silent = || ChunkError::Busy(format!("no sync within {SYNC_PATIENCE:?}"));
+    tokio::time::timeout(SYNC_PATIENCE, store.sync(&call, req)).await.map_err(|_| silent())??;
+    Ok(())
+}
+
+/// Syncs a chunk that a writer left unsynced, when it still is the file's. Its data is not held any
+/// more: a member that restarted since is told as a loss.
+pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsynced) -> Result<()> {
+    let until = Instant::now() + cx.masters.deadline();
+    loop {
+        let op = GetLayout { inode: cx.inode, from: index, count: 1 };
+        let layout = match cx.masters.call(&cx.creds, op).await {
+            // Removed since: there is nothing to be synced.
+            Err(e) if e.errno() == mooseng_core::error::Errno::ESTALE => return Ok(()),
+            other => other?,
+        };
+        if !layout.chunks.iter().any(|p| p.index == index && p.chunk.id == left.chunk) {
+            return Ok(());
+        }
+        let shared = Shared { truncates: Mutex::new(layout.truncates), losses: Losses::default() };
+        let wait = until.saturating_duration_since(Instant::now());
+        let (place, session) = locate(cx, &shared, index, wait.max(RETRY)).await?;
+        let head = place.place.chain.first().map(|r| r.server);
+        let Err(last) = sync_chunk(cx, &place, session, &left.members).await else { return Ok(()) };
+        let wait = until.saturating_duration_since(Instant::now());
+        if wait.is_zero() || matches!(last, ChunkError::Lost { .. } | ChunkError::Invalid(_)) {
+            let tried = format!("{:?}", left.members.keys());
+            return Err(Error::Chunk { chunk: left.chunk, tried, last });
+        }
+        if let Some(server) = at_fault(&last, head) {
+            let problem = last.to_string();
+            let report = ReportReplica { inode: cx.inode, index, chunk: place.place.chunk, server, problem };
+            cx.masters.call_within(&Credentials::root(), report, wait).await?;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use futures::StreamExt as _;
 use mooseng_client::{Filesystem, embedded::Cluster};
-use mooseng_core::error::Errno;
+use mooseng_core::{attr::SetAttr, error::Errno};
 use std::time::Duration;
 
 fn content(seed: u64, len: usize) -> Bytes {
@@ -170,12 +170,20 @@ async fn a_handle_reads_its_file_after_the_replicas_changed() {
 async fn a_commit_does_not_undo_another_clients_truncate() {
     let cluster = Cluster::builder().masters(1).start().await.unwrap();
     let (a, b) = (cluster.client().await.unwrap().filesystem(), cluster.client().await.unwrap().filesystem());
-    let file = a.create("/f").await.unwrap();
-    file.write_at(0, content(7, 200_000)).await.unwrap();
-    file.sync_all().await.unwrap();
-    let cut = b.create("/f").await.unwrap();
-    cut.close().await.unwrap();
-    file.write_at(0, content(8, 10_000)).await.unwrap();
-    file.close().await.unwrap();
-    assert_eq!(b.metadata("/f").await.unwrap().size, 10_000, "only what was written after the cut is there");
+    for by_create in [true, false] {
+        let file = a.create("/f").await.unwrap();
+        file.write_at(0, content(7, 200_000)).await.unwrap();
+        file.sync_all().await.unwrap();
+        if by_create {
+            b.create("/f").await.unwrap().close().await.unwrap();
+        } else {
+            let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+            b.set_attr("/f", cut).await.unwrap();
+        }
+        file.write_at(0, content(8, 10_000)).await.unwrap();
+        file.close().await.unwrap();
+        let size = b.metadata("/f").await.unwrap().size;
+        assert_eq!(size, 10_000, "only what was written after the cut is there (by create: {by_create})");
+        assert!(b.read("/f").await.unwrap() == content(8, 10_000));
+    }
 }

@@ -1,0 +1,192 @@
+//! Read-ahead of one handle: a sequential reader finds its next bytes fetched already.
+//!
+//! Pieces of 1 MiB, aligned so that each is one frame of one replica, are fetched side by side up
+//! to a window that doubles with each read in sequence. A seek drops them; a write through this
+//! client, a truncate, a fresh layout or a reopening makes them void (the file's epoch moves); none
+//! is used when it is older than a second, so that another client's writes are seen by an open
+//! handle soon, and by a handle opened after they were closed at once.
+
+use crate::{
+    error::{Error, Result},
+    node::Node,
+};
+use bytes::{Bytes, BytesMut};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, future::Shared, stream};
+use mooseng_core::limits::INLINE_BYTES_MAX;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+
+/// Bytes read ahead at most, unless the builder says otherwise.
+pub(crate) const READ_AHEAD: u64 = 8 << 20;
+/// Bytes of one piece.
+const PIECE: u64 = 1 << 20;
+/// Pieces of one large read that are fetched side by side.
+const PIECES_AT_ONCE: usize = 8;
+/// Longest use of a piece after it was asked for.
+const FRESH: Duration = Duration::from_secs(1);
+/// How far a read may be from the expected position and still count as in sequence: requests of one
+/// reader may overtake each other.
+const JITTER: u64 = 1 << 20;
+
+type Fetched = Shared<BoxFuture<'static, Result<Bytes>>>;
+
+struct Piece {
+    fetched: Fetched,
+    task: tokio::task::AbortHandle,
+    epoch: u64,
+    since: Instant,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Where a sequential reader goes on.
+    next: u64,
+    /// How far ahead is fetched now.
+    window: u64,
+    /// Begun, by position.
+    pieces: BTreeMap<u64, Piece>,
+}
+
+/// The read-ahead of one handle.
+pub(crate) struct Ahead {
+    node: Arc<Node>,
+    max: u64,
+    state: Mutex<State>,
+}
+
+impl Ahead {
+    pub(crate) fn new(node: Arc<Node>, max: u64) -> Self {
+        Self { node, max, state: Mutex::default() }
+    }
+
+    /// Reads up to `len` bytes; fewer only at the end of the file.
+    ///
+    /// Cancellation: nothing is left behind but what was read ahead.
+    pub(crate) async fn read(&self, at: u64, len: u64) -> Result<Bytes> {
+        let known = at.saturating_add(len).min(self.node.size());
+        if known <= at {
+            return whole(&self.node, at, len).await;
+        }
+        let pieces = self.plan(at, known);
+        let part = |(from, to): (u64, u64)| {
+            let piece = pieces.get(&(from / PIECE * PIECE)).cloned();
+            async move {
+                let within = (from % PIECE) as usize..(from % PIECE + to - from) as usize;
+                match piece {
+                    Some(piece) => match piece.await {
+                        Ok(data) if data.len() >= within.end => Ok(data.slice(within)),
+                        // The file ends earlier, or an error: reading it now tells.
+                        _ => whole(&self.node, from, to - from).await,
+                    },
+                    None => whole(&self.node, from, to - from).await,
+                }
+            }
+        };
+        let mut parts = stream::iter(cuts(at, known)).map(part).buffered(PIECES_AT_ONCE);
+        let first = parts.next().await.unwrap_or_else(|| Ok(Bytes::new()))?;
+        if first.len() as u64 == len {
+            return Ok(first);
+        }
+        let mut all = BytesMut::with_capacity((known - at) as usize);
+        let mut end = cuts(at, known).map(|(_, to)| to);
+        all.extend_from_slice(&first);
+        let mut short = end.next() != Some(at + all.len() as u64);
+        while !short && let Some(data) = parts.next().await {
+            all.extend_from_slice(&data?);
+            short = end.next() != Some(at + all.len() as u64);
+        }
+        // Past the end as it was known: it may have moved.
+        if !short && (all.len() as u64) < len {
+            let got = all.len() as u64;
+            all.extend_from_slice(&whole(&self.node, at + got, len - got).await?);
+        }
+        Ok(all.freeze())
+    }
+
+    /// Begins what is to be read ahead of a read of `at..end`; the pieces that serve it.
+    fn plan(&self, at: u64, end: u64) -> BTreeMap<u64, Fetched> {
+        let size = self.node.size();
+        let mut s = self.state.lock();
+        let in_sequence = at <= s.next + JITTER && s.next <= at + JITTER;
+        if !in_sequence || self.max == 0 || size <= INLINE_BYTES_MAX as u64 || self.node.is_dirty() {
+            *s = State { next: end, ..State::default() };
+            return BTreeMap::new();
+        }
+        let (epoch, now) = (self.node.epoch(), Instant::now());
+        let held = s.pieces.len();
+        s.pieces.retain(|_, p| p.epoch == epoch && p.since + FRESH > now);
+        // A reader that is slower than the pieces last begins again with one.
+        let window = if s.pieces.len() < held { 0 } else { s.window };
+        s.window = (window * 2).clamp(PIECE, self.max.max(PIECE));
+        s.next = s.next.max(end);
+        let behind = at.saturating_sub(JITTER) / PIECE * PIECE;
+        s.pieces = s.pieces.split_off(&behind);
+        let far = end.saturating_add(s.window).min(size);
+        for from in (at / PIECE * PIECE..far).step_by(PIECE as usize) {
+            if let Entry::Vacant(place) = s.pieces.entry(from) {
+                let Some(piece) = self.fetch(from, PIECE.min(size - from), epoch) else { break };
+                place.insert(piece);
+            }
+        }
+        let serving = s.pieces.range(at / PIECE * PIECE..end);
+        serving.map(|(from, p)| (*from, p.fetched.clone())).collect()
+    }
+
+    /// Begins one piece; `None` when the client has read enough ahead, over all handles.
+    fn fetch(&self, from: u64, len: u64, epoch: u64) -> Option<Piece> {
+        let room = self.node.cx.pool.ahead.clone().try_acquire_owned().ok()?;
+        let node = self.node.clone();
+        let task = tokio::spawn(async move { whole(&node, from, len).await });
+        let abort = task.abort_handle();
+        let fetched = task.map(|done| done.unwrap_or(Err(Error::Closed))).boxed().shared();
+        Some(Piece { fetched, task: abort, epoch, since: Instant::now(), _room: room })
+    }
+}
+
+/// A range cut where pieces begin.
+fn cuts(at: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let first = at / PIECE * PIECE;
+    (first..end).step_by(PIECE as usize).map(move |from| (from.max(at), (from + PIECE).min(end)))
+}
+
+/// Reads until there is nothing more.
+async fn whole(node: &Node, at: u64, len: u64) -> Result<Bytes> {
+    let first = node.read(at, len).await?;
+    if first.len() as u64 == len || first.is_empty() {
+        return Ok(first);
+    }
+    let mut all = BytesMut::from(&first[..]);
+    while (all.len() as u64) < len {
+        let got = all.len() as u64;
+        let more = node.read(at + got, len - got).await?;
+        if more.is_empty() {
+            break;
+        }
+        all.extend_from_slice(&more);
+    }
+    Ok(all.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_are_cut_where_pieces_begin() {
+        let cut: Vec<_> = cuts(PIECE - 1, 2 * PIECE + 1).collect();
+        assert_eq!(cut, [(PIECE - 1, PIECE), (PIECE, 2 * PIECE), (2 * PIECE, 2 * PIECE + 1)]);
+        assert_eq!(cuts(5, 6).collect::<Vec<_>>(), [(5, 6)]);
+    }
+}

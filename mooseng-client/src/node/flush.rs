@@ -1,0 +1,224 @@
+//! What `close`, `fsync` and truncate wait for.
+//!
+//! A flush tries everything that is held, also what failed before, and fails as long as that does
+//! not succeed; later writes go on. Data that can never be written is given up, and told once to
+//! each handle that was open ([`super::Losses`]).
+
+use super::*;
+use crate::writer::sync_chunk_left;
+use futures::future::join_all;
+use mooseng_core::{
+    error::MetaError,
+    meta::{CommitWrite, WriteInline},
+};
+
+/// Tries to commit against others who cut the file meanwhile.
+const CATCH_UPS: u32 = 8;
+
+/// What one flush covers.
+struct Covered {
+    /// Each queue with the last write that counts.
+    queues: Vec<(Arc<Queue>, u64)>,
+    written_to: Option<u64>,
+    drop_inline: bool,
+    losses: u64,
+}
+
+impl Node {
+    /// Everything written so far is in memory at every replica, and the masters know the size:
+    /// what `close` promises.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let _one = self.flushing.lock().await;
+        self.flush_now(false).await
+    }
+
+    /// The same, on every replica's disk: what `fsync` promises.
+    pub(crate) async fn sync(&self) -> Result<()> {
+        let _one = self.flushing.lock().await;
+        self.flush_now(true).await?;
+        self.sync_left().await
+    }
+
+    /// Before the size is set: what is dirty is flushed, places and queues are let go.
+    pub(crate) async fn before_truncate(&self) -> Result<()> {
+        let _one = self.flushing.lock().await;
+        self.flush_now(true).await?;
+        let mut s = self.state.lock();
+        s.retire(false);
+        s.forget_places();
+        Ok(())
+    }
+
+    /// Syncs what handles that are closed now wrote through this client. A loss is told once.
+    async fn sync_left(&self) -> Result<()> {
+        for (index, left) in self.cx.pool.unsynced(self.cx.inode) {
+            self.state.lock().places.remove(&index);
+            let done = sync_chunk_left(&self.cx, index, &left).await;
+            if !done.as_ref().is_err_and(Error::is_retryable) {
+                self.cx.pool.synced(self.cx.inode, index);
+            }
+            done?;
+        }
+        Ok(())
+    }
+
+    async fn flush_now(&self, to_disk: bool) -> Result<()> {
+        for _ in 0..CATCH_UPS {
+            self.flush_inline().await?;
+            let covered = self.cover();
+            let waits = covered.queues.iter().map(|(q, upto)| q.wait(*upto, to_disk));
+            let done = join_all(waits).await.into_iter().collect::<Result<Vec<_>>>();
+            if let Err(e) = done {
+                self.after_loss(covered.losses);
+                return Err(e);
+            }
+            match self.commit(&covered).await {
+                Ok(()) => return Ok(()),
+                Err(Error::Meta(MetaError::LayoutStale)) => self.catch_up().await?,
+                Err(e) => {
+                    if e.errno() == Errno::ESTALE {
+                        self.gone(&e);
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        Err(MetaError::LayoutStale.into())
+    }
+
+    /// What is written now. The rest of a buffer is queued.
+    fn cover(&self) -> Covered {
+        let mut s = self.state.lock();
+        self.queue_buffer(&mut s);
+        Covered {
+            queues: s.queues.values().map(|w| (w.queue.clone(), w.queue.last())).collect(),
+            written_to: s.written_to,
+            drop_inline: s.drop_inline,
+            losses: self.shared.losses.last().0,
+        }
+    }
+
+    /// Tells the masters of what the replicas have.
+    async fn commit(&self, covered: &Covered) -> Result<()> {
+        let mut chunks = BTreeMap::new();
+        for (queue, upto) in &covered.queues {
+            let new = queue.inner.lock().committed < *upto;
+            if let Some(chunk) = queue.chunk().filter(|_| new) {
+                chunks.insert(queue.index, chunk);
+            }
+        }
+        let mut attr = None;
+        if !chunks.is_empty() || covered.written_to.is_some() {
+            let op = CommitWrite {
+                inode: self.cx.inode,
+                truncates: *self.shared.truncates.lock(),
+                size: covered.written_to.unwrap_or(0),
+                chunks: chunks.iter().map(|(i, c)| (*i, *c)).collect(),
+                drop_inline: covered.drop_inline,
+            };
+            attr = Some(self.cx.masters.call(&self.committer(), op).await?);
+        }
+        let mut s = self.state.lock();
+        for (queue, upto) in &covered.queues {
+            let mut q = queue.inner.lock();
+            q.committed = q.committed.max(*upto);
+        }
+        if s.written_to == covered.written_to {
+            s.written_to = None;
+        }
+        if covered.drop_inline {
+            s.drop_inline = false;
+        }
+        if let Some(attr) = attr {
+            s.changed_here(attr.change);
+        }
+        s.retire(true);
+        Ok(())
+    }
+
+    /// Somebody cut the file since the writes began: what is still held goes to the chunks that are
+    /// there now. What was on disk already and was cut away counts as written before the cut.
+    async fn catch_up(&self) -> Result<()> {
+        let truncates = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?.truncates;
+        *self.shared.truncates.lock() = truncates;
+        let covered = {
+            let mut s = self.state.lock();
+            s.forget_places();
+            let queues = s.queues.values().filter(|w| !w.queue.is_committed());
+            queues.filter_map(|w| Some((w.queue.clone(), w.queue.chunk()?))).collect::<Vec<_>>()
+        };
+        for (queue, chunk) in covered {
+            let index = queue.index;
+            let layout = self.layout(&self.cx.creds, index, 1).await?;
+            match layout.chunks.iter().find(|p| p.index == index).map(|p| p.chunk) {
+                Some(there) if there == chunk => {}
+                Some(there) if there.id == chunk.id => queue.relocate(),
+                _ if !queue.is_synced() => queue.relocate(),
+                _ => drop(self.state.lock().queues.remove(&index)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush_inline(&self) -> Result<()> {
+        let data = {
+            let s = self.state.lock();
+            if !s.inline_dirty {
+                return Ok(());
+            }
+            Bytes::from(s.inline.clone().unwrap_or_default())
+        };
+        let truncates = *self.shared.truncates.lock();
+        let op = WriteInline { inode: self.cx.inode, truncates, data: data.clone() };
+        match self.cx.masters.call(&self.committer(), op).await {
+            Err(Error::Meta(MetaError::LayoutStale)) => {
+                // Another client cut it, or made it large: what was written here goes the long way.
+                let now = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?;
+                *self.shared.truncates.lock() = now.truncates;
+                let share = self.cx.pool.budget.take(data.len(), self.cx.masters.deadline()).await?;
+                let mut s = self.state.lock();
+                let Some(inline) = s.inline.take() else { return Ok(()) };
+                (s.inline_dirty, s.has_chunks, s.drop_inline) = (false, true, now.inline.is_some());
+                s.written_to = s.written_to.max(Some(inline.len() as u64));
+                self.buffered(&mut s, 0, inline.into(), share);
+            }
+            Err(e) => {
+                if e.errno() == Errno::ESTALE {
+                    self.gone(&e);
+                }
+                return Err(e);
+            }
+            Ok(attr) => {
+                let mut s = self.state.lock();
+                s.changed_here(attr.change);
+                if s.inline.as_deref() == Some(&data[..]) {
+                    s.inline_dirty = false;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The file is gone: nothing of it can be written any more.
+    fn gone(&self, e: &Error) {
+        self.shared.losses.note(e.clone());
+        let mut s = self.state.lock();
+        (s.inline_dirty, s.written_to) = (false, None);
+        s.buffer = Buffer::default();
+        s.queues.clear();
+        s.forget_places();
+    }
+
+    /// Data was given up during a flush: when nothing else waits, the masters' size counts again.
+    fn after_loss(&self, before: u64) {
+        if self.shared.losses.last().0 == before {
+            return;
+        }
+        let mut s = self.state.lock();
+        if s.queues.values().all(|w| w.queue.is_committed()) && s.buffer.bytes.is_empty() {
+            s.written_to = None;
+            s.change = 0;
+            s.forget_places();
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! What was written to one chunk of a file and is not on disk yet. Filled without waiting by whoever
+//! writes, emptied by the chunk's writer task ([`crate::writer`]).
+//!
+//! Every write has a sequence number of its queue. They are acknowledged (in memory at every
+//! replica), then synced (on every replica's disk) in order; what is synced is let go. What could
+//! not be written stays, and is tried again when somebody writes, flushes or syncs.
+
+use crate::{
+    budget::Share,
+    error::{Error, Result},
+    pool::Unsynced,
+    reader::Place,
+    writer::{Context, Shared, Writer},
+};
+use bytes::Bytes;
+use mooseng_core::{
+    error::MetaError,
+    ids::{ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, WriteNumber},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+use tokio::sync::{Notify, watch};
+
+/// One write that is held.
+pub(crate) struct Held {
+    pub seq: u64,
+    pub at: Offset,
+    pub data: Bytes,
+    /// Its number at the chunk that takes it.
+    pub number: Option<WriteNumber>,
+    _share: Share,
+}
+
+/// How far a queue is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Status {
+    pub acked: u64,
+    pub synced: u64,
+    /// Efforts that ended without success.
+    pub failures: u64,
+    /// The last one's error.
+    pub failed: Option<Error>,
+    /// Its chunk's place is being learnt again.
+    pub moving: bool,
+}
+
+impl Status {
+    fn reached(&self, upto: u64, to_disk: bool) -> bool {
+        !self.moving && if to_disk { self.synced >= upto } else { self.acked >= upto }
+    }
+}
+
+/// What is to be done next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Todo {
+    Nothing,
+    /// Learn the chunk's place again: the file was cut.
+    Relocate,
+    /// Sync what is acknowledged.
+    Sync,
+    /// Send, or wait for acknowledgements.
+    Send,
+}
+
+#[derive(Default)]
+pub(crate) struct Inner {
+    /// In order; the first is the first that is not synced.
+    pub held: VecDeque<Held>,
+    /// The last number given to a write.
+    pub last: u64,
+    /// The last number a commit has told the masters of.
+    pub committed: u64,
+    want_sync: u64,
+    parked: bool,
+    pub relocate: bool,
+    pub place: Option<Place>,
+    /// Who acknowledged what is not synced.
+    pub members: BTreeMap<ServerId, Incarnation>,
+}
+
+/// The queue of one chunk.
+pub(crate) struct Queue {
+    pub index: ChunkIndex,
+    /// Orders queues of a client by age.
+    pub age: u64,
+    pub inner: Mutex<Inner>,
+    pub status: watch::Sender<Status>,
+    pub work: Notify,
+}
+
+/// A queue with the task that empties it; the task ends when it is dropped.
+pub(crate) struct Writing {
+    pub queue: Arc<Queue>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.task.abort();
+        // Whoever still waits hears of it.
+        self.queue.failed(Error::Closed, false);
+    }
+}
+
+impl Writing {
+    pub(crate) fn start(cx: Context, shared: Arc<Shared>, index: ChunkIndex) -> Self {
+        let queue = Arc::new(Queue {
+            index,
+            age: cx.pool.next_age(),
+            inner: Mutex::default(),
+            status: watch::Sender::new(Status::default()),
+            work: Notify::new(),
+        });
+        let task = tokio::spawn(Writer::new(cx, shared, queue.clone()).run());
+        Self { queue, task }
+    }
+}
+
+impl Queue {
+    /// Adds a write behind all others.
+    pub(crate) fn push(&self, at: Offset, data: Bytes, share: Share) {
+        let mut q = self.inner.lock();
+        q.last += 1;
+        let seq = q.last;
+        q.held.push_back(Held { seq, at, data, number: None, _share: share });
+        q.parked = false;
+        drop(q);
+        self.work.notify_one();
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.inner.lock().last
+    }
+
+    /// Where the chunk is written, once that is known.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.inner.lock().place.clone()
+    }
+
+    pub(crate) fn chunk(&self) -> Option<ChunkRef> {
+        self.inner.lock().place.as_ref().map(|p| p.place.chunk)
+    }
+
+    /// Whether nothing is held.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.inner.lock().held.is_empty()
+    }
+
+    /// Whether an effort failed and nobody asked for another.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.inner.lock().parked
+    }
+
+    /// Whether the masters know of everything written.
+    pub(crate) fn is_committed(&self) -> bool {
+        let q = self.inner.lock();
+        q.committed >= q.last
+    }
+
+    /// The newest unacknowledged write that touches a range: its bytes when it covers all of it,
+    /// otherwise up to where to wait.
+    pub(crate) fn unacked(&self, at: u64, len: u64) -> Option<std::result::Result<Bytes, u64>> {
+        let acked = self.status.borrow().acked;
+        let q = self.inner.lock();
+        let touches = |h: &&Held| h.at.get() < at + len && at < h.at.get() + h.data.len() as u64;
+        let held = q.held.iter().rev().take_while(|h| h.seq > acked).find(touches)?;
+        let begin = held.at.get();
+        if begin <= at && at + len <= begin + held.data.len() as u64 {
+            let from = (at - begin) as usize;
+            return Some(Ok(held.data.slice(from..from + len as usize)));
+        }
+        Some(Err(held.seq))
+    }
+
+    /// Waits until all writes up to one are in memory at every replica, or on disk. What failed
+    /// before is tried again; an effort that fails meanwhile is the error.
+    pub(crate) async fn wait(&self, upto: u64, to_disk: bool) -> Result<()> {
+        let mut status = self.status.subscribe();
+        let before = {
+            let s = status.borrow();
+            if s.reached(upto, to_disk) {
+                return Ok(());
+            }
+            s.failures
+        };
+        {
+            let mut q = self.inner.lock();
+            if to_disk {
+                q.want_sync = q.want_sync.max(upto);
+            }
+            q.parked = false;
+        }
+        self.work.notify_one();
+        let done = |s: &Status| s.failures != before || s.reached(upto, to_disk);
+        let s = status.wait_for(done).await.map_err(|_| Error::Closed)?.clone();
+        match s.failed {
+            Some(e) if s.failures != before => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// The file was cut below it: what is held goes to the chunk that is there now.
+    pub(crate) fn relocate(&self) {
+        self.inner.lock().relocate = true;
+        self.status.send_modify(|s| (s.moving, s.acked) = (true, s.synced));
+        self.work.notify_one();
+    }
+
+    /// Forgets all acknowledgements of what is held: it is sent again.
+    pub(crate) fn rewind(&self) {
+        self.status.send_modify(|s| s.acked = s.synced);
+    }
+
+    pub(crate) fn todo(&self) -> Todo {
+        let (acked, synced) = {
+            let s = self.status.borrow();
+            (s.acked, s.synced)
+        };
+        let q = self.inner.lock();
+        if q.parked {
+            return Todo::Nothing;
+        }
+        if q.relocate {
+            return Todo::Relocate;
+        }
+        if q.want_sync > synced && acked >= q.want_sync {
+            return Todo::Sync;
+        }
+        if q.last > acked { Todo::Send } else { Todo::Nothing }
+    }
+
+    /// Everything up to a write is on disk: it is let go.
+    pub(crate) fn synced(&self, upto: u64) {
+        let mut q = self.inner.lock();
+        let mut gone = Vec::new();
+        while q.held.front().is_some_and(|h| h.seq <= upto) {
+            gone.extend(q.held.pop_front());
+        }
+        q.members.clear();
+        drop(q);
+        drop(gone);
+        self.status.send_modify(|s| s.synced = s.synced.max(upto));
+    }
+
+    /// An effort failed. What is held is kept, or given up as lost.
+    pub(crate) fn failed(&self, e: Error, keep: bool) {
+        let mut q = self.inner.lock();
+        q.parked = keep;
+        q.relocate = false;
+        let last = q.last;
+        let gone = if keep { VecDeque::new() } else { std::mem::take(&mut q.held) };
+        if !keep {
+            q.committed = last;
+            q.place = None;
+            q.members.clear();
+        }
+        drop(q);
+        drop(gone);
+        self.status.send_modify(|s| {
+            s.moving = false;
+            if !keep {
+                (s.acked, s.synced) = (last, last);
+            }
+            s.failures += 1;
+            s.failed = Some(e);
+        });
+    }
+
+    /// What would be lost with this client's memory: who acknowledged writes that are not synced.
+    pub(crate) fn unsynced(&self) -> Option<Unsynced> {
+        let q = self.inner.lock();
+        let chunk = q.place.as_ref()?.place.chunk.id;
+        (!q.held.is_empty()).then(|| Unsynced { chunk, members: q.members.clone() })
+    }
+}
+
+/// Whether data that met this error may still be written later.
+pub(crate) fn can_be_kept(e: &Error) -> bool {
+    match e {
+        // The file is gone, or the data can never fit.
+        Error::Meta(MetaError::Posix(_)) | Error::Invalid(_) => false,
+        _ => true,
+    }
+}
