@@ -1,0 +1,166 @@
+//! A mount from its start to its end.
+
+use crate::{
+    adapter::Adapter, error::MountError, options::MountOptions, point, serve::Server, shared::Shared,
+};
+use fuser::{Config, MountOption, Session, SessionACL};
+use mooseng_client::Vfs;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+    task::spawn_blocking,
+};
+
+/// Longest wait for the first answer: a call of the client has 30 s.
+const FIRST_ANSWER: Duration = Duration::from_secs(40);
+
+/// How a mount ended; why, when it was not by an unmount.
+type Ended = Result<(), Arc<str>>;
+
+/// A mounted filesystem. Dropping it detaches the mount: it is out of the tree at once and ends
+/// when the last file in it is closed.
+#[derive(Debug)]
+pub struct Mount {
+    point: PathBuf,
+    shared: Arc<Shared>,
+    deadline: Duration,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+fn config(options: &MountOptions) -> Config {
+    let access = if options.read_only { MountOption::RO } else { MountOption::RW };
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(options.fs_name.clone()),
+        // As fuser's own option it would reach fusermount3 only, and a mount by root would have none.
+        MountOption::CUSTOM(format!("subtype={}", options.subtype)),
+        access,
+    ];
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    // More threads were never faster (the thread only parses and sends), and each has 16 MiB.
+    config.n_threads = Some(1);
+    config
+}
+
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    spawn_blocking(f).await.map_err(io::Error::other)
+}
+
+impl Mount {
+    /// Mounts and returns when the filesystem has answered. Requests are served on the runtime that
+    /// this is called in, which must stay for as long as the mount does.
+    ///
+    /// Cancellation: dropping the future may leave the directory mounted for a moment; it is
+    /// detached then.
+    pub async fn start(
+        vfs: Vfs,
+        mount_point: impl AsRef<Path>,
+        options: MountOptions,
+    ) -> Result<Self, MountError> {
+        let asked = mount_point.as_ref().to_path_buf();
+        let failed = |cause| MountError::Refused { point: asked.clone(), cause };
+        let deadline = options.request_deadline;
+        let shared = Arc::new(Shared::new(vfs, Server::new(Handle::current(), deadline)));
+        let adapter = Adapter::new(shared.clone(), options.direct_io);
+        let (at, read_ahead) = (asked.clone(), options.read_ahead_kib);
+        let mounted = blocking(move || {
+            let point = point::prepare(&at)?;
+            let session = Session::new(adapter, &point, &config(&options)).and_then(Session::spawn);
+            Ok((session.map_err(|e| point::refused(&point, e))?, point))
+        });
+        let (session, point) = mounted.await.map_err(failed)??;
+        let (tell, ended) = watch::channel(None);
+        let (over, heard) = oneshot::channel();
+        // Joined on a thread of its own: that takes as long as the mount lives.
+        let watcher = thread::Builder::new().name("mooseng-mount".into());
+        watcher.spawn(move || drop(over.send(session.join()))).map_err(failed)?;
+        tokio::spawn(finish(shared.clone(), heard, tell));
+        let mount = Self { point, shared, deadline, ended };
+        mount.first_answer(read_ahead).await?;
+        Ok(mount)
+    }
+
+    async fn first_answer(&self, read_ahead_kib: u32) -> Result<(), MountError> {
+        let point = self.point.clone();
+        let asked = blocking(move || {
+            point::answers(&point)?;
+            point::set_read_ahead(&point, read_ahead_kib);
+            Ok(())
+        });
+        let answered = match tokio::time::timeout(FIRST_ANSWER, asked).await {
+            Ok(answered) => answered.and_then(|a| a),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        answered.map_err(|cause| MountError::NoAnswer { point: self.point.clone(), cause })
+    }
+
+    /// Where it is mounted.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Unmounts and waits until every request is answered and every file closed. When something is
+    /// open there it fails with [`MountError::Busy`], and the mount stays.
+    pub async fn unmount(&self) -> Result<(), MountError> {
+        if self.ended.borrow().is_none() {
+            let point = self.point.clone();
+            let refused = |cause| MountError::Unmount { point: self.point.clone(), cause };
+            match blocking(move || point::unmount(&point)).await.map_err(refused)? {
+                // Somebody else was first.
+                Err(MountError::Unmount { cause, .. }) if cause.kind() == io::ErrorKind::InvalidInput => {}
+                other => other?,
+            }
+        }
+        self.wait().await
+    }
+
+    /// Waits until it was unmounted, by whomever, and everything under way is done.
+    pub async fn wait(&self) -> Result<(), MountError> {
+        let mut ended = self.ended.clone();
+        let how = match ended.wait_for(Option::is_some).await {
+            Ok(how) => how.clone().unwrap_or(Ok(())),
+            Err(_) => Err("the runtime it was served on has ended".into()),
+        };
+        if let Err(cause) = how {
+            return Err(MountError::Ended { point: self.point.clone(), cause: cause.to_string() });
+        }
+        match self.shared.server.under_way() {
+            0 => Ok(()),
+            requests => Err(MountError::Outstanding { requests, within: self.deadline }),
+        }
+    }
+}
+
+/// After the kernel let go: what is under way ends, what is open is closed.
+async fn finish(
+    shared: Arc<Shared>,
+    heard: oneshot::Receiver<io::Result<()>>,
+    tell: watch::Sender<Option<Ended>>,
+) {
+    let how = match heard.await {
+        Ok(how) => how.map_err(|e| Arc::from(e.to_string())),
+        Err(_) => Err("the thread that serves it is gone".into()),
+    };
+    if !shared.server.drained().await {
+        tracing::error!(requests = shared.server.under_way(), "requests are not done after the unmount");
+    }
+    shared.release_left().await;
+    tell.send_replace(Some(how));
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.ended.borrow().is_none()
+            && let Err(e) = point::detach(&self.point)
+        {
+            tracing::warn!(error = %e, point = %self.point.display(), "the mount could not be detached");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! From a callback of the FUSE thread to an answer: how much may be under way, where it runs, and
+//! that it is always answered.
+
+use crate::convert::errno;
+use fuser::Errno;
+use mooseng_client::Result;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+/// Requests under way at most. The kernel lets every process have one, and background requests
+/// besides; past this the FUSE thread waits, and the kernel queues.
+const REQUESTS_MAX: u32 = 512;
+/// Unit in which written bytes are counted.
+const UNIT: usize = 4096;
+/// Written bytes under way at most, in units: 64 MiB.
+const UNITS_MAX: u32 = (64 << 20) / UNIT as u32;
+
+/// A reply that can say no.
+pub(crate) trait Answer: Send + 'static {
+    fn error(self, e: Errno);
+}
+
+macro_rules! answers {
+    ($($t:ident),*) => { $(impl Answer for fuser::$t { fn error(self, e: Errno) { fuser::$t::error(self, e) } })* };
+}
+
+answers!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+/// Runs requests.
+///
+/// Waiting for room happens on the FUSE thread. That cannot lock up: what is under way ends by
+/// itself, within its deadline, without another request of the kernel being taken.
+#[derive(Debug)]
+pub(crate) struct Server {
+    runtime: Handle,
+    requests: Arc<Semaphore>,
+    units: Arc<Semaphore>,
+    deadline: Duration,
+}
+
+/// A request's room, free again when it is dropped.
+type Room = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
+
+impl Server {
+    pub(crate) fn new(runtime: Handle, deadline: Duration) -> Self {
+        let requests = Arc::new(Semaphore::new(REQUESTS_MAX as usize));
+        let units = Arc::new(Semaphore::new(UNITS_MAX as usize));
+        Self { runtime, requests, units, deadline }
+    }
+
+    /// Requests under way.
+    pub(crate) fn under_way(&self) -> usize {
+        REQUESTS_MAX as usize - self.requests.available_permits()
+    }
+
+    /// Waits until nothing is under way. `false` when it took longer than a request may.
+    pub(crate) async fn drained(&self) -> bool {
+        let all = self.requests.acquire_many(REQUESTS_MAX);
+        tokio::time::timeout(self.deadline, all).await.is_ok()
+    }
+
+    fn take(&self, from: &Arc<Semaphore>, n: u32) -> Option<OwnedSemaphorePermit> {
+        match from.clone().try_acquire_many_owned(n) {
+            Ok(room) => Some(room),
+            // It is never closed, so waiting always ends with room.
+            Err(_) => self.runtime.block_on(from.clone().acquire_many_owned(n)).ok(),
+        }
+    }
+
+    fn room(&self, bytes: usize) -> Room {
+        let units = (bytes.div_ceil(UNIT) as u32).min(UNITS_MAX);
+        (self.take(&self.requests, 1), (units > 0).then(|| self.take(&self.units, units)).flatten())
+    }
+
+    /// Answers a request by what `work` comes to.
+    pub(crate) fn serve<R: Answer, T: Send + 'static>(
+        &self,
+        reply: R,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        done: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        self.serve_bytes(reply, 0, work, done);
+    }
+
+    /// The same for a request that carries so many bytes.
+    pub(crate) fn serve_bytes<R: Answer, T: Send + 'static>(
+        &self,
+        reply: R,
+        bytes: usize,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        done: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let room = self.room(bytes);
+        let deadline = self.deadline;
+        self.drive(Box::pin(async move {
+            match tokio::time::timeout(deadline, work).await {
+                Ok(Ok(value)) => done(reply, value),
+                Ok(Err(e)) => {
+                    let n = errno(&e);
+                    if matches!(n, Errno::EIO | Errno::ETIMEDOUT) {
+                        tracing::warn!(error = %e, "a request failed");
+                    }
+                    reply.error(n);
+                }
+                Err(_) => {
+                    tracing::error!(?deadline, "a request was not done in time");
+                    reply.error(Errno::ETIMEDOUT);
+                }
+            }
+            drop(room);
+        }));
+    }
+
+    /// Polls once here: what is answered from memory needs no other thread, and what has to ask has
+    /// asked when this returns. The rest is a task's. A panic ends the one request, whose reply
+    /// answers EIO when it is dropped, and nothing else.
+    fn drive(&self, mut work: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let _inside = self.runtime.enter();
+        let mut cx = Context::from_waker(Waker::noop());
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut cx))) {
+            // The task polls it again at once, so that its own waker is the one that is kept.
+            Ok(Poll::Pending) => drop(self.runtime.spawn(work)),
+            Ok(Poll::Ready(())) => {}
+            Err(_) => {
+                tracing::error!("a request's handler panicked; it is answered with EIO");
+                if catch_unwind(AssertUnwindSafe(|| drop(work))).is_err() {
+                    tracing::error!("and so did its end");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// Tells what it was answered, as fuser's replies do: EIO when it is dropped without.
+    struct Told(Option<Sender<i32>>);
+
+    impl Told {
+        fn new() -> (Self, Receiver<i32>) {
+            let (tell, told) = channel();
+            (Self(Some(tell)), told)
+        }
+        fn ok(mut self) {
+            self.0.take().unwrap().send(0).unwrap();
+        }
+    }
+
+    impl Answer for Told {
+        fn error(mut self, e: Errno) {
+            self.0.take().unwrap().send(e.code()).unwrap();
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            if let Some(tell) = self.0.take() {
+                tell.send(Errno::EIO.code()).ok();
+            }
+        }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn a_panic_ends_one_request_with_eio() {
+        let rt = runtime();
+        let server = Server::new(rt.handle().clone(), Duration::from_secs(30));
+        let (reply, told) = Told::new();
+        server.serve(reply, async { panic!("at once, on the FUSE thread") }, |r: Told, ()| r.ok());
+        assert_eq!(told.recv(), Ok(Errno::EIO.code()));
+        let (reply, told) = Told::new();
+        let later = async {
+            tokio::task::yield_now().await;
+            panic!("later, in a task")
+        };
+        server.serve(reply, later, |r: Told, ()| r.ok());
+        assert_eq!(told.recv(), Ok(Errno::EIO.code()));
+        let (reply, told) = Told::new();
+        server.serve(reply, async { Ok(()) }, |r: Told, ()| r.ok());
+        assert_eq!(told.recv(), Ok(0), "the next one is served");
+        assert!(rt.block_on(server.drained()), "the room of those that panicked is free again");
+    }
+
+    #[test]
+    fn what_never_ends_is_answered_at_its_deadline() {
+        let rt = runtime();
+        let server = Server::new(rt.handle().clone(), Duration::from_millis(1));
+        let (reply, told) = Told::new();
+        server.serve(reply, std::future::pending(), |r: Told, ()| r.ok());
+        assert_eq!(told.recv(), Ok(Errno::ETIMEDOUT.code()));
+    }
+
+    #[test]
+    fn the_thread_waits_while_too_much_is_under_way() {
+        let rt = runtime();
+        let server = Arc::new(Server::new(rt.handle().clone(), Duration::from_secs(60)));
+        let (open, gate) = tokio::sync::watch::channel(false);
+        let mut answers = Vec::new();
+        let mut put = |bytes: usize| {
+            let mut gate = gate.clone();
+            let (reply, told) = Told::new();
+            let wait = async move {
+                gate.wait_for(|open| *open).await.unwrap();
+                Ok(())
+            };
+            server.serve_bytes(reply, bytes, wait, |r: Told, ()| r.ok());
+            answers.push(told);
+        };
+        for _ in 0..64 {
+            put(1 << 20);
+        }
+        assert_eq!(server.under_way(), 64);
+        assert_eq!(server.units.available_permits(), 0, "the bytes are used up");
+        let behind = server.clone();
+        let (reply, told) = Told::new();
+        let thread = std::thread::spawn(move || {
+            behind.serve_bytes(reply, 1, async { Ok(()) }, |r: Told, ()| r.ok());
+        });
+        assert!(told.try_recv().is_err());
+        open.send(true).unwrap();
+        assert_eq!(told.recv(), Ok(0));
+        thread.join().unwrap();
+        assert!(answers.iter().all(|a| a.recv() == Ok(0)));
+        assert!(rt.block_on(server.drained()));
+        assert_eq!(server.under_way(), 0);
+    }
+}
