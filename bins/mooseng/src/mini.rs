@@ -1,6 +1,8 @@
 //! `mooseng mini`: a whole cluster in one process that proves itself: a tree goes in, a
 //! chunkserver and the leading master are ended, the tree comes out equal, the copies are repaired.
 
+mod mount;
+
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -36,6 +38,9 @@ pub(crate) struct Args {
     /// A directory whose files are written; without it a tree is made up.
     #[arg(long, value_name = "DIR")]
     tree: Option<PathBuf>,
+    /// Mount the cluster at this directory (Linux, FUSE) until the end; the proof goes through it too.
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
 }
 
 /// One file of the tree: its path in the cluster, its content.
@@ -60,10 +65,21 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut cluster = builder.start().await.context("the cluster does not start")?;
     say(begin, &format!("{} masters and {} chunkservers serve", args.masters, args.chunkservers));
     let client = cluster.client().await?;
-    prove(&args, begin, &mut cluster, &client).await?;
+    let mounted = match &args.mount {
+        Some(dir) => Some(mount::start(dir, &client).await?),
+        None => None,
+    };
+    let tree = prove(&args, begin, &mut cluster, &client).await?;
+    if let Some(mounted) = &mounted {
+        mount::prove(mounted, &client.filesystem(), &tree).await?;
+        say(begin, &format!("every file is the same through the mount at {}", mounted.point().display()));
+    }
     print_box(&args, &client).await?;
     if !args.once {
         tokio::signal::ctrl_c().await?;
+    }
+    if let Some(mounted) = mounted {
+        mount::end(mounted).await?;
     }
     client.shutdown(Duration::from_secs(10)).await?;
     cluster.shutdown().await;
@@ -78,7 +94,7 @@ fn lock(dir: &Path) -> Result<DirLock> {
     })
 }
 
-async fn prove(args: &Args, begin: Instant, cluster: &mut Cluster, client: &Client) -> Result<()> {
+async fn prove(args: &Args, begin: Instant, cluster: &mut Cluster, client: &Client) -> Result<Vec<Entry>> {
     let fs = client.filesystem();
     let tree = match &args.tree {
         Some(dir) => read_tree(dir)?,
@@ -119,7 +135,7 @@ async fn prove(args: &Args, begin: Instant, cluster: &mut Cluster, client: &Clie
     say(begin, "all chunks have all their copies again");
     compare(&fs, &tree).await?;
     say(begin, "every file reads back equal");
-    Ok(())
+    Ok(tree)
 }
 
 async fn write(fs: &Filesystem, files: &[Entry]) -> Result<()> {
@@ -221,6 +237,7 @@ async fn print_box(args: &Args, client: &Client) -> Result<()> {
         format!("chunks        {} of {} with all copies", s.chunks.healthy, s.chunks.total),
         format!("inodes        {}, {} in files", s.fs.inodes, ByteSize(s.fs.used_bytes)),
         format!("data          {at}"),
+        format!("mount         {}", args.mount.as_ref().map_or("none".into(), |d| d.display().to_string())),
         if args.once {
             "next          leave out --once to let it run".into()
         } else {

@@ -1,0 +1,124 @@
+//! # A master as a daemon
+//!
+//! Settings become [`MasterOptions`]; a running [`Master`] gets health endpoints and metrics. The
+//! `mooseng-master` binary and `mooseng master` are this one assembly.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
+
+mod config;
+mod telling;
+
+pub use config::Config;
+
+use async_trait::async_trait;
+use mooseng_core::{
+    context::CallContext,
+    meta::{ClusterStatus, GetStatus, MetadataExt as _, StorageClass},
+    net::Role,
+};
+use mooseng_host::{DirLock, OsDisk, host_seams};
+use mooseng_meta::server::{Master, MasterOptions};
+use mooseng_support::{
+    config::Flags,
+    daemon::{self, HttpPort, Service},
+    http::Health,
+    keys,
+    metrics::Metrics,
+    node::{Common, TransportKind, data_dir_error},
+    ports,
+};
+use parking_lot::Mutex;
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinHandle;
+
+/// Between two looks of a leader at the whole cluster, for metrics. A look reads every chunk's record.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Runs a master until it is told to stop.
+pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
+    let Some((settings, common)) = daemon::begin(flags, &[Role::Master])? else { return Ok(()) };
+    let config = Config::new(&settings, &common)?;
+    let unusable = |e| data_dir_error(&config.data_dir, &e);
+    let lock = DirLock::take(&config.data_dir).map_err(unusable)?;
+    let disk = Arc::new(OsDisk::open(&config.data_dir).map_err(unusable)?);
+    let mut http = vec![HttpPort { at: config.metrics, flag: "metrics-port" }];
+    if common.transport == TransportKind::Quic {
+        http.push(HttpPort { at: config.listen, flag: "listen-port" });
+    }
+    ports::probe(common.transport.ports(), config.listen, "listen-port")?;
+    ports::probe(common.transport.ports(), config.raft_listen, "raft-port")?;
+    daemon::run(&common, &http, async |parts| {
+        let options = MasterOptions {
+            id: config.id,
+            cluster: common.peer.cluster,
+            listen: config.listen.to_string(),
+            raft_listen: config.raft_listen.to_string(),
+            members: config.members.clone(),
+            disk,
+            transport: parts.transport,
+            seams: host_seams(),
+            raft_timings: Default::default(),
+            log: Default::default(),
+            timings: Default::default(),
+            class: StorageClass { copies: config.copies },
+            cache_bytes: config.cache_bytes,
+        };
+        let master = Master::start(options).await?;
+        Ok(Arc::new(Running::new(master, lock, &common, &parts.metrics)) as Arc<dyn Service>)
+    })
+}
+
+/// A master, until it is stopped.
+#[derive(Clone)]
+pub(crate) struct Node {
+    master: Arc<Mutex<Option<Master>>>,
+    /// The cluster as this master saw it when it last led.
+    cluster: Arc<Mutex<Option<ClusterStatus>>>,
+}
+
+struct Running {
+    node: Node,
+    common: Common,
+    looking: JoinHandle<()>,
+    _lock: DirLock,
+}
+
+impl Running {
+    fn new(master: Master, lock: DirLock, common: &Common, metrics: &Metrics) -> Self {
+        let node = Node { master: Arc::new(Mutex::new(Some(master))), cluster: Arc::default() };
+        telling::register(&node, metrics);
+        let looking = tokio::spawn(look(node.clone(), common.clone()));
+        Self { node, common: common.clone(), looking, _lock: lock }
+    }
+}
+
+/// While this master leads, keeps what it knows of the cluster fresh.
+async fn look(node: Node, common: Common) {
+    let peer = Arc::new(common.peer.clone());
+    loop {
+        let service = node.master.lock().as_ref().filter(|m| m.status().leading).map(Master::service);
+        let seen = match service {
+            None => None,
+            Some(service) => {
+                let cx = CallContext { peer: Some(peer.clone()), ..CallContext::internal(LOOK) };
+                service.get_status(&cx, GetStatus {}).await.ok()
+            }
+        };
+        *node.cluster.lock() = seen;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[async_trait]
+impl Service for Running {
+    fn health(&self) -> Health {
+        telling::health(&self.node, &self.common.peer)
+    }
+    async fn stop(&self) -> anyhow::Result<()> {
+        self.looking.abort();
+        let master = self.node.master.lock().take();
+        if let Some(master) = master {
+            master.shutdown().await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! Exit codes, and what to do about an error.
+
+use anyhow::anyhow;
+use mooseng_client::{Error, ErrorKind};
+use mooseng_core::error::{Errno, MetaError, NetError};
+use mooseng_support::config::ConfigError;
+use std::{fmt, io};
+
+/// Shown below `--help`.
+pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 permission, 5 temporary, \
+6 cluster unreachable, 7 integrity problem, 10 timeout.";
+
+const ERROR: u8 = 1;
+const USAGE: u8 = 2;
+const NOT_FOUND: u8 = 3;
+const PERMISSION: u8 = 4;
+const TEMPORARY: u8 = 5;
+const UNREACHABLE: u8 = 6;
+const INTEGRITY: u8 = 7;
+const TIMEOUT: u8 = 10;
+/// As shells have it for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// A mistake in what was asked for.
+#[derive(Debug)]
+struct Usage(String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// An error for exit code 2.
+pub(crate) fn usage(text: impl fmt::Display) -> anyhow::Error {
+    anyhow!(Usage(text.to_string()))
+}
+
+/// Ctrl-C.
+#[derive(Debug)]
+struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted; what was not whole yet was removed")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// The error of a verb that was given up.
+pub(crate) fn interrupted() -> anyhow::Error {
+    anyhow!(Interrupted)
+}
+
+/// Whether the reader of our output went away, as `head` does.
+pub(crate) fn is_closed_pipe(e: &anyhow::Error) -> bool {
+    let io = |c: &(dyn std::error::Error + 'static)| {
+        c.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::BrokenPipe)
+    };
+    e.chain().any(io)
+}
+
+/// The exit code for an error.
+pub(crate) fn code(e: &anyhow::Error) -> u8 {
+    e.chain().find_map(code_of).unwrap_or(ERROR)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if cause.is::<Usage>() || cause.is::<ConfigError>() {
+        return Some(USAGE);
+    }
+    if cause.is::<Interrupted>() {
+        return Some(INTERRUPTED);
+    }
+    if let Some(e) = cause.downcast_ref::<Error>() {
+        return Some(of_client(e));
+    }
+    if let Some(e) = cause.downcast_ref::<NetError>() {
+        return Some(if matches!(e, NetError::Identity { .. }) { PERMISSION } else { ERROR });
+    }
+    match cause.downcast_ref::<io::Error>()?.kind() {
+        io::ErrorKind::NotFound => Some(NOT_FOUND),
+        io::ErrorKind::PermissionDenied => Some(PERMISSION),
+        _ => None,
+    }
+}
+
+fn of_client(e: &Error) -> u8 {
+    // Refused by the certificate: no time and no other master changes it.
+    if let Error::Meta(MetaError::Net(NetError::Identity { .. }))
+    | Error::Masters { last: MetaError::Net(NetError::Identity { .. }), .. } = e
+    {
+        return PERMISSION;
+    }
+    match e.kind() {
+        ErrorKind::NotFound => NOT_FOUND,
+        ErrorKind::PermissionDenied => PERMISSION,
+        ErrorKind::InvalidInput => USAGE,
+        ErrorKind::Unreachable => UNREACHABLE,
+        ErrorKind::TimedOut if matches!(e, Error::Meta(MetaError::NoQuorum(_))) => TEMPORARY,
+        ErrorKind::TimedOut => TIMEOUT,
+        ErrorKind::DataLoss => INTEGRITY,
+        _ if e.is_retryable() => TEMPORARY,
+        _ => ERROR,
+    }
+}
+
+/// What to do about it, where that can be told.
+pub(crate) fn cure(e: &anyhow::Error) -> Option<&'static str> {
+    let client = e.chain().find_map(|c| c.downcast_ref::<Error>())?;
+    match client.errno() {
+        Errno::ENOENT => return Some("look with `mooseng ls` at the directory above"),
+        Errno::ENOTEMPTY => return Some("use -r to remove what is below, too"),
+        Errno::EEXIST => return Some("choose another name, or remove what is there first"),
+        Errno::ENOSPC => {
+            return Some("the disks are full: `mooseng status` shows them; remove files, or add disks");
+        }
+        _ => {}
+    }
+    match of_client(client) {
+        UNREACHABLE => Some("check --masters, and that masters run: curl http://MASTER:9423/health"),
+        PERMISSION => Some("check --identity: it must be a client's or admin's certificate of this cluster"),
+        TEMPORARY => Some("it may pass: try again; `mooseng status` shows which parts are missing"),
+        INTEGRITY => Some("`mooseng info PATH` shows the replicas of the file's chunks"),
+        TIMEOUT => Some("`mooseng status` shows which parts are slow or missing; --timeout waits longer"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn each_kind_has_its_code() {
+        let unreachable = |last| Error::Masters { tried: "m1:1".into(), millis: 1, last };
+        let identity = NetError::Identity { peer: "m1".into(), cause: "foreign".into() };
+        for (error, wanted) in [
+            (anyhow!("anything"), ERROR),
+            (usage("x"), USAGE),
+            (interrupted(), INTERRUPTED),
+            (Error::from(Errno::ENOENT).into(), NOT_FOUND),
+            (Error::from(Errno::EACCES).into(), PERMISSION),
+            (Error::from(Errno::ENOTEMPTY).into(), ERROR),
+            (Error::from(MetaError::NoQuorum("1 of 3".into())).into(), TEMPORARY),
+            (unreachable(MetaError::NoQuorum("1 of 3".into())).into(), UNREACHABLE),
+            (unreachable(MetaError::Net(identity.clone())).into(), PERMISSION),
+            (identity.into(), PERMISSION),
+            (Error::from(Errno::ETIMEDOUT).into(), TIMEOUT),
+            (io::Error::from(io::ErrorKind::NotFound).into(), NOT_FOUND),
+        ] {
+            let error: anyhow::Error = error;
+            let said = format!("{error:#}");
+            assert_eq!(code(&error), wanted, "{said}");
+            assert_eq!(code(&Err::<(), _>(error).context("around").unwrap_err()), wanted, "around: {said}");
+        }
+    }
+}

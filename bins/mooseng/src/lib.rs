@@ -1,0 +1,177 @@
+//! # The `mooseng` command line, as a library so that its verbs can be tested
+//!
+//! Each verb is a function over a [`mooseng_client::Client`] that writes to any `Write`; what is
+//! around it (arguments, connection, exit code) is here and in `connect`.
+#![allow(clippy::print_stdout, reason = "a command line prints its results")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
+
+mod bench;
+mod cluster;
+mod connect;
+mod exit;
+mod files;
+mod look;
+mod mini;
+mod output;
+mod transfer;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use mooseng_client::Client;
+use mooseng_support::{config::Flags, keys};
+use std::{io::Write, process::ExitCode};
+
+/// A distributed POSIX filesystem: masters, chunkservers, clients.
+#[derive(Parser)]
+#[command(version, about, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs a whole cluster in this process, on a network in memory, and proves it.
+    Mini(mini::Args),
+    /// Makes clusters' authorities and certificates.
+    #[command(subcommand)]
+    Cluster(cluster::Verb),
+    /// Runs a master (the same as mooseng-master).
+    Master(Flags<keys::Master>),
+    /// Runs a chunkserver (the same as mooseng-chunkserver).
+    Chunkserver(Flags<keys::Chunkserver>),
+    /// Mounts the filesystem and serves it until it is told to stop (the same as mooseng-mount).
+    Mount(Flags<keys::Mount>),
+    #[command(flatten)]
+    Client(ClientVerb),
+}
+
+/// Verbs that need a cluster.
+#[derive(Subcommand)]
+enum ClientVerb {
+    /// Tells how the cluster is.
+    Status(look::StatusArgs),
+    /// Tells where a file's chunks are: replicas, versions, states.
+    Info(look::InfoArgs),
+    /// Lists directories.
+    Ls(files::LsArgs),
+    /// Writes files to the standard output.
+    Cat(files::CatArgs),
+    /// Copies local files into the cluster; `-` is the standard input.
+    Put(transfer::PutArgs),
+    /// Copies files out of the cluster; `-` is the standard output.
+    Get(transfer::GetArgs),
+    /// Copies files inside the cluster.
+    Cp(transfer::CpArgs),
+    /// Renames, or moves into a directory.
+    Mv(files::MvArgs),
+    /// Removes files, and directories with -r.
+    Rm(files::RmArgs),
+    /// Makes directories.
+    Mkdir(files::MkdirArgs),
+    /// Tells attributes.
+    Stat(files::StatArgs),
+    /// Tells how much is below a directory, in one call.
+    Du(files::DuArgs),
+    /// Measures: one large file, many small ones, names.
+    Bench(bench::Args),
+}
+
+/// Parses the command line, runs the verb, tells how it ended.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if exit::is_closed_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("mooseng: {e:#}");
+            if let Some(cure) = exit::cure(&e) {
+                eprintln!("  {cure}");
+            }
+            ExitCode::from(exit::code(&e))
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Master(flags) => mooseng_master::run(&flags),
+        Verb::Chunkserver(flags) => mooseng_chunkserver::run(&flags),
+        Verb::Mount(flags) => mooseng_mount::run(&flags),
+        Verb::Cluster(verb) => cluster::run(verb, &mut std::io::stdout()),
+        Verb::Mini(args) => with_runtime(mini::run(args)),
+        Verb::Client(verb) => with_runtime(run_client(verb)),
+    }
+}
+
+fn with_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("the runtime does not start")?.block_on(work)
+}
+
+async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
+    let connection = match &verb {
+        ClientVerb::Status(a) => &a.to,
+        ClientVerb::Info(a) => &a.to,
+        ClientVerb::Ls(a) => &a.to,
+        ClientVerb::Cat(a) => &a.to,
+        ClientVerb::Put(a) => &a.to,
+        ClientVerb::Get(a) => &a.to,
+        ClientVerb::Cp(a) => &a.to,
+        ClientVerb::Mv(a) => &a.to,
+        ClientVerb::Rm(a) => &a.to,
+        ClientVerb::Mkdir(a) => &a.to,
+        ClientVerb::Stat(a) => &a.to,
+        ClientVerb::Du(a) => &a.to,
+        ClientVerb::Bench(a) => &a.to,
+    };
+    let client = connection.connect().await?;
+    let done = unless_interrupted(&client, &verb).await;
+    let flushed = std::io::stdout().flush().map_err(anyhow::Error::from);
+    // What a failed verb left open ends by itself; its own error counts.
+    let ended = client.shutdown(connect::SHUTDOWN).await.context("the session did not end well");
+    done.and(flushed).and(ended)
+}
+
+/// Runs a verb; Ctrl-C gives it up, and removes what it left half done.
+async fn unless_interrupted(client: &Client, verb: &ClientVerb) -> anyhow::Result<()> {
+    let (parts, mut out) = (tree::Parts::default(), std::io::stdout());
+    let mut work = Box::pin(run_on(client, verb, &parts, &mut out));
+    tokio::select! {
+        biased;
+        done = &mut work => done,
+        pressed = tokio::signal::ctrl_c() => {
+            pressed?;
+            parts.give_up(&client.filesystem(), work).await;
+            Err(exit::interrupted())
+        }
+    }
+}
+
+async fn run_on(
+    client: &Client,
+    verb: &ClientVerb,
+    parts: &tree::Parts,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    match verb {
+        ClientVerb::Status(a) => look::status(client, a.output, out).await,
+        ClientVerb::Info(a) => look::info(client, &a.path, a.output, out).await,
+        ClientVerb::Ls(a) => files::ls(client, a, out).await,
+        ClientVerb::Cat(a) => files::cat(client, &a.paths, out).await,
+        ClientVerb::Put(a) => transfer::put(client, a, parts).await,
+        ClientVerb::Get(a) => transfer::get(client, a, parts, out).await,
+        ClientVerb::Cp(a) => transfer::cp(client, a, parts).await,
+        ClientVerb::Mv(a) => files::mv(client, &a.from, &a.to_path).await,
+        ClientVerb::Rm(a) => files::rm(client, a).await,
+        ClientVerb::Mkdir(a) => files::mkdir(client, a).await,
+        ClientVerb::Stat(a) => files::stat(client, &a.paths, a.output, out).await,
+        ClientVerb::Du(a) => files::du(client, &a.paths, a.output, out).await,
+        ClientVerb::Bench(a) => bench::run(client, a, out).await,
+    }
+}

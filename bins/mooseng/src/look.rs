@@ -1,0 +1,224 @@
+//! `status` and `info`: how the cluster is, where a file is.
+
+use crate::{
+    connect::Connection,
+    output::{self, Format, numbers, size, words},
+};
+use anyhow::{Context as _, Result};
+use clap::Args;
+use mooseng_client::Client;
+use mooseng_core::{
+    attr::FileKind,
+    ids::ChunkIndex,
+    meta::{ChunkInfo, ClusterStatus, GetLayout, ReplicaState},
+};
+use serde_json::{Value, json};
+use std::io::Write;
+
+#[derive(Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub to: Connection,
+    /// Format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+#[derive(Args)]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    pub to: Connection,
+    /// A file.
+    pub path: String,
+    /// Format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// What is wrong, as stable names; empty when nothing is.
+fn health(s: &ClusterStatus) -> Vec<&'static str> {
+    let c = &s.chunks;
+    let disk_error = s.servers.iter().any(|s| s.disks.iter().any(|d| d.error.is_some()));
+    let problems = [
+        (c.missing > 0, "CHUNK_MISSING"),
+        (c.endangered > 0, "CHUNK_ENDANGERED"),
+        (c.undergoal > 0, "CHUNK_UNDERGOAL"),
+        (s.servers.iter().any(|s| !s.alive), "CHUNKSERVER_SILENT"),
+        (s.servers.is_empty(), "NO_CHUNKSERVER"),
+        (disk_error, "DISK_ERROR"),
+    ];
+    problems.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
+}
+
+pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write) -> Result<()> {
+    let s = client.status().await?;
+    if format == Format::Table {
+        return status_table(&s, out);
+    }
+    let whole = json!({
+        "schema": "mooseng.status/1",
+        "cluster": s.cluster.to_string(),
+        "health": health(&s),
+        "term": s.term.get(),
+        "revision": s.revision.get(),
+        "sessions": s.sessions,
+        "masters": s.masters.iter().map(|m| json!({
+            "id": m.id.get(), "client_addr": m.client_addr, "raft_addr": m.raft_addr,
+            "voter": m.voter, "leader": m.leader, "lag_entries": m.lag,
+        })).collect::<Vec<_>>(),
+        "chunkservers": s.servers.iter().map(|s| json!({
+            "id": s.id.get(), "addr": s.addr, "alive": s.alive, "silent_ms": s.silent_ms,
+            "disks": s.disks.iter().map(|d| json!({
+                "id": format!("{:016x}", d.disk.get()), "path": d.path, "total_bytes": d.total_bytes,
+                "free_bytes": d.free_bytes, "chunks": d.chunks, "error": d.error,
+            })).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "chunks": {
+            "total": s.chunks.total, "healthy": s.chunks.healthy, "undergoal": s.chunks.undergoal,
+            "endangered": s.chunks.endangered, "missing": s.chunks.missing,
+            "overgoal": s.chunks.overgoal, "deleting": s.chunks.deleting,
+        },
+        "files": {
+            "inodes": s.fs.inodes, "used_bytes": s.fs.used_bytes,
+            "total_bytes": s.fs.total_bytes, "free_bytes": s.fs.free_bytes,
+        },
+    });
+    print_json(&whole, format, out)
+}
+
+fn print_json(whole: &Value, format: Format, out: &mut impl Write) -> Result<()> {
+    let text = if format == Format::Json { serde_json::to_string_pretty(whole)? } else { whole.to_string() };
+    Ok(writeln!(out, "{text}")?)
+}
+
+fn status_table(s: &ClusterStatus, out: &mut impl Write) -> Result<()> {
+    let (c, problems) = (&s.chunks, health(s));
+    let word = if problems.is_empty() { "healthy".into() } else { problems.join(", ") };
+    writeln!(out, "cluster   {}", s.cluster)?;
+    writeln!(out, "health    {word}")?;
+    writeln!(out, "term      {}, revision {}, {} sessions", s.term.get(), s.revision.get(), s.sessions)?;
+    writeln!(
+        out,
+        "chunks    {} of {} with all copies; {} undergoal, {} endangered, {} missing, {} overgoal, {} to delete",
+        c.healthy, c.total, c.undergoal, c.endangered, c.missing, c.overgoal, c.deleting
+    )?;
+    let (free, total) = (size(s.fs.free_bytes), size(s.fs.total_bytes));
+    writeln!(
+        out,
+        "files     {} inodes, {}; disks: {free} free of {total}\n",
+        s.fs.inodes,
+        size(s.fs.used_bytes)
+    )?;
+    let columns = [words("MASTER"), words("ADDRESS"), words("STATE"), numbers("LAG")];
+    let masters = s.masters.iter().map(|m| {
+        let state = match (m.leader, m.voter) {
+            (true, _) => "leader",
+            (false, true) => "follower",
+            (false, false) => "learner",
+        };
+        let lag = m.lag.map_or("?".into(), |l| l.to_string());
+        [m.id.get().to_string(), m.client_addr.clone(), state.into(), lag]
+    });
+    output::table(out, columns, masters)?;
+    writeln!(out)?;
+    let columns = [
+        words("CHUNKSERVER"),
+        words("ADDRESS"),
+        words("STATE"),
+        words("DISK"),
+        numbers("FREE"),
+        numbers("TOTAL"),
+        numbers("CHUNKS"),
+    ];
+    let disks = s.servers.iter().flat_map(|server| {
+        let alive =
+            if server.alive { "alive".into() } else { format!("silent {} s", server.silent_ms / 1000) };
+        server.disks.iter().map(move |d| {
+            let state = d.error.as_ref().map_or_else(|| alive.clone(), |e| format!("set aside: {e}"));
+            let (free, total) = (size(d.free_bytes), size(d.total_bytes));
+            let (id, addr) = (server.id.get().to_string(), server.addr.clone());
+            [id, addr, state, d.path.clone(), free, total, d.chunks.to_string()]
+        })
+    });
+    output::table(out, columns, disks)
+}
+
+const fn state(s: Option<ReplicaState>) -> &'static str {
+    match s {
+        Some(ReplicaState::Good) => "good",
+        Some(ReplicaState::Suspect) => "suspect",
+        Some(ReplicaState::Damaged) => "damaged",
+        None => "absent",
+    }
+}
+
+pub(crate) async fn info(client: &Client, path: &str, format: Format, out: &mut impl Write) -> Result<()> {
+    let fs = client.filesystem();
+    let attr = fs.metadata(path).await.with_context(|| path.to_owned())?;
+    if attr.kind != FileKind::File {
+        let kind = output::kind(attr.kind);
+        return Err(crate::exit::usage(format!(
+            "{path} is a {kind}: only files have chunks; `mooseng stat` tells the rest"
+        )));
+    }
+    let layout = client.request(GetLayout { inode: attr.inode, from: ChunkIndex(0), count: 1 }).await;
+    let inline = layout.with_context(|| path.to_owned())?.inline.is_some();
+    let chunks = fs.chunks(path).await.with_context(|| path.to_owned())?;
+    if format != Format::Table {
+        let whole = json!({
+            "schema": "mooseng.info/1",
+            "path": path,
+            "inode": attr.inode.get(),
+            "size": attr.size,
+            "inline": inline,
+            "chunks": chunks.iter().map(chunk_json).collect::<Vec<_>>(),
+        });
+        return print_json(&whole, format, out);
+    }
+    let place = if inline { "inside the inode".to_owned() } else { format!("{} chunks", chunks.len()) };
+    writeln!(out, "{path}: inode {}, {} bytes, {place}", attr.inode.get(), attr.size)?;
+    if chunks.is_empty() {
+        return Ok(());
+    }
+    let columns = [
+        numbers("INDEX"),
+        words("CHUNK"),
+        numbers("VERSION"),
+        words("COPIES"),
+        words("SERVER"),
+        words("ADDRESS"),
+        words("STATE"),
+    ];
+    let rows = chunks.iter().flat_map(|c| {
+        let (index, chunk) = (c.index.get().to_string(), format!("{:016x}", c.chunk.id.get()));
+        let version = c.chunk.version.get().to_string();
+        let good = c.replicas.iter().filter(|r| r.alive && r.state == Some(ReplicaState::Good)).count();
+        let changing = if c.changing { ", changing" } else { "" };
+        let copies = format!("{good} of {}{changing}", c.wanted);
+        let none = c.replicas.is_empty().then(|| ["-".into(), "-".into(), "missing".to_owned()]);
+        let replicas = c.replicas.iter().map(|r| {
+            let alive = if r.alive { "" } else { ", silent" };
+            let state = format!("{}{alive}", state(r.state));
+            [r.place.server.get().to_string(), r.place.addr.clone(), state]
+        });
+        let rows: Vec<_> = replicas.chain(none).collect();
+        rows.into_iter().map(move |[server, addr, state]| {
+            [index.clone(), chunk.clone(), version.clone(), copies.clone(), server, addr, state]
+        })
+    });
+    output::table(out, columns, rows)
+}
+
+fn chunk_json(c: &ChunkInfo) -> Value {
+    json!({
+        "index": c.index.get(),
+        "chunk": format!("{:016x}", c.chunk.id.get()),
+        "version": c.chunk.version.get(),
+        "wanted": c.wanted,
+        "changing": c.changing,
+        "replicas": c.replicas.iter().map(|r| json!({
+            "server": r.place.server.get(), "addr": r.place.addr, "alive": r.alive,
+            "state": state(r.state), "version": r.version.map(|v| v.get()),
+        })).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,238 @@
+//! Verbs over a whole cluster in memory, with command lines as people type them.
+
+use crate::*;
+use mooseng_client::{Client, Filesystem, embedded::Cluster};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+struct Fixture {
+    cluster: Cluster,
+    client: Client,
+    fs: Filesystem,
+    here: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let cluster = Cluster::builder().masters(1).chunkservers(2).start().await.unwrap();
+        let client = cluster.client().await.unwrap();
+        let fs = client.filesystem();
+        Self { cluster, client, fs, here: tempfile::tempdir().unwrap() }
+    }
+
+    /// Runs a verb; `@` stands for the local directory.
+    async fn run(&self, line: &str) -> anyhow::Result<String> {
+        let line = line.replace('@', self.here.path().to_str().unwrap());
+        let args = ["mooseng"].into_iter().chain(line.split_whitespace());
+        let cli = Cli::try_parse_from(args.chain(["--masters", "m1:1"]))?;
+        let Verb::Client(verb) = cli.verb else { panic!("{line} needs no cluster") };
+        let mut out = Vec::new();
+        run_on(&self.client, &verb, &Default::default(), &mut out).await?;
+        Ok(String::from_utf8(out)?)
+    }
+
+    async fn says(&self, line: &str) -> String {
+        self.run(line).await.unwrap_or_else(|e| panic!("{line}: {e:#}"))
+    }
+
+    /// Exit code and message of a verb that fails.
+    async fn fails(&self, line: &str) -> (u8, String) {
+        let e = self.run(line).await.expect_err(line);
+        (exit::code(&e), format!("{e:#}"))
+    }
+
+    fn local(&self, path: &str) -> std::path::PathBuf {
+        self.here.path().join(path)
+    }
+
+    async fn names(&self, dir: &str) -> Vec<String> {
+        self.says(&format!("ls -r {dir}")).await.lines().map(str::to_owned).collect()
+    }
+}
+
+/// Bytes that differ from place to place.
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len as u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).take(len).collect()
+}
+
+fn make(path: &Path, data: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, data).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_goes_in_and_comes_out_equal() {
+    let f = Fixture::new().await;
+    let big = bytes(3_000_001);
+    make(&f.local("in/a.txt"), b"small");
+    make(&f.local("in/deep/er/big"), &big);
+    make(&f.local("in/empty"), b"");
+    fs::create_dir(f.local("in/nothing")).unwrap();
+    fs::set_permissions(f.local("in/a.txt"), fs::Permissions::from_mode(0o750)).unwrap();
+    std::os::unix::fs::symlink("deep/er/big", f.local("in/link")).unwrap();
+
+    f.says("mkdir /dst").await;
+    f.says("put -r @/in /dst").await;
+    let wanted = ["a.txt", "deep", "deep/er", "deep/er/big", "empty", "link", "nothing"];
+    assert_eq!(f.names("/dst/in").await, wanted.map(|n| format!("/dst/in/{n}")));
+    assert_eq!(f.fs.read("/dst/in/link").await.unwrap(), big, "the link leads somewhere");
+    assert_eq!(f.fs.metadata("/dst/in/a.txt").await.unwrap().mode, 0o750);
+
+    f.says("cp -r /dst/in /copy").await;
+    f.says("get -r /copy @/out").await;
+    assert_eq!(fs::read(f.local("out/deep/er/big")).unwrap(), big);
+    assert_eq!(fs::read(f.local("out/empty")).unwrap(), b"");
+    assert_eq!(fs::read_link(f.local("out/link")).unwrap(), Path::new("deep/er/big"));
+    assert_eq!(fs::metadata(f.local("out/a.txt")).unwrap().permissions().mode() & 0o777, 0o750);
+    assert!(f.local("out/nothing").is_dir());
+    // A second time over what is there.
+    f.says("put -r @/in /dst").await;
+    f.says("get -r /copy @/out").await;
+    assert_eq!(fs::read(f.local("out/copy/a.txt")).unwrap(), b"small", "a directory takes it by its name");
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_replaces_whole_or_not_at_all() {
+    let f = Fixture::new().await;
+    f.fs.write("/old", "old content").await.unwrap();
+    let broken = async_stream::stream! {
+        yield Ok(bytes::Bytes::from(bytes(2_000_000)));
+        // What readers see while it is under way.
+        yield Err(anyhow::anyhow!("the source broke"));
+    };
+    let e =
+        tree::write_cluster((&f.fs, &Default::default()), "/old", 0o644, broken, |_| ()).await.unwrap_err();
+    assert_eq!(format!("{e:#}"), "/old: the source broke");
+    assert_eq!(f.fs.read("/old").await.unwrap(), "old content");
+    assert_eq!(f.names("/").await, ["/old"], "nothing is left beside it");
+
+    let broken = futures::stream::iter([Ok(bytes::Bytes::from("x")), Err(anyhow::anyhow!("broke"))]);
+    make(&f.local("old"), b"old");
+    tree::write_local(&Default::default(), &f.local("old"), 0o600, broken, |_| ()).await.unwrap_err();
+    assert_eq!(fs::read(f.local("old")).unwrap(), b"old");
+    assert_eq!(fs::read_dir(f.here.path()).unwrap().count(), 1, "nothing is left beside it");
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_leaves_nothing() {
+    let f = Fixture::new().await;
+    f.fs.write("/src", "content").await.unwrap();
+    let (begun, first) = tokio::sync::oneshot::channel();
+    let (begun_here, first_here) = tokio::sync::oneshot::channel();
+    let stuck = |begun: tokio::sync::oneshot::Sender<()>| {
+        async_stream::stream! {
+            yield Ok(bytes::Bytes::from(bytes(100_000)));
+            begun.send(()).unwrap();
+            std::future::pending::<()>().await;
+        }
+    };
+    let (local, parts) = (f.local("new"), tree::Parts::default());
+    let mut work = Box::pin(async {
+        let there = tree::write_cluster((&f.fs, &parts), "/new", 0o644, stuck(begun), |_| ());
+        let here = tree::write_local(&parts, &local, 0o600, stuck(begun_here), |_| ());
+        let _ = tokio::join!(there, here);
+    });
+    tokio::select! {
+        () = &mut work => panic!("it cannot end"),
+        _ = async { (first.await.unwrap(), first_here.await.unwrap()) } => {}
+    }
+    assert_eq!(f.names("/").await.len(), 2, "a part is there");
+    parts.give_up(&f.fs, work).await;
+    assert_eq!(f.names("/").await, ["/src"]);
+    assert_eq!(fs::read_dir(f.here.path()).unwrap().count(), 0);
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_listed_shown_moved_and_removed() {
+    let f = Fixture::new().await;
+    f.says("mkdir -p /a/b /a/c").await;
+    f.fs.write("/a/f", "hello ").await.unwrap();
+    f.fs.write("/a/g", "world").await.unwrap();
+    assert_eq!(f.says("cat /a/f /a/g").await, "hello world");
+    assert_eq!(f.says("get /a/f -").await, "hello ");
+    assert_eq!(f.says("ls /a").await, "b\nc\nf\ng\n");
+    let long = f.says("ls -l /a").await;
+    let line = long.lines().last().unwrap();
+    assert!(line.starts_with("-rw-r--r--") && line.contains(" 5 B ") && line.ends_with(" g"), "{long}");
+
+    let json: serde_json::Value = serde_json::from_str(&f.says("ls -o json /a/f").await).unwrap();
+    assert_eq!((&json["schema"], &json["items"][0]["size"]), (&"mooseng.files/1".into(), &6.into()));
+    assert_eq!(f.says("ls -o jsonl /a").await.lines().count(), 4);
+    assert!(f.says("stat /a/f").await.contains("size      6 B (6 bytes"));
+    let json: serde_json::Value = serde_json::from_str(&f.says("du -o json /a").await).unwrap();
+    assert_eq!((&json["items"][0]["bytes"], &json["items"][0]["files"]), (&11.into(), &2.into()));
+
+    f.says("mv /a/f /a/b").await;
+    f.says("mv /a/g /a/b/f").await;
+    assert_eq!(f.says("cat /a/b/f").await, "world", "moved into the directory, then replaced");
+    f.says("rm /a/b/f").await;
+    f.says("rm -f /a/b/f").await;
+    f.says("rm -r /a").await;
+    assert_eq!(f.says("ls").await, "");
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_codes_and_name_what_they_are_about() {
+    let f = Fixture::new().await;
+    f.says("mkdir -p /d/e").await;
+    f.fs.write("/f", "x").await.unwrap();
+    make(&f.local("t/x"), b"x");
+    for (line, code, part) in [
+        ("cat /none", 3, "/none"),
+        ("stat /none", 3, "/none"),
+        ("get /none @/x", 3, "/none"),
+        ("put @/none /x", 3, "none"),
+        ("rm /none", 3, "/none"),
+        ("mkdir /d", 1, "/d"),
+        ("rm /d", 2, "use -r"),
+        ("rm -r /", 2, "name what is below"),
+        ("rm -r /d/..", 2, "name what is below"),
+        ("put @/t /t", 2, "use -r"),
+        ("get /d @/x", 2, "use -r"),
+        ("cp /d /e", 2, "use -r"),
+        ("cp -r /d /d/e", 2, "below it"),
+        ("cp /f /f", 2, "itself"),
+        ("put @/t/x @/t/x /f", 2, "no directory"),
+        ("info /d", 2, "only files have chunks"),
+        ("bench --dir /d", 1, "choose another --dir"),
+    ] {
+        let (got, said) = f.fails(line).await;
+        assert!(got == code && said.contains(part), "{line}: {got} {said}");
+    }
+    assert_eq!(f.names("/").await, ["/d", "/d/e", "/f"], "nothing was changed");
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cluster_and_a_files_chunks_are_told() {
+    let f = Fixture::new().await;
+    f.fs.write("/small", "x").await.unwrap();
+    f.fs.write("/large", bytes(70 << 20)).await.unwrap();
+    let status = f.says("status").await;
+    for part in ["health    healthy", "2 of 2 with all copies", "leader", "alive"] {
+        assert!(status.contains(part), "no {part} in\n{status}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&f.says("status -o json").await).unwrap();
+    assert_eq!(json["chunkservers"].as_array().unwrap().len(), 2);
+    assert!(f.says("info /small").await.contains("inside the inode"));
+    let json: serde_json::Value = serde_json::from_str(&f.says("info -o json /large").await).unwrap();
+    assert_eq!(json["chunks"].as_array().unwrap().len(), 2);
+    assert_eq!(json["chunks"][1]["replicas"][1]["state"], "good");
+    assert_eq!(f.says("info /large").await.lines().count(), 2 + 4, "a head, and two replicas of two chunks");
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bench_measures_and_leaves_nothing() {
+    let f = Fixture::new().await;
+    let line = "bench --size 3MiB --files 20 --file-size 10KiB -o json";
+    let json: serde_json::Value = serde_json::from_str(&f.says(line).await).unwrap();
+    let phases = json["items"].as_array().unwrap();
+    assert_eq!(phases.len(), 7);
+    assert_eq!((&phases[0]["bytes"], &phases[2]["operations"]), (&(3 << 20).into(), &20.into()));
+    assert_eq!(f.says("ls").await, "");
+    f.cluster.shutdown().await;
+}
