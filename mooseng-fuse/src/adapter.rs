@@ -297,12 +297,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let (vfs, fh) = (self.shared.vfs.clone(), Self::handle(fh));
-        let work = async move {
-            // Another client may have changed the file since: that is asked while the read runs,
-            // and what was read by an old picture of the file is read again.
-            let (changed, data) = tokio::join!(vfs.refresh(fh), vfs.read(fh, at, size.into()));
-            if changed? { vfs.read(fh, at, size.into()).await } else { data }
-        };
+        let work = async move { vfs.read_current(fh, at, size.into()).await };
         self.shared.server.serve(reply, work, |r, data| r.data(&data));
     }
 

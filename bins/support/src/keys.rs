@@ -102,7 +102,7 @@ const COMMON: &[Key] = &[
         ["MOOSENG_WORKER_THREADS"],
         None,
         "N",
-        "Threads of the runtime [default: processor cores]",
+        "Threads of the runtime [default: 1 for a client, else half of the processors]",
         "a number from 1 to 1024"
     ),
     key!(

@@ -87,7 +87,7 @@ impl Common {
         };
         let worker_threads = match settings.text("worker_threads") {
             Some(_) => settings.get_with("worker_threads", threads)?,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            None => default_threads(peer.role),
         };
         let stop_timeout =
             settings.get_with("stop_timeout", |s| humantime::parse_duration(s).map_err(|e| e.to_string()))?;
@@ -103,6 +103,15 @@ impl Common {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// A client's work is one file after the other, and each thread more is a wake-up more; servers get
+/// half of the processors, for the disks' and Raft's threads, and the programs beside them, need some too.
+fn default_threads(role: Role) -> usize {
+    match role {
+        Role::Client | Role::Admin => 1,
+        _ => std::thread::available_parallelism().map_or(1, |n| usize::from(n).div_ceil(2)),
     }
 }
 
