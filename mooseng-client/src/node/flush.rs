@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::writer::sync_chunk_left;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use mooseng_core::{
     error::MetaError,
     meta::{CommitWrite, WriteInline},
@@ -22,6 +22,14 @@ struct Covered {
     written_to: Option<u64>,
     drop_inline: bool,
     losses: u64,
+}
+
+impl Covered {
+    /// Until all of it is in memory at every replica, or on disk.
+    async fn wait(&self, to_disk: bool) -> Result<()> {
+        let waits = self.queues.iter().map(|(queue, upto)| queue.wait(*upto, to_disk));
+        join_all(waits).await.into_iter().collect()
+    }
 }
 
 impl Node {
@@ -66,13 +74,21 @@ impl Node {
         for _ in 0..CATCH_UPS {
             self.flush_inline().await?;
             let covered = self.cover();
-            let waits = covered.queues.iter().map(|(q, upto)| q.wait(*upto, to_disk));
-            let done = join_all(waits).await.into_iter().collect::<Result<Vec<_>>>();
-            if let Err(e) = done {
-                self.after_loss(covered.losses);
-                return Err(e);
-            }
-            match self.commit(&covered).await {
+            // The masters hear of what every replica has in memory while it goes to the disks.
+            let synced = async { if to_disk { covered.wait(true).await } else { Ok(()) } };
+            let committed = async {
+                covered.wait(false).await?;
+                Ok(self.commit(&covered).await)
+            };
+            let (synced, committed) = join(synced, committed).await;
+            let committed = match synced.and(committed) {
+                Ok(committed) => committed,
+                Err(e) => {
+                    self.after_loss(covered.losses);
+                    return Err(e);
+                }
+            };
+            match committed {
                 Ok(()) => return Ok(()),
                 Err(Error::Meta(MetaError::LayoutStale)) => self.catch_up().await?,
                 Err(e) => {
