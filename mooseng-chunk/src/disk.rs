@@ -17,7 +17,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -92,6 +92,18 @@ pub(crate) struct FoundChunk {
     pub dirty: bool,
 }
 
+/// The notes of dirty chunks, as they are durable. A note stays a while after its chunk was synced, so
+/// that one who writes and syncs in turns does not pay for a note each time: a note too many makes a
+/// crash suspect too much, never too little.
+#[derive(Default)]
+struct Marks {
+    durable: BTreeSet<ChunkId>,
+    /// Synced since the last look.
+    young: BTreeSet<ChunkId>,
+    /// Synced before, and not written since: their notes go with the next look.
+    old: BTreeSet<ChunkId>,
+}
+
 /// A storage directory in use.
 pub(crate) struct DataDisk {
     pub id: DiskId,
@@ -101,11 +113,9 @@ pub(crate) struct DataDisk {
     /// Fsyncs and dirty marks.
     pub commit: Arc<dyn Lane>,
     dirty: Database,
-    marked: Mutex<BTreeSet<ChunkId>>,
+    marks: Mutex<Marks>,
     /// Chunks whose notes wait for a commit: one takes all of them.
     waiting: Mutex<BTreeSet<ChunkId>>,
-    /// Whether notes were taken away since the last durable commit.
-    unsettled: AtomicBool,
     /// The highest term that was durable here at the start.
     pub term: Term,
     pub chunks: AtomicU64,
@@ -167,9 +177,8 @@ impl DataDisk {
             commit: seams.lanes.lane(&format!("commit {name}")),
             disk,
             dirty,
-            marked: Mutex::new(marked),
+            marks: Mutex::new(Marks { durable: marked, ..Marks::default() }),
             waiting: Mutex::default(),
-            unsettled: AtomicBool::new(false),
             term,
             chunks: AtomicU64::new(found.len() as u64),
             errors: AtomicU64::new(0),
@@ -240,18 +249,24 @@ impl DataDisk {
         Ok(Some(made))
     }
 
+    /// Whether a chunk that is written to again still has its durable note; it stays then.
+    pub fn is_marked(&self, id: ChunkId) -> bool {
+        let mut m = self.marks.lock();
+        m.young.remove(&id);
+        m.old.remove(&id);
+        m.durable.contains(&id)
+    }
+
     /// Announces a note, so that whichever commit comes first takes it along.
     pub fn announce(&self, id: ChunkId) {
-        if !self.marked.lock().contains(&id) {
-            self.waiting.lock().insert(id);
-        }
+        self.waiting.lock().insert(id);
     }
 
     /// Notes durably that a chunk has writes that are not synced, with all notes that wait. Only on
-    /// the commit lane, as all that changes notes.
+    /// the commit lane, as all that takes notes away.
     pub fn mark(&self, id: ChunkId) -> io::Result<()> {
         let mut all = std::mem::take(&mut *self.waiting.lock());
-        if self.marked.lock().contains(&id) {
+        if self.is_marked(id) {
             self.waiting.lock().extend(all);
             return Ok(());
         }
@@ -264,37 +279,49 @@ impl DataDisk {
             }
         }
         txn.commit().map_err(other)?;
-        self.unsettled.store(false, Ordering::Relaxed);
-        self.marked.lock().extend(all);
+        self.marks.lock().durable.extend(all);
         Ok(())
     }
 
-    /// Takes the note away; that is durable with the next commit.
-    pub fn unmark(&self, id: ChunkId) -> io::Result<()> {
-        if !self.marked.lock().remove(&id) {
-            return Ok(());
+    /// A chunk's writes are on disk, or it is gone: its note may go.
+    pub fn unmark(&self, id: ChunkId) {
+        let mut m = self.marks.lock();
+        if m.durable.contains(&id) {
+            m.young.insert(id);
         }
-        let mut txn = self.dirty.begin_write().map_err(other)?;
-        txn.set_durability(redb::Durability::None).map_err(other)?;
-        txn.open_table(DIRTY).map_err(other)?.remove(id.get()).map_err(other)?;
-        txn.commit().map_err(other)?;
-        self.unsettled.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
-    /// Makes taken-away notes durable.
-    pub fn settle_marks(&self) -> io::Result<()> {
-        if !self.unsettled.load(Ordering::Relaxed) {
+    /// Takes the notes away, durably, that were not needed since the last look; all that are not
+    /// needed now when `all`. Only on the commit lane.
+    pub fn settle_marks(&self, all: bool) -> io::Result<()> {
+        let gone = {
+            let mut m = self.marks.lock();
+            let young = std::mem::take(&mut m.young);
+            let mut gone = std::mem::replace(&mut m.old, young);
+            if all {
+                gone.append(&mut m.old);
+            }
+            // Whoever writes from here on notes it anew, behind this on the lane.
+            m.durable.retain(|id| !gone.contains(id));
+            gone
+        };
+        if gone.is_empty() {
             return Ok(());
         }
-        self.dirty.begin_write().map_err(other)?.commit().map_err(other)?;
-        self.unsettled.store(false, Ordering::Relaxed);
-        Ok(())
+        let txn = self.dirty.begin_write().map_err(other)?;
+        {
+            let mut table = txn.open_table(DIRTY).map_err(other)?;
+            for id in &gone {
+                table.remove(id.get()).map_err(other)?;
+            }
+        }
+        txn.commit().map_err(other)
     }
 
     /// Whether [`Self::settle_marks`] has something to do.
     pub fn is_unsettled(&self) -> bool {
-        self.unsettled.load(Ordering::Relaxed)
+        let m = self.marks.lock();
+        !m.young.is_empty() || !m.old.is_empty()
     }
 
     /// Keeps a term durably.
@@ -315,7 +342,8 @@ impl DataDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
-        self.unmark(id)
+        self.unmark(id);
+        Ok(())
     }
 }
 

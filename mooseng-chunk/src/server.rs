@@ -216,7 +216,7 @@ impl Masters {
             let is_ready = self.registered.is_some() && self.reported;
             ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
             self.store.trim();
-            self.store.0.settle_marks().await;
+            self.store.0.settle_marks(false).await;
             let refresh = self.store.0.access.refresh.notified();
             let _ = tokio::time::timeout(pause, refresh).await;
         }

@@ -222,6 +222,10 @@ impl Shared {
             return Ok(guard);
         }
         let (id, noted) = (slot.id, slot.known.clone());
+        if slot.disk.is_marked(id) {
+            noted.lock().dirty = true;
+            return Ok(guard);
+        }
         slot.disk.announce(id);
         let mark = move |_: &mut Inside, disk: &DataDisk| {
             disk.mark(id)?;
@@ -310,12 +314,13 @@ impl Shared {
         }
     }
 
-    /// Makes it durable which chunks are not dirty any more, so that a crash suspects few.
-    pub async fn settle_marks(&self) {
+    /// Makes it durable which chunks are not dirty any more, so that a crash suspects few: of those
+    /// that were not written for a while, or of all.
+    pub async fn settle_marks(&self, all: bool) {
         for disk in self.disks.iter().filter(|d| d.is_unsettled()) {
             let d = disk.clone();
             if let Err(e) =
-                on_lane(&disk.commit, move || d.settle_marks()).await.ok_or_else(stopped).flatten()
+                on_lane(&disk.commit, move || d.settle_marks(all)).await.ok_or_else(stopped).flatten()
             {
                 disk.failed(&e);
             }
@@ -334,9 +339,7 @@ impl Shared {
 /// little.
 pub(crate) fn clean(disk: &DataDisk, id: ChunkId, known: &Mutex<Known>) {
     known.lock().dirty = false;
-    if let Err(e) = disk.unmark(id) {
-        disk.failed(&e);
-    }
+    disk.unmark(id);
 }
 
 pub(crate) fn right_version(chunk: ChunkRef, known: Known) -> Result<(), ChunkError> {

@@ -143,7 +143,7 @@ impl DiskStore {
                 tracing::error!(chunk = %slot.id, error = %e, "a chunk could not be synced at the stop: it will be suspect");
             }
         }
-        self.0.settle_marks().await;
+        self.0.settle_marks(true).await;
     }
 }
 
