@@ -1,4 +1,5 @@
 use super::*;
+use mooseng_core::limits::NODE_NAME_BYTES_MAX;
 use rustls::{ClientConnection, ServerConnection};
 use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
