@@ -73,13 +73,15 @@ fn a_token_is_good_for_one_request_however_often_it_comes() {
 #[test]
 fn a_token_ends_at_its_time_to_the_nanosecond_and_never_comes_back() {
     let mut b = Bench::default();
-    b.make(100, 1, invite(4), false).unwrap();
     b.make(100, 2, invite(5), false).unwrap();
+    b.make(101, 1, invite(4), false).unwrap();
     assert!(b.spend(159, 1, 7).is_ok());
     assert_eq!(b.spend(160, 2, 7), Err(JoinError::Expired(token(2))));
     assert_eq!(b.rec(2).unwrap().used, None, "nothing was changed");
     // A leader whose clock is behind does not make it good again.
     assert_eq!(b.spend(101, 2, 7), Err(JoinError::Expired(token(2))));
+    assert!(b.spend(101, 1, 7).is_ok(), "the last nanoseconds");
+    assert_eq!(b.spend(161, 1, 7), Err(JoinError::Expired(token(1))));
     assert_eq!(b.spend(101, 1, 7), Err(JoinError::Expired(token(1))), "nor for who has joined");
 }
 
@@ -94,10 +96,10 @@ fn expired_tokens_go_with_the_next_one_and_the_rest_is_bounded() {
     assert_eq!(b.make(100, one_more, invite(one_more), false), Err(JoinError::TooMany { limit }));
     assert_eq!(b.rows(), TOKENS_MAX);
     // One in another's place makes no more of them.
-    b.make(101, one_more, invite(1), true).unwrap();
+    b.make(102, one_more, invite(1), true).unwrap();
     assert_eq!(b.rows(), TOKENS_MAX);
     b.make(161, one_more + 1, invite(one_more), false).unwrap();
-    assert_eq!(b.rows(), 1 + 1, "the one of second 101 lives for a moment yet");
+    assert_eq!(b.rows(), 1 + 1, "the one of second 102 lives for a moment yet");
     b.make(162, one_more + 2, invite(1), false).unwrap();
     assert_eq!(b.rows(), 2);
 }
