@@ -76,6 +76,15 @@ fn a_key_that_others_may_read_is_refused() {
 }
 
 #[test]
+fn an_authority_with_the_key_of_another_is_refused() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    ca(1).save(one.path()).unwrap();
+    ca(1).save(other.path()).unwrap();
+    std::fs::copy(other.path().join("ca.key"), one.path().join("ca.key")).unwrap();
+    assert!(ClusterCa::load(one.path()).unwrap_err().to_string().contains("not the key of the ca.pem"));
+}
+
+#[test]
 fn foreign_forged_expired_and_absent_certificates_are_refused() {
     let ours = ca(1);
     let (me, server) =
