@@ -2,6 +2,7 @@
 
 use crate::{
     ids::{ChunkId, ChunkVersion, MasterId, ServerId, Term},
+    join::JoinError,
     name::NameError,
 };
 use serde::{Deserialize, Serialize};
@@ -268,6 +269,9 @@ pub enum MetaError {
     /// The master failed inside; it says what and stops.
     #[error("the master failed: {0}")]
     Internal(String),
+    /// There is no join token, or none was made.
+    #[error(transparent)]
+    Join(#[from] JoinError),
 }
 
 fn hint_text(leader: &Option<(MasterId, String)>) -> String {
@@ -330,6 +334,7 @@ impl MetaError {
             | Self::Role { .. }
             | Self::Busy(_) => Outcome::NotApplied,
             Self::Net(e) => e.outcome(),
+            Self::Join(e) => e.outcome(),
             Self::NoQuorum(_)
             | Self::SessionEnded
             | Self::WrongReply { .. }
@@ -347,6 +352,7 @@ impl MetaError {
             | Self::Deadline(_)
             | Self::NoServers { .. } => true,
             Self::Net(e) => e.is_retryable(),
+            Self::Join(e) => e.is_retryable(),
             Self::Posix(_)
             | Self::Name(_)
             | Self::Invalid(_)
@@ -370,6 +376,7 @@ impl MetaError {
             Self::Deadline(_) | Self::NoQuorum(_) => Errno::ETIMEDOUT,
             Self::Busy(_) | Self::ChunkBusy(_) => Errno::EAGAIN,
             Self::Net(e) => e.errno(),
+            Self::Join(e) => e.errno(),
             Self::NotLeader { .. }
             | Self::SessionEnded
             | Self::Fenced { .. }

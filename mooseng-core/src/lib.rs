@@ -37,6 +37,7 @@ pub mod chunk;
 pub mod context;
 pub mod error;
 pub mod ids;
+pub mod join;
 pub mod limits;
 pub mod meta;
 pub mod name;

@@ -64,3 +64,15 @@ pub const CALL_DEADLINE_SECS: u64 = 30;
 pub const CALLS_IN_FLIGHT_MAX: usize = 1024;
 /// Chunks of one page of a chunkserver's report.
 pub const REPORT_CHUNKS_MAX: usize = 8192;
+/// Bytes of a node's name in its certificate.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a join token's text. One with seven masters of long names has some 2,500.
+pub const TOKEN_TEXT_BYTES_MAX: usize = 4096;
+/// Bytes of a join request. A signing request for a key of our kind has some 300.
+pub const JOIN_BYTES_MAX: usize = 16 << 10;
+/// Join tokens that have not expired, used ones too: what one look at them all may cost.
+pub const TOKENS_MAX: usize = 4096;
+/// Seconds that a join token may live: who finds one later finds nothing.
+pub const TOKEN_LIFETIME_MAX_SECS: u64 = 7 * 86_400;
+/// Seconds that a node's certificate may be valid: as long as a cluster's authority.
+pub const CERT_VALIDITY_MAX_SECS: u64 = 20 * 365 * 86_400;

@@ -8,6 +8,7 @@ use mooseng_core::{
     context::CallContext,
     error::*,
     ids::*,
+    join::{JoinError, JoinRequest, JoinToken, Joined},
     meta::*,
     name::Name,
     wire::{self, FrameHeader, HEADER_BYTES},
@@ -39,6 +40,9 @@ const TARGETS: &[Target] = &[
     ("chunk page", |b| drop(wire::decode::<Result<ChunkPage, ChunkError>>(b))),
     ("capability", |b| drop(wire::decode::<Capability>(b))),
     ("claims", |b| drop(wire::decode::<Claims>(b))),
+    ("join token", |b| drop(JoinToken::parse(&String::from_utf8_lossy(b)))),
+    ("join request", |b| drop(JoinRequest::decode(b))),
+    ("join reply", |b| drop(wire::decode::<Result<Joined, JoinError>>(b))),
     ("net error", |b| drop(wire::decode::<NetError>(b))),
 ];
 

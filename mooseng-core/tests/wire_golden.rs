@@ -9,8 +9,10 @@ use mooseng_core::{
     context::{CallContext, Credentials},
     error::*,
     ids::*,
+    join::*,
     meta::*,
     name::Name,
+    net::Role,
     wire::{decode, encode},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -67,12 +69,13 @@ fn requests() {
     pin(MetaRequest::from(commit), "1705018080808080200101080201");
     pin(
         MetaRequest::from(CreateToken {
-            role: mooseng_core::net::Role::Client,
-            node: 0,
-            name: "n".into(),
+            token: TokenId([1; 32]),
+            invite: Invite { role: Role::Client, node: 0, name: "n".into() },
             lifetime_secs: 60,
+            validity_secs: 300,
+            replace: false,
         }),
-        "2b0200016e3c",
+        "2b01010101010101010101010101010101010101010101010101010101010101010200016e3cac0200",
     );
 }
 
@@ -86,6 +89,10 @@ fn replies_and_errors() {
     pin(
         Ok::<_, MetaError>(MetaReply::KeepAlive(KeptAlive { term: Term(3), epoch: SessionEpoch(1) })),
         "001c0301",
+    );
+    pin(
+        Err::<MetaReply, _>(MetaError::Join(JoinError::Used(TokenId([1; 32])))),
+        "0111060101010101010101010101010101010101010101010101010101010101010101",
     );
     pin(Err::<(), _>(ChunkError::Lost { chunk: ChunkId(1), server: ServerId(2) }), "01070102");
 }
@@ -127,6 +134,28 @@ fn log_entries() {
         },
     };
     pin(entry, "018aa8d6b9070007020001000000010201020106010911010178");
+}
+
+#[test]
+fn joins() {
+    let (cluster, token) = (ClusterId(uuid::Uuid::nil()), TokenId([1; 32]));
+    let (csr, signature) = (Bytes::from_static(b"c"), Bytes::from_static(b"s"));
+    pin(
+        JoinRequest { format: JOIN_FORMAT, cluster, token, csr, signature },
+        "011000000000000000000000000000000000010101010101010101010101010101010101010101010101010101010101010101630173",
+    );
+    let joined = Joined { cert: Bytes::from_static(b"c"), ca: Bytes::from_static(b"a") };
+    pin(Ok::<_, JoinError>(joined), "0001630161");
+    pin(Err::<Joined, _>(JoinError::NotLeader { leader: Some("m2:9421".into()) }), "010d01076d323a39343231");
+    let invite = Invite { role: Role::Chunkserver, node: 4, name: "n".into() };
+    pin(
+        Command::TokenMade { token, invite, lifetime_secs: 60, validity_secs: 300, replace: true },
+        "0d01010101010101010101010101010101010101010101010101010101010101010104016e3cac0201",
+    );
+    pin(
+        Command::TokenUsed { token, csr: [2; 32] },
+        "0e01010101010101010101010101010101010101010101010101010101010101010202020202020202020202020202020202020202020202020202020202020202",
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::{
 };
 use mooseng_core::{
     ids::*,
+    join::{Authority, JoinError, JoinRequest, Joined},
     meta::{MetadataService, StorageClass},
     net::{Listening, Transport},
     rpc::MetaHandler,
@@ -52,6 +53,8 @@ pub struct MasterOptions {
     pub class: StorageClass,
     /// Bytes of redb's cache.
     pub cache_bytes: usize,
+    /// Signs the certificates of nodes that join, where this master may.
+    pub authority: Option<Arc<dyn Authority>>,
 }
 
 /// Why a master did not start.
@@ -198,6 +201,7 @@ impl Master {
             o.transport.clone(),
             o.seams.clone(),
             o.timings.clone(),
+            o.authority,
         );
         let handler = Arc::new(MetaHandler::new(Arc::new(service.clone())));
         let listening = match o.transport.listen(&o.listen, handler).await {
@@ -222,6 +226,12 @@ impl Master {
     /// The service, for callers in the same process.
     pub fn service(&self) -> Arc<dyn MetadataService> {
         Arc::new(self.service.clone())
+    }
+
+    /// Answers a join; see [`MasterService::join`]. The future holds what it needs.
+    pub fn join(&self, request: JoinRequest) -> impl Future<Output = Result<Joined, JoinError>> + use<> {
+        let service = self.service.clone();
+        async move { service.join(&request).await }
     }
 
     /// Where it listens for clients.

@@ -4,32 +4,37 @@
 //! matter, so that addresses may change without new certificates.
 
 mod files;
+mod join;
 #[cfg(test)]
 mod tests;
 mod tls;
 
+pub use join::Joining;
 pub use tls::{client_config, server_config};
 
 use mooseng_core::{
     error::NetError,
     ids::ClusterId,
+    join::{CaHash, Invite, check_node_name, sha256},
+    limits::CERT_VALIDITY_MAX_SECS,
     net::{CertHash, PeerIdentity, Role},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use sha2::{Digest as _, Sha256};
 use std::{fmt, path::Path, time::Duration};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// Certificates begin this long before they are issued, so that clocks may differ.
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// How long a cluster's authority is valid.
-const CA_VALIDITY: Duration = Duration::from_secs(20 * 365 * 86_400);
-/// Bytes of a node's name in its certificate.
-const NODE_NAME_BYTES_MAX: usize = 64;
+const CA_VALIDITY: Duration = Duration::from_secs(CERT_VALIDITY_MAX_SECS);
+
+/// Where a master's identity directory has a copy of the cluster's authority, when joins by token
+/// are to be answered: the authority's own files, in a directory that can be taken away as one.
+pub const AUTHORITY_DIR: &str = "ca";
 
 fn bad(peer: &str, cause: impl fmt::Display) -> NetError {
     NetError::Identity { peer: peer.into(), cause: cause.to_string() }
@@ -66,6 +71,11 @@ impl ClusterCa {
         self.cluster
     }
 
+    /// SHA-256 of its certificate.
+    pub fn hash(&self) -> CaHash {
+        CaHash(sha256(&self.cert))
+    }
+
     /// Writes `ca.pem` and `ca.key` (mode 0600). Files that exist are never replaced.
     pub fn save(&self, dir: &Path) -> Result<(), NetError> {
         files::write_new(&dir.join("ca.key"), self.key.serialize_pem().as_bytes(), 0o600)?;
@@ -77,8 +87,12 @@ impl ClusterCa {
         let cert = files::read_cert(&dir.join("ca.pem"))?;
         let cluster = cluster_of_ca(&cert)?;
         let path = dir.join("ca.key");
-        let key =
-            KeyPair::try_from(&files::read_key(&path)?).map_err(|e| bad(&path.display().to_string(), e))?;
+        let at = |e: &dyn fmt::Display| bad(&path.display().to_string(), e);
+        let key = KeyPair::try_from(&files::read_key(&path)?).map_err(|e| at(&e))?;
+        let (_, parsed) = X509Certificate::from_der(&cert).map_err(|e| at(&e))?;
+        if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
+            return Err(at(&"it is not the key of the ca.pem beside it: copy both from one authority"));
+        }
         Ok(Self { cluster, cert, key })
     }
 
@@ -97,7 +111,23 @@ impl ClusterCa {
         name: &str,
         validity: Duration,
     ) -> Result<Identity, NetError> {
-        check_name(name)?;
+        let invite = Invite { role, node, name: name.into() };
+        let key = KeyPair::generate().map_err(|e| bad(name, e))?;
+        let cert = self.certify(now, &invite, validity, &key)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Identity::new(self.cert.clone(), cert, key)
+    }
+
+    /// The certificate of whoever has the private half of `key`.
+    fn certify(
+        &self,
+        now: UnixTime,
+        invite: &Invite,
+        validity: Duration,
+        key: &impl PublicKeyData,
+    ) -> Result<CertificateDer<'static>, NetError> {
+        let Invite { role, node, name } = invite;
+        check_node_name(name).map_err(|e| bad(name, e))?;
         let mut params = params(now, validity);
         params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names = vec![uri(format!("mooseng://{}/{role}/{node}/{name}", self.cluster))?];
@@ -105,11 +135,9 @@ impl ClusterCa {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().map_err(|e| bad(name, e))?;
         let issuer = Issuer::from_ca_cert_der(&self.cert, &self.key).map_err(|e| bad(name, e))?;
-        let cert = params.signed_by(&key, &issuer).map_err(|e| bad(name, e))?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Identity::new(self.cert.clone(), cert.der().clone(), key)
+        let cert = params.signed_by(key, &issuer).map_err(|e| bad(name, e))?;
+        Ok(cert.der().clone())
     }
 }
 
@@ -153,6 +181,11 @@ impl Identity {
         self.peer.clone()
     }
 
+    /// SHA-256 of the certificate of the authority that it trusts.
+    pub fn ca_hash(&self) -> CaHash {
+        CaHash(sha256(&self.ca))
+    }
+
     /// Writes `ca.pem`, `node.pem` and `node.key` (mode 0600). Files that exist are never replaced.
     pub fn save(&self, dir: &Path) -> Result<(), NetError> {
         files::write_new(&dir.join("node.key"), files::key_pem(&self.key).as_bytes(), 0o600)?;
@@ -188,17 +221,6 @@ fn uri(text: String) -> Result<SanType, NetError> {
     Ok(SanType::URI(text.as_str().try_into().map_err(|e: rcgen::Error| bad(&text, e))?))
 }
 
-fn check_name(name: &str) -> Result<(), NetError> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if name.is_empty() || name.len() > NODE_NAME_BYTES_MAX || !name.bytes().all(allowed) {
-        return Err(bad(
-            name,
-            format!("a node's name has 1 to {NODE_NAME_BYTES_MAX} bytes of A-Z a-z 0-9 . _ -"),
-        ));
-    }
-    Ok(())
-}
-
 /// The one URI of a certificate that begins with our scheme, without the scheme.
 fn our_uri(cert: &CertificateDer<'_>) -> Result<String, NetError> {
     let what = "the certificate";
@@ -225,12 +247,12 @@ pub(crate) fn peer_of(cert: &CertificateDer<'_>) -> Result<PeerIdentity, NetErro
     let [cluster, role, node, name] = parts[..] else {
         return Err(bad(&uri, "its name is not mooseng://CLUSTER/ROLE/NODE/NAME"));
     };
-    check_name(name)?;
+    check_node_name(name).map_err(|e| bad(name, e))?;
     Ok(PeerIdentity {
         cluster: cluster.parse().map_err(|e| bad(name, e))?,
         role: role.parse::<Role>().map_err(|e| bad(name, e))?,
         node: node.parse().map_err(|e| bad(name, e))?,
         name: name.into(),
-        cert_hash: CertHash(Sha256::digest(cert).into()),
+        cert_hash: CertHash(sha256(cert)),
     })
 }

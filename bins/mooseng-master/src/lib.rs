@@ -9,25 +9,29 @@ mod telling;
 
 pub use config::Config;
 
+use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
 use mooseng_core::{
     context::CallContext,
+    join::{Authority, JoinError, JoinRequest, Joined},
     meta::{ClusterStatus, GetStatus, MetadataExt as _, StorageClass},
     net::Role,
 };
 use mooseng_host::{DirLock, OsDisk, host_seams};
 use mooseng_meta::server::{Master, MasterOptions};
+use mooseng_net::identity::{AUTHORITY_DIR, ClusterCa};
 use mooseng_support::{
     config::Flags,
     daemon::{self, HttpPort, Service},
     http::Health,
+    joins::Joins,
     keys,
     metrics::Metrics,
     node::{Common, TransportKind, data_dir_error},
     ports,
 };
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 
 /// Between two looks of a leader at the whole cluster, for metrics. A look reads every chunk's record.
@@ -37,6 +41,7 @@ const LOOK: Duration = Duration::from_secs(10);
 pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
     let Some((settings, common)) = daemon::begin(flags, &[Role::Master])? else { return Ok(()) };
     let config = Config::new(&settings, &common)?;
+    let authority = authority(Path::new(&settings.get::<String>("identity")?), &common)?;
     let unusable = |e| data_dir_error(&config.data_dir, &e);
     let lock = DirLock::take(&config.data_dir).map_err(unusable)?;
     let disk = Arc::new(OsDisk::open(&config.data_dir).map_err(unusable)?);
@@ -61,10 +66,31 @@ pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
             timings: Default::default(),
             class: StorageClass { copies: config.copies },
             cache_bytes: config.cache_bytes,
+            authority,
         };
         let master = Master::start(options).await?;
-        Ok(Arc::new(Running::new(master, lock, &common, &parts.metrics)) as Arc<dyn Service>)
+        let running = Running::new(master, lock, &common, &parts.metrics);
+        parts.endpoints.serve_joins(Arc::new(running.node.clone()));
+        Ok(Arc::new(running) as Arc<dyn Service>)
     })
+}
+
+/// The cluster's authority, when a copy of it is beside the identity: then joins are answered.
+fn authority(identity: &Path, common: &Common) -> anyhow::Result<Option<Arc<dyn Authority>>> {
+    let dir = identity.join(AUTHORITY_DIR);
+    if !dir.try_exists().with_context(|| dir.display().to_string())? {
+        tracing::info!("no {}: this master signs no certificates for joins", dir.display());
+        return Ok(None);
+    }
+    let cure = || format!("the CA in {} cannot be used: mend it, or remove the directory", dir.display());
+    let ca = ClusterCa::load(&dir).with_context(cure)?;
+    ensure!(
+        ca.hash() == common.identity.ca_hash(),
+        "the CA in {} is not the one that issued this master's certificate: copy the cluster's own, or \
+         remove the directory",
+        dir.display()
+    );
+    Ok(Some(Arc::new(ca)))
 }
 
 /// A master, until it is stopped.
@@ -73,6 +99,15 @@ pub(crate) struct Node {
     master: Arc<Mutex<Option<Master>>>,
     /// The cluster as this master saw it when it last led.
     cluster: Arc<Mutex<Option<ClusterStatus>>>,
+}
+
+#[async_trait]
+impl Joins for Node {
+    async fn join(&self, request: JoinRequest) -> Result<Joined, JoinError> {
+        let stopping = || JoinError::Busy("this master is stopping".into());
+        let joined = self.master.lock().as_ref().map(|m| m.join(request)).ok_or_else(stopping)?;
+        joined.await
+    }
 }
 
 struct Running {

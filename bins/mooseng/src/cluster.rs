@@ -1,10 +1,10 @@
 //! `mooseng cluster`: the cluster's authority, and certificates for its nodes.
 
-use crate::exit::usage;
+use crate::{exit::usage, join};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
-use mooseng_core::{ids::ClusterId, net::Role};
-use mooseng_net::identity::ClusterCa;
+use mooseng_core::{ids::ClusterId, join::Invite, net::Role};
+use mooseng_net::identity::{AUTHORITY_DIR, ClusterCa};
 use std::{
     fs,
     io::Write,
@@ -18,8 +18,12 @@ use uuid::Uuid;
 pub(crate) enum Verb {
     /// Makes an authority, a cluster id, and an identity directory for each node.
     Init(InitArgs),
-    /// Makes an identity directory for one more node.
+    /// Makes an identity directory for one more node, where the authority is.
     Issue(IssueArgs),
+    /// Makes a one-time token with which a node joins a running cluster; needs an admin's identity.
+    Token(join::TokenArgs),
+    /// Makes this machine's identity directory, with a token that `token` printed.
+    Join(join::JoinArgs),
 }
 
 #[derive(Args)]
@@ -39,6 +43,10 @@ pub(crate) struct InitArgs {
     /// How long the certificates are valid.
     #[arg(long, default_value = "10years", value_name = "TIME", value_parser = humantime::parse_duration)]
     validity: Duration,
+    /// Masters get a copy of the authority, so that nodes can join by token. `false` keeps the CA key
+    /// off them; nodes are then added with `cluster issue` only.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    joins: bool,
 }
 
 #[derive(Args)]
@@ -66,19 +74,12 @@ pub(crate) struct IssueArgs {
 /// Nodes of a role that one call makes at most.
 const NODES_MAX: u64 = 10_000;
 
-pub(crate) fn run(verb: Verb, out: &mut impl Write) -> Result<()> {
-    match verb {
-        Verb::Init(args) => init(&args, out),
-        Verb::Issue(args) => issue(&args, out),
-    }
-}
-
 fn make_dir(dir: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().mode(0o700).create(dir);
     made.with_context(|| format!("cannot make {}; choose another directory", dir.display()))
 }
 
-fn init(args: &InitArgs, out: &mut impl Write) -> Result<()> {
+pub(crate) fn init(args: &InitArgs, out: &mut impl Write) -> Result<()> {
     if !matches!(args.masters, 1 | 3 | 5 | 7) {
         return Err(usage(format!("{} masters: a quorum needs 1, 3, 5 or 7", args.masters)));
     }
@@ -87,31 +88,56 @@ fn init(args: &InitArgs, out: &mut impl Write) -> Result<()> {
             "at most {NODES_MAX} nodes of a role are made at once; use cluster issue"
         )));
     }
-    let dir = &args.dir;
-    let empty = fs::read_dir(dir)
-        .map_or_else(|e| e.kind() == std::io::ErrorKind::NotFound, |mut d| d.next().is_none());
-    ensure!(
-        empty,
-        "{} is there already: choose another --dir, or add nodes with `mooseng cluster issue --ca {}/ca`",
-        dir.display(),
-        dir.display()
-    );
-    // Made beside and renamed, so that it is there whole or not at all.
-    let mut new = dir.as_os_str().to_owned();
-    new.push(format!(".new-{}", std::process::id()));
-    let new = PathBuf::from(new);
-    make_dir(&new)?;
+    let new = NewDir::begin(&args.dir).context(
+        "a cluster is made in a directory of its own (nodes are added with `mooseng cluster token`, or \
+         `mooseng cluster issue`)",
+    )?;
     let cluster = ClusterId(Uuid::now_v7());
-    let made = make_all(args, cluster, &new);
-    let done = made.and_then(|nodes| {
-        fs::rename(&new, dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(nodes)
-    });
-    if done.is_err() {
-        // What was made is of no use; the error tells why.
-        let _ = fs::remove_dir_all(&new);
+    let nodes = make_all(args, cluster, new.path())?;
+    new.finish()?;
+    tell(args, cluster, &nodes, out)
+}
+
+/// A directory that is made beside its place and renamed, so that it is there whole or not at all.
+pub(crate) struct NewDir {
+    new: PathBuf,
+    place: PathBuf,
+}
+
+impl NewDir {
+    /// Errors: the place is taken, or nothing can be made there.
+    pub(crate) fn begin(place: &Path) -> Result<Self> {
+        let free = fs::read_dir(place)
+            .map_or_else(|e| e.kind() == std::io::ErrorKind::NotFound, |mut d| d.next().is_none());
+        ensure!(free, "{} is there already: choose another directory", place.display());
+        let mut new = place.as_os_str().to_owned();
+        new.push(format!(".new-{}", std::process::id()));
+        let new = PathBuf::from(new);
+        make_dir(&new)?;
+        Ok(Self { new, place: place.into() })
     }
-    tell(args, cluster, &done?, out)
+
+    /// Where it is filled.
+    pub(crate) fn path(&self) -> &Path {
+        &self.new
+    }
+
+    /// Puts it in its place, durably.
+    pub(crate) fn finish(self) -> Result<()> {
+        let cannot = || format!("cannot make {}", self.place.display());
+        let sync = |dir: &Path| fs::File::open(dir).and_then(|d| d.sync_all());
+        sync(&self.new).with_context(cannot)?;
+        fs::rename(&self.new, &self.place).with_context(cannot)?;
+        let parent = self.place.parent().filter(|p| !p.as_os_str().is_empty());
+        sync(parent.unwrap_or(Path::new("."))).with_context(cannot)
+    }
+}
+
+impl Drop for NewDir {
+    fn drop(&mut self) {
+        // Renamed, or of no use; what went wrong has been told.
+        let _ = fs::remove_dir_all(&self.new);
+    }
 }
 
 fn make_all(args: &InitArgs, cluster: ClusterId, dir: &Path) -> Result<Vec<String>> {
@@ -128,6 +154,11 @@ fn make_all(args: &InitArgs, cluster: ClusterId, dir: &Path) -> Result<Vec<Strin
     for (role, node, name) in masters.chain(chunkservers).chain(clients).chain([admin]) {
         make_dir(&dir.join(&name))?;
         ca.issue(role, node, &name, args.validity)?.save(&dir.join(&name))?;
+        if args.joins && role == Role::Master {
+            let copy = dir.join(&name).join(AUTHORITY_DIR);
+            make_dir(&copy)?;
+            ca.save(&copy)?;
+        }
         names.push(name);
     }
     Ok(names)
@@ -137,6 +168,10 @@ fn tell(args: &InitArgs, cluster: ClusterId, names: &[String], out: &mut impl Wr
     let dir = args.dir.display();
     writeln!(out, "cluster {cluster}")?;
     writeln!(out, "authority       {dir}/ca (keep ca.key safe: who has it decides who is a member)")?;
+    if args.joins {
+        let copies = "each master has a copy in its ca/, so that nodes can join by token";
+        writeln!(out, "                {copies} (--joins false: none)")?;
+    }
     for name in names {
         writeln!(out, "identity        {dir}/{name}")?;
     }
@@ -150,16 +185,14 @@ fn tell(args: &InitArgs, cluster: ClusterId, names: &[String], out: &mut impl Wr
     Ok(())
 }
 
-fn issue(args: &IssueArgs, out: &mut impl Write) -> Result<()> {
-    let servers = matches!(args.role, Role::Master | Role::Chunkserver);
-    if servers != (args.node != 0) {
-        let wanted = if servers { "a number from 1 that no other has: --node N" } else { "no --node" };
-        return Err(usage(format!("a {} has {wanted}", args.role)));
-    }
+pub(crate) fn issue(args: &IssueArgs, out: &mut impl Write) -> Result<()> {
+    let invite = Invite { role: args.role, node: args.node, name: args.name.clone() };
+    invite.check().map_err(usage)?;
     let ca = ClusterCa::load(&args.ca)?;
     let identity = ca.issue(args.role, args.node, &args.name, args.validity)?;
-    make_dir(&args.out)?;
-    identity.save(&args.out)?;
+    let new = NewDir::begin(&args.out)?;
+    identity.save(new.path())?;
+    new.finish()?;
     let (name, role, cluster) = (&args.name, args.role, ca.cluster());
     writeln!(out, "{} is the identity of {name}, a {role} of cluster {cluster}", args.out.display())?;
     Ok(())
@@ -169,10 +202,11 @@ fn issue(args: &IssueArgs, out: &mut impl Write) -> Result<()> {
 mod tests {
     use super::*;
     use mooseng_net::identity::Identity;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn args(dir: &Path, masters: u64) -> InitArgs {
         let validity = Duration::from_secs(86_400);
-        InitArgs { dir: dir.into(), masters, chunkservers: 2, clients: 1, validity }
+        InitArgs { dir: dir.into(), masters, chunkservers: 2, clients: 1, validity, joins: true }
     }
 
     #[test]
@@ -192,9 +226,19 @@ mod tests {
             assert_eq!((peer.role, peer.node, peer.name.as_str()), (role, node, name));
             assert!(said.contains(&format!("cluster {}", peer.cluster)), "{said}");
         }
-        let again = init(&args(&dir, 3), &mut Vec::new()).unwrap_err().to_string();
+        let again = format!("{:#}", init(&args(&dir, 3), &mut Vec::new()).unwrap_err());
         assert!(again.contains("is there already") && again.contains("cluster issue"), "{again}");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "nothing is left beside it");
+
+        let copy = dir.join("master-2/ca");
+        assert_eq!(ClusterCa::load(&copy).unwrap().hash(), ClusterCa::load(&dir.join("ca")).unwrap().hash());
+        let mode = fs::metadata(copy.join("ca.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!dir.join("chunkserver-1/ca").exists() && !dir.join("admin/ca").exists());
+        let apart = home.path().join("apart");
+        init(&InitArgs { joins: false, ..args(&apart, 1) }, &mut Vec::new()).unwrap();
+        assert!(!apart.join("master-1/ca").exists() && apart.join("ca/ca.key").exists());
+        fs::remove_dir_all(&apart).unwrap();
 
         let more = |role, node, out: &str| IssueArgs {
             ca: dir.join("ca"),

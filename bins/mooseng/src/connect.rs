@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use mooseng_client::Client;
 use mooseng_core::net::Role;
+use mooseng_net::identity::Identity;
 use mooseng_support::{
     addr,
     node::{TransportKind, load_identity},
@@ -31,11 +32,16 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Who asks.
+    pub(crate) fn identity(&self) -> Result<Identity> {
+        load_identity(&self.identity)
+    }
+
     /// Opens a session, as the superuser of the filesystem.
     pub(crate) async fn connect(&self) -> Result<Client> {
         let masters = self.masters.iter().map(|m| addr::with_port(m.trim()).map_err(crate::exit::usage));
         let masters = masters.collect::<Result<Vec<_>>>().context("--masters")?;
-        let identity = load_identity(&self.identity)?;
+        let identity = self.identity()?;
         let peer = identity.peer();
         ensure!(
             matches!(peer.role, Role::Client | Role::Admin),

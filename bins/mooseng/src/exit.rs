@@ -2,7 +2,10 @@
 
 use anyhow::anyhow;
 use mooseng_client::{Error, ErrorKind};
-use mooseng_core::error::{Errno, MetaError, NetError};
+use mooseng_core::{
+    error::{Errno, MetaError, NetError},
+    join::JoinError,
+};
 use mooseng_support::config::ConfigError;
 use std::{fmt, io};
 
@@ -81,6 +84,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(e) = cause.downcast_ref::<NetError>() {
         return Some(if matches!(e, NetError::Identity { .. }) { PERMISSION } else { ERROR });
     }
+    if let Some(e) = cause.downcast_ref::<JoinError>() {
+        return Some(of_join(e));
+    }
     match cause.downcast_ref::<io::Error>()?.kind() {
         io::ErrorKind::NotFound => Some(NOT_FOUND),
         io::ErrorKind::PermissionDenied => Some(PERMISSION),
@@ -88,7 +94,24 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
 }
 
+fn of_join(e: &JoinError) -> u8 {
+    match e {
+        JoinError::Text(_) | JoinError::Invalid(_) => USAGE,
+        JoinError::Foreign { .. }
+        | JoinError::Unknown(_)
+        | JoinError::Expired(_)
+        | JoinError::Used(_)
+        | JoinError::Signature(_) => PERMISSION,
+        JoinError::TooMany { .. } => TEMPORARY,
+        e if e.is_retryable() => TEMPORARY,
+        _ => ERROR,
+    }
+}
+
 fn of_client(e: &Error) -> u8 {
+    if let Error::Meta(MetaError::Join(e)) = e {
+        return of_join(e);
+    }
     // Refused by the certificate: no time and no other master changes it.
     if let Error::Meta(MetaError::Net(NetError::Identity { .. }))
     | Error::Masters { last: MetaError::Net(NetError::Identity { .. }), .. } = e
@@ -111,6 +134,10 @@ fn of_client(e: &Error) -> u8 {
 /// What to do about it, where that can be told.
 pub(crate) fn cure(e: &anyhow::Error) -> Option<&'static str> {
     let client = e.chain().find_map(|c| c.downcast_ref::<Error>())?;
+    if let Error::Meta(MetaError::Join(_)) = client {
+        // Its text tells the cure.
+        return None;
+    }
     match client.errno() {
         Errno::ENOENT => return Some("look with `mooseng ls` at the directory above"),
         Errno::ENOTEMPTY => return Some("use -r to remove what is below, too"),
@@ -134,6 +161,7 @@ pub(crate) fn cure(e: &anyhow::Error) -> Option<&'static str> {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+    use mooseng_core::join::TokenId;
 
     #[test]
     fn each_kind_has_its_code() {
@@ -150,6 +178,11 @@ mod tests {
             (unreachable(MetaError::NoQuorum("1 of 3".into())).into(), UNREACHABLE),
             (unreachable(MetaError::Net(identity.clone())).into(), PERMISSION),
             (identity.into(), PERMISSION),
+            (JoinError::Expired(TokenId([0; 32])).into(), PERMISSION),
+            (JoinError::Text("x".into()).into(), USAGE),
+            (Error::from(MetaError::Join(JoinError::Clash("x".into()))).into(), ERROR),
+            (Error::from(MetaError::Join(JoinError::TooMany { limit: 1 })).into(), TEMPORARY),
+            (unreachable(MetaError::Join(JoinError::Busy("x".into()))).into(), UNREACHABLE),
             (Error::from(Errno::ETIMEDOUT).into(), TIMEOUT),
             (io::Error::from(io::ErrorKind::NotFound).into(), NOT_FOUND),
         ] {

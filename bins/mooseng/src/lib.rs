@@ -10,6 +10,7 @@ mod cluster;
 mod connect;
 mod exit;
 mod files;
+mod join;
 mod look;
 mod mini;
 mod output;
@@ -37,7 +38,7 @@ struct Cli {
 enum Verb {
     /// Runs a whole cluster in this process, on a network in memory, and proves it.
     Mini(mini::Args),
-    /// Makes clusters' authorities and certificates.
+    /// Makes clusters' authorities and certificates, and lets nodes join.
     #[command(subcommand)]
     Cluster(cluster::Verb),
     /// Runs a master (the same as mooseng-master).
@@ -101,7 +102,10 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Master(flags) => mooseng_master::run(&flags),
         Verb::Chunkserver(flags) => mooseng_chunkserver::run(&flags),
         Verb::Mount(flags) => mooseng_mount::run(&flags),
-        Verb::Cluster(verb) => cluster::run(verb, &mut std::io::stdout()),
+        Verb::Cluster(cluster::Verb::Token(args)) => with_runtime(join::token(&args, &mut std::io::stdout())),
+        Verb::Cluster(cluster::Verb::Join(args)) => with_runtime(join::join(&args, &mut std::io::stdout())),
+        Verb::Cluster(cluster::Verb::Init(args)) => cluster::init(&args, &mut std::io::stdout()),
+        Verb::Cluster(cluster::Verb::Issue(args)) => cluster::issue(&args, &mut std::io::stdout()),
         Verb::Mini(args) => with_runtime(mini::run(args)),
         Verb::Client(verb) => with_runtime(run_client(verb)),
     }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, reason = "a test that cannot run says so")]
 
+mod join;
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

@@ -37,6 +37,8 @@ pub struct Parts {
     pub transport: Arc<dyn Transport>,
     /// Where it registers what it measures.
     pub metrics: Arc<Metrics>,
+    /// What HTTP answers.
+    pub endpoints: Endpoints,
 }
 
 /// A TCP port for HTTP, and the flag that changes it.
@@ -85,7 +87,8 @@ where
     let metrics = Arc::new(Metrics::new(&common.peer)?);
     let endpoints = Endpoints::new(metrics.clone());
     let inner = transport(common.transport, &common.identity, Some(endpoints.take_streams()))?;
-    let parts = Parts { transport: Metered::new(inner, &metrics), metrics };
+    let transport = Metered::new(inner, &metrics);
+    let parts = Parts { transport, metrics, endpoints: endpoints.clone() };
     let mut servers = Vec::new();
     for port in ports {
         let server = Server::start(endpoints.clone(), port.at, port.flag).await?;

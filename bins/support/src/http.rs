@@ -1,13 +1,17 @@
-//! HTTP: `/health` (JSON), `/livez`, `/readyz`, `/metrics`.
+//! HTTP: `/health` (JSON), `/livez`, `/readyz`, `/metrics`, and `/join` of masters.
 
-use crate::{metrics::Metrics, ports};
+use crate::{
+    joins::{self, JOINS_MAX, Joins},
+    metrics::Metrics,
+    ports,
+};
 use anyhow::anyhow;
 use axum::{
     Json, Router,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use mooseng_net::tcp::TakeOther;
 use parking_lot::Mutex;
@@ -15,7 +19,7 @@ use serde::Serialize;
 use std::{fmt, future::IntoFuture as _, net::SocketAddr, sync::Arc};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
 };
 
@@ -49,6 +53,8 @@ pub type Probe = Arc<dyn Fn() -> Health + Send + Sync>;
 pub struct Endpoints {
     metrics: Arc<Metrics>,
     probe: Arc<Mutex<Probe>>,
+    joins: Arc<Mutex<Option<Arc<dyn Joins>>>>,
+    join_room: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Endpoints {
@@ -60,7 +66,19 @@ impl fmt::Debug for Endpoints {
 impl Endpoints {
     /// Of a process that is starting.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, probe: Arc::new(Mutex::new(Arc::new(|| Health::plain("starting")))) }
+        let probe: Probe = Arc::new(|| Health::plain("starting"));
+        let (probe, joins) = (Arc::new(Mutex::new(probe)), Arc::default());
+        Self { metrics, probe, joins, join_room: Arc::new(Semaphore::new(JOINS_MAX)) }
+    }
+    /// From now on joins are answered.
+    pub fn serve_joins(&self, joins: Arc<dyn Joins>) {
+        *self.joins.lock() = Some(joins);
+    }
+    pub(crate) fn joins(&self) -> Option<Arc<dyn Joins>> {
+        self.joins.lock().clone()
+    }
+    pub(crate) fn join_room(&self) -> &Semaphore {
+        &self.join_room
     }
     /// From now on `probe` is asked.
     pub fn serve(&self, probe: Probe) {
@@ -68,6 +86,7 @@ impl Endpoints {
     }
     /// From now on the process is stopping.
     pub fn stopping(&self) {
+        *self.joins.lock() = None;
         self.serve(Arc::new(|| Health::plain("stopping")));
     }
     /// How it is. The probe may touch disks, so it has a thread.
@@ -98,6 +117,7 @@ impl Endpoints {
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
+            .route("/join", post(joins::post))
             .with_state(self)
     }
 }

@@ -71,7 +71,7 @@ const COMMON: &[Key] = &[
         Some("/etc/mooseng/identity"),
         "DIR",
         "Directory with ca.pem, node.pem and node.key",
-        "a directory that `mooseng cluster init` or `mooseng cluster issue` made"
+        "a directory that `mooseng cluster init`, `issue` or `join` made"
     ),
     key!(
         "cluster_id",

@@ -1,7 +1,7 @@
 //! # mooseng-support: what the binaries share, and nobody else
 //!
-//! Configuration with its sources, telemetry, HTTP health and metrics, signals, and the assembly
-//! line of a daemon. What another program could want is in a crate of its own.
+//! Configuration with its sources, telemetry, HTTP (health, metrics, joins), signals, and the
+//! assembly line of a daemon. What another program could want is in a crate of its own.
 //!
 //! ```text
 //!   flags > environment > file > defaults ─▶ Settings ─▶ Common + a role's own values
@@ -17,6 +17,7 @@ pub mod addr;
 pub mod config;
 pub mod daemon;
 pub mod http;
+pub mod joins;
 pub mod keys;
 pub mod meter;
 pub mod metrics;

@@ -119,9 +119,9 @@ fn default_threads(role: Role) -> usize {
 pub fn load_identity(dir: &Path) -> anyhow::Result<Identity> {
     Identity::load(dir).with_context(|| {
         format!(
-            "no identity in {}: make one where the cluster's authority is (`mooseng cluster init`, \
-             `mooseng cluster issue`), copy its directory here, and give it with --identity or \
-             MOOSENG_IDENTITY_DIR",
+            "no identity in {}: join by a token (`mooseng cluster join`), or make one where the cluster's \
+             authority is (`mooseng cluster init`, `mooseng cluster issue`) and copy its directory here; \
+             give it with --identity or MOOSENG_IDENTITY_DIR",
             dir.display()
         )
     })

@@ -2,7 +2,14 @@
 //! it, so that applying it is a function of state and entry (PROTOCOL §3). Pure.
 
 use super::{ops::MetaRequest, types::StorageClass};
-use crate::{attr::Timestamp, capability::PublicKey, context::Credentials, ids::*, net::CertHash};
+use crate::{
+    attr::Timestamp,
+    capability::PublicKey,
+    context::Credentials,
+    ids::*,
+    join::{Invite, JoinError, Promise, TokenId},
+    net::CertHash,
+};
 use serde::{Deserialize, Serialize};
 
 /// Format of log entries written now.
@@ -131,17 +138,25 @@ pub enum Command {
         /// Who leads.
         master: MasterId,
     },
-    /// A join token was made; its secret's SHA-256.
+    /// A join token is made.
     TokenMade {
-        /// SHA-256 of the secret.
-        hash: [u8; 32],
-        /// When it ends.
-        expires: Timestamp,
+        /// Its public key.
+        token: TokenId,
+        /// Whom it is for.
+        invite: Invite,
+        /// How long it lives from this entry's time on.
+        lifetime_secs: u64,
+        /// How long the certificate will be valid.
+        validity_secs: u64,
+        /// Removes the tokens that it clashes with.
+        replace: bool,
     },
-    /// A join token is used: answers whether it was good.
+    /// A join token is used, once: by this signing request and no other.
     TokenUsed {
-        /// SHA-256 of the secret.
-        hash: [u8; 32],
+        /// Which.
+        token: TokenId,
+        /// SHA-256 of the signing request.
+        csr: [u8; 32],
     },
     /// Chunkservers acknowledged fences of ended sessions.
     FenceDone {
@@ -171,4 +186,6 @@ pub enum Applied {
     Ids(Result<super::types::IdRange, crate::error::MetaError>),
     /// Whether the command found what it was about and changed it.
     Done(bool),
+    /// Of [`Command::TokenMade`] and [`Command::TokenUsed`].
+    Token(Result<Promise, JoinError>),
 }

@@ -5,8 +5,8 @@ use super::{types::*, *};
 use crate::{
     attr::{Access, Attr, FileKind, SetAttr},
     ids::*,
+    join::{Invite, TokenId},
     name::Name,
-    net::Role,
 };
 use bytes::Bytes;
 
@@ -154,6 +154,7 @@ meta_ops! {
     Admin RemoveMaster { id: MasterId } -> (), fn remove_master;
     /// Hands leadership over.
     Admin TransferLeadership { to: MasterId } -> (), fn transfer_leadership;
-    /// Makes a one-time token with which a node joins.
-    Admin CreateToken { role: Role, node: u64, name: String, lifetime_secs: u64 } -> String, fn create_token;
+    /// Makes a one-time token with which a node joins. The caller drew its key and keeps the secret. A
+    /// repeat answers the same; `replace` lets it take the place of who has the number or name.
+    Admin CreateToken { token: TokenId, invite: Invite, lifetime_secs: u64, validity_secs: u64, replace: bool } -> CreatedToken, fn create_token;
 }

@@ -389,3 +389,12 @@ pub struct SessionInfo {
     /// When it was opened.
     pub since: Timestamp,
 }
+
+/// Answer to making a join token.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CreatedToken {
+    /// When it ends, by the leader's time.
+    pub expires: Timestamp,
+    /// Client addresses of the masters.
+    pub masters: Vec<String>,
+}

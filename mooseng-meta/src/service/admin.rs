@@ -140,12 +140,7 @@ impl Inner {
                 self.raft.transfer_leadership(r.to).await?;
                 Ok(MetaReply::TransferLeadership(()))
             }
-            MetaRequest::CreateToken(_) => {
-                let _ = cx;
-                Err(MetaError::Invalid(
-                    "join tokens are not offered yet: issue certificates where the cluster's CA is".into(),
-                ))
-            }
+            MetaRequest::CreateToken(r) => self.create_token(cx, r).await.map(MetaReply::CreateToken),
             other => Err(MetaError::Invalid(format!("{} does not change the cluster", other.name()))),
         }
     }

@@ -15,6 +15,7 @@ mod bump;
 mod deleting;
 mod driver;
 mod fs;
+mod joins;
 mod layout;
 mod lead;
 mod peers;
@@ -36,6 +37,7 @@ use mooseng_core::{
     context::CallContext,
     error::MetaError,
     ids::*,
+    join::Authority,
     meta::*,
     net::Transport,
     seam::Seams,
@@ -105,6 +107,7 @@ pub(crate) struct Inner {
     pub seams: Seams,
     pub timings: ServiceTimings,
     pub key: SigningKey,
+    pub authority: Option<Arc<dyn Authority>>,
     peers: Peers,
     lead: RwLock<Option<Arc<Lead>>>,
 }
@@ -122,7 +125,7 @@ fn answer<T>(r: Result<T, Fail>) -> Result<T, MetaError> {
 
 impl MasterService {
     /// Around a Raft node and its store. Draws the node's signing key. `cluster` and `class` begin a
-    /// filesystem where there is none yet.
+    /// filesystem where there is none yet. With an `authority` it answers joins.
     pub fn new(
         (id, cluster, class): (MasterId, ClusterId, StorageClass),
         store: Arc<RedbStore>,
@@ -130,6 +133,7 @@ impl MasterService {
         transport: Arc<dyn Transport>,
         seams: Seams,
         timings: ServiceTimings,
+        authority: Option<Arc<dyn Authority>>,
     ) -> Self {
         let mut seed = [0; 32];
         for part in seed.chunks_mut(8) {
@@ -146,6 +150,7 @@ impl MasterService {
             seams,
             timings,
             key,
+            authority,
             peers,
             lead: RwLock::new(None),
         }))

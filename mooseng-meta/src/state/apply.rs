@@ -1,6 +1,9 @@
 //! Applying one log entry. Pure.
 
-use super::session::{SlotCheck, check_session, check_slot, follows, save_reply};
+use super::{
+    session::{SlotCheck, check_session, check_slot, follows, save_reply},
+    token::{self, Made},
+};
 use crate::{
     namespace::{self, Fail, Op, TotalsDelta, meta_key, put_number, take_number},
     store::*,
@@ -64,15 +67,12 @@ pub fn apply(tx: &mut dyn Tx, entry: &LogEntry, totals: &mut TotalsDelta) -> io:
         }
         Command::Init { cluster, class } => init(tx, now, *cluster, *class).map(Applied::Done),
         Command::Lead { .. } => Ok(Applied::Done(true)),
-        Command::TokenMade { hash, expires } => {
-            save(tx, Table::Token, hash, expires)?;
-            Ok(Applied::Done(true))
+        Command::TokenMade { token, invite, lifetime_secs, validity_secs, replace } => {
+            let (token, lifetime_secs, validity_secs) = (*token, *lifetime_secs, *validity_secs);
+            let made = Made { token, invite, lifetime_secs, validity_secs, replace: *replace };
+            token::make(tx, now, &made).map(Applied::Token)
         }
-        Command::TokenUsed { hash } => {
-            let expires: Option<Timestamp> = load(tx, Table::Token, hash)?;
-            tx.delete(Table::Token, hash)?;
-            Ok(Applied::Done(expires.is_some_and(|e| e > now)))
-        }
+        Command::TokenUsed { token, csr } => token::spend(tx, now, *token, *csr).map(Applied::Token),
         Command::FenceDone { done } => {
             for (session, server) in done {
                 tx.delete(Table::Unfenced, &key2(server.get(), session.get()))?;

@@ -5,7 +5,9 @@
 mod apply;
 mod machine;
 mod session;
+mod token;
 
 pub use apply::{apply, fold_totals};
 pub use machine::StateMachine;
 pub use session::{SlotCheck, check_session, check_slot};
+pub use token::check_token;

@@ -47,7 +47,7 @@ pub enum Table {
     Server = 11,
     /// Key id → [`KeyRec`].
     Key = 12,
-    /// SHA-256 of a join token's secret → its end.
+    /// Public key of a join token → [`TokenRec`].
     Token = 13,
     /// Directory → recursive totals.
     Totals = 14,

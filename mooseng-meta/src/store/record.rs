@@ -6,6 +6,7 @@ use mooseng_core::{
     attr::{Attr, FileKind, Timestamp},
     capability::PublicKey,
     ids::*,
+    join::Promise,
     limits::{BLOCK_BYTES, CHUNK_BYTES},
     meta::{DirCookie, StorageClass},
     net::CertHash,
@@ -212,6 +213,15 @@ pub struct KeyRec {
     pub master: MasterId,
     /// Since when.
     pub since: Timestamp,
+}
+
+/// A join token.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TokenRec {
+    /// What it is good for.
+    pub promise: Promise,
+    /// SHA-256 of the signing request that used it up.
+    pub used: Option<[u8; 32]>,
 }
 
 fn damaged(table: Table, why: impl std::fmt::Display) -> io::Error {

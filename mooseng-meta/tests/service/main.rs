@@ -4,6 +4,7 @@
 mod bumps;
 mod deletions;
 mod fences;
+mod joins;
 mod opens;
 mod partition;
 mod world;

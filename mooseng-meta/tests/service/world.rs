@@ -6,6 +6,7 @@ use mooseng_core::{
     context::{CallContext, Credentials},
     error::{ChunkError, MetaError},
     ids::*,
+    join::Authority,
     meta::*,
     name::Name,
     net::{CertHash, Listening, PeerIdentity, Role},
@@ -169,6 +170,8 @@ pub struct World {
     pub disk: Arc<dyn Disk>,
     pub timings: ServiceTimings,
     pub servers: BTreeMap<u64, Arc<Fake>>,
+    /// Signs joins from the master's next start on.
+    pub authority: Option<Arc<dyn Authority>>,
     listening: Vec<Box<dyn Listening>>,
     slot: AtomicU64,
 }
@@ -192,6 +195,7 @@ impl World {
             disk: Arc::new(MemDisk::new("master")),
             timings,
             servers: BTreeMap::new(),
+            authority: None,
             listening: Vec::new(),
             slot: AtomicU64::new(0),
         };
@@ -219,6 +223,7 @@ impl World {
             timings: self.timings.clone(),
             class: StorageClass { copies: 2 },
             cache_bytes: 4 << 20,
+            authority: self.authority.clone(),
         };
         let master = Master::start(options).await.unwrap();
         until("the master leads", async || master.status().leading).await;

@@ -1,4 +1,5 @@
 use super::*;
+use mooseng_core::limits::NODE_NAME_BYTES_MAX;
 use rustls::{ClientConnection, ServerConnection};
 use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
@@ -72,6 +73,15 @@ fn a_key_that_others_may_read_is_refused() {
     assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
     assert!(Identity::load(dir.path()).unwrap_err().to_string().contains("chmod 600"));
+}
+
+#[test]
+fn an_authority_with_the_key_of_another_is_refused() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    ca(1).save(one.path()).unwrap();
+    ca(1).save(other.path()).unwrap();
+    std::fs::copy(other.path().join("ca.key"), one.path().join("ca.key")).unwrap();
+    assert!(ClusterCa::load(one.path()).unwrap_err().to_string().contains("not the key of the ca.pem"));
 }
 
 #[test]

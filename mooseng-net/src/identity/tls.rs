@@ -70,6 +70,31 @@ impl Members {
     }
 }
 
+/// Checks that the authority signed a certificate, and that it is valid now.
+pub(super) fn check_signed(
+    ca: &CertificateDer<'static>,
+    cert: &CertificateDer<'_>,
+    now: UnixTime,
+) -> Result<(), NetError> {
+    let refuse = |e: Error| {
+        let cause = match &e {
+            Error::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            ) => format!("it is not valid at this time: check this machine's clock ({e})"),
+            _ => format!("it is not signed by the cluster's authority: {e}"),
+        };
+        bad("the certificate", cause)
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.clone()).map_err(refuse)?;
+    let parsed = ParsedCertificate::try_from(cert).map_err(refuse)?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], now, algorithms).map_err(refuse)
+}
+
 fn only_tls13() -> Error {
     Error::General("only TLS 1.3 is spoken here".into())
 }
