@@ -48,6 +48,11 @@ impl Budget {
         Some(Share { budget: self.clone(), bytes })
     }
 
+    /// A share of nothing, for what is small and passes.
+    pub(crate) fn nothing(self: &Arc<Self>) -> Share {
+        Share { budget: self.clone(), bytes: 0 }
+    }
+
     /// Waits until `bytes` fit (at most the whole bound is asked for). Fails when nothing was freed
     /// for `patience`.
     pub(crate) async fn take(self: &Arc<Self>, bytes: usize, patience: Duration) -> Result<Share> {

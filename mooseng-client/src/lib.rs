@@ -52,6 +52,7 @@ mod node;
 mod opens;
 mod pool;
 mod queue;
+mod ranges;
 mod reader;
 pub mod vfs;
 mod writer;

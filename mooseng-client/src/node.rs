@@ -12,6 +12,7 @@ use crate::{
     budget::Share,
     error::{Error, Result},
     queue::{Queue, Writing},
+    ranges::Ranges,
     reader::Place,
     writer::{Context, Shared},
 };
@@ -58,9 +59,10 @@ pub(crate) struct State {
     /// The change counter that this picture was taken at.
     change: u64,
     inline: Option<Vec<u8>>,
-    inline_dirty: bool,
-    /// Whether the masters may have content for chunk 0 inline that no chunk has yet.
-    drop_inline: bool,
+    /// What of it the masters do not have.
+    dirty: Ranges,
+    /// What of it was written since the flush that is under way, or was last, began.
+    since_flush: Ranges,
     has_chunks: bool,
     places: BTreeMap<ChunkIndex, Place>,
     queues: BTreeMap<ChunkIndex, Writing>,
@@ -134,8 +136,8 @@ impl State {
             size: 0,
             change: 0,
             inline: None,
-            inline_dirty: false,
-            drop_inline: false,
+            dirty: Ranges::default(),
+            since_flush: Ranges::default(),
             has_chunks: false,
             places: BTreeMap::new(),
             queues: BTreeMap::new(),
@@ -149,7 +151,7 @@ impl State {
 
     /// Whether there is anything that the masters do not know of.
     fn is_dirty(&self) -> bool {
-        self.inline_dirty
+        !self.dirty.is_empty()
             || !self.buffer.bytes.is_empty()
             || self.written_to.is_some()
             || self.queues.values().any(|w| !w.queue.is_committed())
@@ -222,7 +224,6 @@ impl Node {
         s.size = known.attr.size;
         s.change = known.attr.change;
         s.inline = known.inline.map(|b| b.to_vec());
-        (s.inline_dirty, s.drop_inline) = (false, false);
         s.has_chunks = known.has_chunks;
         s.forget_places();
         // Unsynced frames are still held for a sync to come.
@@ -279,7 +280,8 @@ impl Node {
             content.resize(size, 0);
             content[at as usize..end as usize].copy_from_slice(&data);
             s.size = size as u64;
-            s.inline_dirty = true;
+            s.dirty.add(at as usize..end as usize);
+            s.since_flush.add(at as usize..end as usize);
         } else {
             self.to_chunks(&mut s, at, data, share);
             s.size = s.size.max(end);
@@ -292,14 +294,20 @@ impl Node {
     }
 
     fn to_chunks(&self, s: &mut State, at: u64, data: Bytes, mut share: Share) {
-        if let Some(inline) = s.inline.take() {
-            // What was inside the inode goes to chunk 0 first; one commit then drops it there.
-            s.inline_dirty = false;
-            s.drop_inline = true;
-            self.buffered(s, 0, inline.into(), share.split(0));
-        }
-        s.has_chunks = true;
+        self.parts_to_chunks(s, &mut share);
         self.buffered(s, at, data, share);
+    }
+
+    /// The file has chunks from now on, and what was written to it inline goes there. What the masters
+    /// have inline they know best: chunk 0's writer puts it there before anything else.
+    fn parts_to_chunks(&self, s: &mut State, share: &mut Share) {
+        s.has_chunks = true;
+        let content = Bytes::from(s.inline.take().unwrap_or_default());
+        s.since_flush = Ranges::default();
+        for part in std::mem::take(&mut s.dirty).iter() {
+            s.written_to = s.written_to.max(Some(part.end as u64));
+            self.buffered(s, part.start as u64, content.slice(part.clone()), share.split(part.len()));
+        }
     }
 
     /// Collects small writes that follow each other; whole frames are queued as they come.
@@ -346,9 +354,13 @@ impl Node {
 
     fn queue(&self, s: &mut State, at: u64, data: Bytes, share: Share) {
         let (index, within) = chunk_of(at);
+        self.queue_of(s, index).push(Offset(within), data, share);
+    }
+
+    fn queue_of(&self, s: &mut State, index: ChunkIndex) -> Arc<Queue> {
         s.places.remove(&index);
         let start = || Writing::start(self.cx.clone(), self.shared.clone(), index);
-        s.queues.entry(index).or_insert_with(start).queue.push(Offset(within), data, share);
+        s.queues.entry(index).or_insert_with(start).queue.clone()
     }
 
     /// Writes the oldest data out to the replicas' disks, to make room. Whether some was.

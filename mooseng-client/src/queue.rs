@@ -24,6 +24,10 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
+/// The number before a queue's first write. The one below it is left for the file's inline data,
+/// which goes before all writes.
+const BEFORE: u64 = 1;
+
 /// One write that is held.
 pub(crate) struct Held {
     pub seq: u64,
@@ -35,7 +39,7 @@ pub(crate) struct Held {
 }
 
 /// How far a queue is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Status {
     pub acked: u64,
     pub synced: u64,
@@ -43,8 +47,14 @@ pub(crate) struct Status {
     pub failures: u64,
     /// The last one's error.
     pub failed: Option<Error>,
-    /// Its chunk's place is being learnt again.
+    /// Its chunk's place is being learnt again, or takes over the file's inline data.
     pub moving: bool,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self { acked: BEFORE, synced: BEFORE, failures: 0, failed: None, moving: false }
+    }
 }
 
 impl Status {
@@ -61,11 +71,12 @@ pub(crate) enum Todo {
     Relocate,
     /// Sync what is acknowledged.
     Sync,
+    /// Have the masters drop the inline data that the chunk has on disk now.
+    DropInline,
     /// Send, or wait for acknowledgements.
     Send,
 }
 
-#[derive(Default)]
 pub(crate) struct Inner {
     /// In order; the first is the first that is not synced.
     pub held: VecDeque<Held>,
@@ -76,9 +87,28 @@ pub(crate) struct Inner {
     want_sync: u64,
     parked: bool,
     pub relocate: bool,
+    /// The write that is the file's inline data, until the masters have dropped that. Nothing else is
+    /// sent before: another client may have to begin anew with another chunk.
+    pub base: Option<u64>,
     pub place: Option<Place>,
     /// Who acknowledged what is not synced.
     pub members: BTreeMap<ServerId, Incarnation>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            held: VecDeque::new(),
+            last: BEFORE,
+            committed: BEFORE,
+            want_sync: 0,
+            parked: false,
+            relocate: false,
+            base: None,
+            place: None,
+            members: BTreeMap::new(),
+        }
+    }
 }
 
 /// The queue of one chunk.
@@ -138,6 +168,17 @@ impl Queue {
     /// Where the chunk is written, once that is known.
     pub(crate) fn place(&self) -> Option<Place> {
         self.inner.lock().place.clone()
+    }
+
+    /// The same, when the chunk has all of the file's content.
+    pub(crate) fn readable_place(&self) -> Option<Place> {
+        let q = self.inner.lock();
+        if q.base.is_some() || q.relocate { None } else { q.place.clone() }
+    }
+
+    /// Whether something was written and acknowledged.
+    pub(crate) fn is_written(&self) -> bool {
+        self.status.borrow().acked > BEFORE
     }
 
     pub(crate) fn chunk(&self) -> Option<ChunkRef> {
@@ -209,6 +250,36 @@ impl Queue {
         self.work.notify_one();
     }
 
+    /// What the file has inline is to be in the chunk before anything else is.
+    pub(crate) fn put_base(&self, data: Bytes, share: Share) {
+        let mut q = self.inner.lock();
+        if q.base.is_some() {
+            return;
+        }
+        let seq = q.held.front().map_or(q.last, |h| h.seq - 1);
+        q.held.push_front(Held { seq, at: Offset(0), data, number: None, _share: share });
+        q.base = Some(seq);
+        q.committed = q.committed.min(seq - 1);
+        drop(q);
+        self.status.send_modify(|s| (s.moving, s.acked, s.synced) = (true, seq - 1, seq - 1));
+    }
+
+    /// The masters have dropped the inline data, or (not `done`) the chunk is not to have it.
+    pub(crate) fn end_base(&self, done: bool) {
+        let mut q = self.inner.lock();
+        let Some(base) = q.base.take() else { return };
+        let gone = q.held.pop_front_if(|h| h.seq == base);
+        if done {
+            q.committed = q.committed.max(base);
+        }
+        let moving = q.relocate;
+        drop(q);
+        drop(gone);
+        self.status.send_modify(|s| {
+            (s.moving, s.acked, s.synced) = (moving, s.acked.max(base), s.synced.max(base));
+        });
+    }
+
     /// Forgets all acknowledgements of what is held: it is sent again.
     pub(crate) fn rewind(&self) {
         self.status.send_modify(|s| s.acked = s.synced);
@@ -225,6 +296,10 @@ impl Queue {
         }
         if q.relocate {
             return Todo::Relocate;
+        }
+        if let Some(base) = q.base {
+            let next = if acked >= base { Todo::Sync } else { Todo::Send };
+            return if synced >= base { Todo::DropInline } else { next };
         }
         if q.want_sync > synced && acked >= q.want_sync {
             return Todo::Sync;
@@ -255,12 +330,14 @@ impl Queue {
         if !keep {
             q.committed = last;
             q.place = None;
+            q.base = None;
             q.members.clear();
         }
+        let moving = q.base.is_some();
         drop(q);
         drop(gone);
         self.status.send_modify(|s| {
-            s.moving = false;
+            s.moving = moving;
             if !keep {
                 (s.acked, s.synced) = (last, last);
             }

@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use mooseng_core::{
-    attr::{Access, Attr, FileKind, SetAttr},
+    attr::{Access, Attr, FileKind, SetAttr, SetTime},
     context::Credentials,
     error::{Errno, MetaError},
     ids::{ChunkIndex, InodeId},
@@ -113,6 +113,16 @@ const NODES_SPARE: usize = 256;
 #[derive(Clone)]
 pub struct Vfs(Arc<Inner>);
 
+/// The size, when nothing else is set that a truncate does not set by itself.
+fn only_size(set: &SetAttr) -> Option<u64> {
+    let SetAttr { mode: None, uid: None, gid: None, size, atime: None, mtime: None | Some(SetTime::Now) } =
+        *set
+    else {
+        return None;
+    };
+    size
+}
+
 impl std::fmt::Debug for Vfs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vfs").finish_non_exhaustive()
@@ -133,6 +143,11 @@ impl Vfs {
 
     fn handle(&self, fh: FileHandle) -> Result<Arc<Handle>> {
         self.0.handles.lock().get(&fh).cloned().ok_or_else(|| Errno::EBADF.into())
+    }
+
+    /// Whether a handle of a file is open for writing.
+    fn may_write(&self, fh: FileHandle, inode: InodeId) -> bool {
+        self.handle(fh).is_ok_and(|h| (h.flags.write || h.flags.append) && h.node.cx.inode == inode)
     }
 
     fn node_of(&self, inode: InodeId) -> Option<Arc<Node>> {
@@ -177,17 +192,10 @@ impl Vfs {
             // Times that are set must not be overwritten by a commit that comes later.
             node.flush().await?;
         }
-        // A handle open for writing may set the size whatever the mode says now.
-        let by_handle = match fh {
-            Some(fh) if set.size.is_some() => self.handle(fh).is_ok_and(|h| h.flags.write),
-            _ => false,
+        let attr = match only_size(&set).filter(|_| fh.is_some_and(|fh| self.may_write(fh, inode))) {
+            Some(size) => self.ask(creds, Truncate { inode, size }).await?,
+            None => self.ask(creds, SetAttrs { inode, set: set.clone() }).await?,
         };
-        let as_who = if by_handle && set.mode.is_none() && set.uid.is_none() && set.gid.is_none() {
-            Credentials::root()
-        } else {
-            creds.clone()
-        };
-        let attr = self.ask(&as_who, SetAttrs { inode, set: set.clone() }).await?;
         if let Some(node) = node.filter(|_| set.size.is_some()) {
             node.reload().await?;
         }

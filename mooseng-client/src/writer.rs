@@ -10,6 +10,7 @@ use crate::{
     queue::{Held, Queue, Todo, can_be_kept},
     reader::{Place, REPLICA_PATIENCE},
 };
+use bytes::Bytes;
 use futures::StreamExt as _;
 use mooseng_core::{
     checksum::frame_crcs,
@@ -18,7 +19,7 @@ use mooseng_core::{
     error::{ChunkError, MetaError, NetError},
     ids::*,
     limits::FRAME_BYTES_MAX,
-    meta::{Allocate, GetLayout, ReportReplica},
+    meta::{Allocate, CommitWrite, GetLayout, ReportReplica},
 };
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -136,6 +137,7 @@ impl Writer {
                     self.relocate(left).await.map_err(Fault::Masters)
                 }
                 Todo::Sync => self.sync().await,
+                Todo::DropInline => self.drop_inline().await,
                 Todo::Send => self.send().await,
             };
             let recovered = match done {
@@ -211,6 +213,9 @@ impl Writer {
                 let Some(chunk) = q.place.as_ref().map(|p| p.place.chunk.id) else { return };
                 let Some(first) = q.held.front().map(|h| h.seq) else { return };
                 let next = stream.sent.max(first - 1) + 1;
+                if q.base.is_some_and(|base| next > base) {
+                    return;
+                }
                 let behind = acked.max(first - 1);
                 let flying = q.held.range((behind + 1 - first) as usize..(next - first) as usize);
                 let (frames, bytes) = flying.fold((0, 0), |(n, b), h| (n + 1, b + h.data.len()));
@@ -267,6 +272,27 @@ impl Writer {
         }
         self.sync_until = None;
         self.queue.synced(upto);
+        Ok(())
+    }
+
+    /// The chunk has the file's inline data on every member's disk: has the masters drop it. When they
+    /// do not, somebody cut the file or took the move over, and it begins anew.
+    async fn drop_inline(&mut self) -> std::result::Result<(), Fault> {
+        let op = CommitWrite {
+            inode: self.cx.inode,
+            truncates: *self.shared.truncates.lock(),
+            size: 0,
+            chunks: self.queue.chunk().into_iter().map(|c| (self.queue.index, c)).collect(),
+            drop_inline: true,
+        };
+        match self.cx.masters.call(&self.cx.creds, op).await {
+            Ok(_) => self.queue.end_base(true),
+            Err(Error::Meta(MetaError::LayoutStale)) => {
+                self.queue.relocate();
+                self.queue.end_base(false);
+            }
+            Err(e) => return Err(e.into()),
+        }
         Ok(())
     }
 
@@ -379,10 +405,18 @@ impl Writer {
     /// which acknowledges it anew; when the file was cut below it meanwhile, it goes to the chunk
     /// that takes its place.
     async fn relocate(&mut self, within: Duration) -> Result<()> {
-        let (place, session) = locate(&self.cx, &self.shared, self.queue.index, within).await?;
+        let Located { place, inline, session } =
+            locate(&self.cx, &self.shared, self.queue.index, within).await?;
         let now = place.place.chunk;
+        let before = self.queue.chunk();
+        if before != Some(now) {
+            self.queue.end_base(false);
+        }
+        match inline {
+            Some(data) => self.queue.put_base(data, self.cx.pool.budget.nothing()),
+            None => self.queue.end_base(true),
+        }
         let mut q = self.queue.inner.lock();
-        let before = q.place.as_ref().map(|p| p.place.chunk);
         if before.is_some_and(|b| b.id != now.id) {
             // Numbers belong to a chunk.
             q.held.iter_mut().for_each(|h| h.number = None);
@@ -392,8 +426,9 @@ impl Writer {
         }
         q.place = Some(place);
         q.relocate = false;
+        let moving = q.base.is_some();
         drop(q);
-        self.queue.status.send_if_modified(|s| std::mem::take(&mut s.moving));
+        self.queue.status.send_if_modified(|s| std::mem::replace(&mut s.moving, moving) != moving);
         if before != Some(now) || session != self.session {
             self.stream = None;
             self.queue.rewind();
@@ -417,14 +452,17 @@ fn at_fault(e: &ChunkError, head: Option<ServerId>) -> Option<ServerId> {
     }
 }
 
+/// Where a chunk is to be written.
+struct Located {
+    place: Place,
+    /// What the file has inline and the chunk is to have first.
+    inline: Option<Bytes>,
+    session: SessionStamp,
+}
+
 /// Where a chunk is to be written; allocates it when it is not there. A truncate by somebody else is
 /// caught up with.
-async fn locate(
-    cx: &Context,
-    shared: &Shared,
-    index: ChunkIndex,
-    within: Duration,
-) -> Result<(Place, SessionStamp)> {
+async fn locate(cx: &Context, shared: &Shared, index: ChunkIndex, within: Duration) -> Result<Located> {
     let until = Instant::now() + within;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -439,9 +477,19 @@ async fn locate(
             }
             other => other?,
         };
-        let place = layout.chunks.into_iter().find(|p| p.index == index);
-        let place = place.ok_or_else(|| Error::Invalid(format!("no place came for chunk {index}")))?;
-        return Ok((Place { place, capability: layout.capability }, session));
+        // None is there when the file was cut between the allocation and the answer.
+        match layout.chunks.into_iter().find(|p| p.index == index) {
+            Some(place) => {
+                let inline = layout.inline.filter(|_| index == ChunkIndex(0));
+                return Ok(Located {
+                    place: Place { place, capability: layout.capability },
+                    inline,
+                    session,
+                });
+            }
+            None if left.is_zero() => return Err(MetaError::LayoutStale.into()),
+            None => {}
+        }
     }
 }
 
@@ -484,7 +532,7 @@ pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsy
         }
         let shared = Shared { truncates: Mutex::new(layout.truncates), losses: Losses::default() };
         let wait = until.saturating_duration_since(Instant::now());
-        let (place, session) = locate(cx, &shared, index, wait.max(RETRY)).await?;
+        let Located { place, session, .. } = locate(cx, &shared, index, wait.max(RETRY)).await?;
         let head = place.place.chain.first().map(|r| r.server);
         let Err(last) = sync_chunk(cx, &place, session, &left.members).await else { return Ok(()) };
         let wait = until.saturating_duration_since(Instant::now());

@@ -20,6 +20,11 @@ pub const XATTR_VALUE_BYTES_MAX: usize = 65536;
 pub const XATTRS_MAX: usize = 256;
 /// Bytes kept inside the inode instead of in a chunk.
 pub const INLINE_BYTES_MAX: usize = 8192;
+/// Parts of one inline write. Parts that do not touch have a byte between them: more do not fit.
+pub const INLINE_PARTS_MAX: usize = INLINE_BYTES_MAX / 2;
+/// Seconds that a session has to itself for moving inline data to a chunk: a write and a sync of
+/// 8 KiB. After that another session begins anew.
+pub const INLINE_MOVE_SECS: u64 = 5;
 /// Links of one inode (ext4 has 65,000; a u32 leaves room).
 pub const LINKS_MAX: u32 = 65_000;
 /// Bytes of one data frame.

@@ -67,6 +67,10 @@ fn requests() {
         drop_inline: true,
     };
     pin(MetaRequest::from(commit), "1705018080808080200101080201");
+    let parts = vec![(Offset(0), Bytes::from_static(b"ab")), (Offset(300), Bytes::from_static(b"c"))];
+    let inline = WriteInline { inode: InodeId(5), truncates: TruncateCounter(1), parts };
+    pin(MetaRequest::from(inline), "1805010200026162ac020163");
+    pin(MetaRequest::from(Truncate { inode: InodeId(5), size: 300 }), "2c05ac02");
     pin(
         MetaRequest::from(CreateToken {
             token: TokenId([1; 32]),

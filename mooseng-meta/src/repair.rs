@@ -149,6 +149,7 @@ mod tests {
             since: ChunkVersion(1),
             pending: None,
             cut_to: None,
+            mover: None,
         }
     }
     fn candidates() -> Vec<Candidate> {

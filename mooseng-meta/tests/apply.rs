@@ -317,7 +317,7 @@ fn saved_replies_are_bounded() {
     let mut b = Bench::new();
     let inode = b.file(InodeId::ROOT, 1, 0o644);
     let data = bytes::Bytes::from(vec![7; 8192]);
-    b.root(WriteInline { inode, truncates: TruncateCounter(0), data });
+    b.root(WriteInline { inode, truncates: TruncateCounter(0), parts: vec![(Offset(0), data)] });
     let open = Access::READ;
     let (parent, name) = (InodeId::ROOT, name(1));
     b.root(Create { parent, name, mode: 0o644, exclusive: false, open, truncate: false, id: None });

@@ -20,7 +20,6 @@ struct Covered {
     /// Each queue with the last write that counts.
     queues: Vec<(Arc<Queue>, u64)>,
     written_to: Option<u64>,
-    drop_inline: bool,
     losses: u64,
 }
 
@@ -109,7 +108,6 @@ impl Node {
         Covered {
             queues: s.queues.values().map(|w| (w.queue.clone(), w.queue.last())).collect(),
             written_to: s.written_to,
-            drop_inline: s.drop_inline,
             losses: self.shared.losses.last().0,
         }
     }
@@ -130,7 +128,7 @@ impl Node {
                 truncates: *self.shared.truncates.lock(),
                 size: covered.written_to.unwrap_or(0),
                 chunks: chunks.iter().map(|(i, c)| (*i, *c)).collect(),
-                drop_inline: covered.drop_inline,
+                drop_inline: false,
             };
             attr = Some(self.cx.masters.call(&self.committer(), op).await?);
         }
@@ -142,9 +140,6 @@ impl Node {
         if s.written_to == covered.written_to {
             s.written_to = None;
         }
-        if covered.drop_inline {
-            s.drop_inline = false;
-        }
         if let Some(attr) = attr {
             s.changed_here(attr.change);
         }
@@ -153,13 +148,17 @@ impl Node {
     }
 
     /// Somebody cut the file since the writes began: what is still held goes to the chunks that are
-    /// there now. What was on disk already and was cut away counts as written before the cut.
+    /// there now. What was on disk already and was cut away counts as written before the cut. Or the
+    /// file has inline data that chunk 0 is to have.
     async fn catch_up(&self) -> Result<()> {
-        let truncates = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?.truncates;
-        *self.shared.truncates.lock() = truncates;
+        let now = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?;
+        *self.shared.truncates.lock() = now.truncates;
         let covered = {
             let mut s = self.state.lock();
             s.forget_places();
+            if now.inline.is_some() {
+                self.queue_of(&mut s, ChunkIndex(0)).relocate();
+            }
             let queues = s.queues.values().filter(|w| !w.queue.is_committed());
             queues.filter_map(|w| Some((w.queue.clone(), w.queue.chunk()?))).collect::<Vec<_>>()
         };
@@ -176,41 +175,59 @@ impl Node {
         Ok(())
     }
 
+    /// Writes the parts of a small file into its inode, on top of what is there.
     async fn flush_inline(&self) -> Result<()> {
-        let data = {
-            let s = self.state.lock();
-            if !s.inline_dirty {
+        for _ in 0..CATCH_UPS {
+            let parts = self.inline_parts();
+            if parts.is_empty() {
                 return Ok(());
             }
-            Bytes::from(s.inline.clone().unwrap_or_default())
+            let truncates = *self.shared.truncates.lock();
+            let op = WriteInline { inode: self.cx.inode, truncates, parts };
+            match self.cx.masters.call(&self.committer(), op).await {
+                Ok(attr) => {
+                    let mut s = self.state.lock();
+                    s.changed_here(attr.change);
+                    s.dirty = std::mem::take(&mut s.since_flush);
+                    return Ok(());
+                }
+                Err(Error::Meta(MetaError::LayoutStale)) => {
+                    let now = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?.truncates;
+                    if now == truncates {
+                        return self.inline_to_chunks().await;
+                    }
+                    // Another client cut it.
+                    *self.shared.truncates.lock() = now;
+                }
+                Err(e) => {
+                    if e.errno() == Errno::ESTALE {
+                        self.gone(&e);
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        Err(MetaError::LayoutStale.into())
+    }
+
+    /// What the masters do not have of a small file. What is written from now on is noted apart.
+    fn inline_parts(&self) -> Vec<(Offset, Bytes)> {
+        let mut s = self.state.lock();
+        s.since_flush = Ranges::default();
+        let content = s.inline.as_deref().unwrap_or_default();
+        let copied = |part: std::ops::Range<usize>| {
+            (Offset(part.start as u64), Bytes::copy_from_slice(&content[part]))
         };
-        let truncates = *self.shared.truncates.lock();
-        let op = WriteInline { inode: self.cx.inode, truncates, data: data.clone() };
-        match self.cx.masters.call(&self.committer(), op).await {
-            Err(Error::Meta(MetaError::LayoutStale)) => {
-                // Another client cut it, or made it large: what was written here goes the long way.
-                let now = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?;
-                *self.shared.truncates.lock() = now.truncates;
-                let share = self.cx.pool.budget.take(data.len(), self.cx.masters.deadline()).await?;
-                let mut s = self.state.lock();
-                let Some(inline) = s.inline.take() else { return Ok(()) };
-                (s.inline_dirty, s.has_chunks, s.drop_inline) = (false, true, now.inline.is_some());
-                s.written_to = s.written_to.max(Some(inline.len() as u64));
-                self.buffered(&mut s, 0, inline.into(), share);
-            }
-            Err(e) => {
-                if e.errno() == Errno::ESTALE {
-                    self.gone(&e);
-                }
-                return Err(e);
-            }
-            Ok(attr) => {
-                let mut s = self.state.lock();
-                s.changed_here(attr.change);
-                if s.inline.as_deref() == Some(&data[..]) {
-                    s.inline_dirty = false;
-                }
-            }
+        s.dirty.iter().map(copied).collect()
+    }
+
+    /// Another client made it large: what was written here goes the long way.
+    async fn inline_to_chunks(&self) -> Result<()> {
+        let bytes = self.state.lock().dirty.iter().map(|part| part.len()).sum();
+        let mut share = self.cx.pool.budget.take(bytes, self.cx.masters.deadline()).await?;
+        let mut s = self.state.lock();
+        if !s.dirty.is_empty() {
+            self.parts_to_chunks(&mut s, &mut share);
         }
         Ok(())
     }
@@ -219,7 +236,8 @@ impl Node {
     fn gone(&self, e: &Error) {
         self.shared.losses.note(e.clone());
         let mut s = self.state.lock();
-        (s.inline_dirty, s.written_to) = (false, None);
+        s.written_to = None;
+        (s.dirty, s.since_flush) = Default::default();
         s.buffer = Buffer::default();
         s.queues.clear();
         s.forget_places();

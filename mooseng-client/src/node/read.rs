@@ -13,12 +13,20 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 enum Look {
     /// This is the answer.
     Bytes(Bytes),
-    /// The end may have moved.
+    /// What is known may be old.
     Reload,
     /// Own writes are on their way to there.
     Wait(Arc<Queue>, u64),
     /// Of this length, from the chunk at this place, from this position in it.
     Chunk(u64, ChunkIndex, Option<Place>, u64),
+}
+
+/// Where the masters say that content is.
+enum Found {
+    At(Place),
+    /// In the inode still: nothing of this client's that was acknowledged is beside it.
+    Inline(Bytes),
+    Hole,
 }
 
 fn zeros(len: u64) -> Bytes {
@@ -48,8 +56,9 @@ impl Node {
             let place = match place {
                 Some(place) => place,
                 None => match self.find(index).await? {
-                    Some(place) => place,
-                    None => return Ok(zeros(len)),
+                    Found::At(place) => place,
+                    Found::Inline(content) => return Ok(from_inline(&content, at, len)),
+                    Found::Hole => return Ok(zeros(len)),
                 },
             };
             let e = match read_chunk(&self.cx, &place, within, len).await {
@@ -75,7 +84,9 @@ impl Node {
 
     fn look(&self, at: u64, len: u64, reloaded: bool, again: bool) -> Look {
         let s = self.state.lock();
-        if at.saturating_add(len) > s.size && !reloaded && !s.is_dirty() {
+        // The end may have moved, or somebody else changed the file between two looks at it.
+        let doubtful = s.change == 0 || at.saturating_add(len) > s.size;
+        if doubtful && !reloaded && !s.is_dirty() {
             return Look::Reload;
         }
         let len = len.min(s.size.saturating_sub(at));
@@ -109,18 +120,18 @@ impl Node {
             None => {}
         }
         // The writer's place is asked first only: a bump since leaves it behind.
-        let place = queue.filter(|_| !again).and_then(|q| q.place());
+        let place = queue.filter(|_| !again).and_then(|q| q.readable_place());
         Look::Chunk(len, index, place.or_else(|| s.places.get(&index).cloned()), within)
     }
 
     /// Whether writes of this client were acknowledged for a chunk and not committed yet.
     fn wrote(&self, index: ChunkIndex) -> bool {
         let s = self.state.lock();
-        s.queues.get(&index).is_some_and(|w| w.queue.status.borrow().acked > 0)
+        s.queues.get(&index).is_some_and(|w| w.queue.is_written())
     }
 
     /// Asks the masters where a chunk is.
-    async fn find(&self, index: ChunkIndex) -> Result<Option<Place>> {
+    async fn find(&self, index: ChunkIndex) -> Result<Found> {
         let layouts = self.state.lock().layouts;
         let layout = self.layout(&self.cx.creds, index, LAYOUT_CHUNKS_MAX).await?;
         let capability = layout.capability;
@@ -129,7 +140,10 @@ impl Node {
             (place.place.index, place)
         });
         let places: BTreeMap<_, _> = places.collect();
-        let found = places.get(&index).cloned();
+        if let Some(content) = layout.inline {
+            return Ok(if index == ChunkIndex(0) { Found::Inline(content) } else { Found::Hole });
+        }
+        let found = places.get(&index).cloned().map_or(Found::Hole, Found::At);
         let mut s = self.state.lock();
         // A cut since makes them void.
         if s.layouts == layouts {

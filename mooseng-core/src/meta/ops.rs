@@ -104,13 +104,20 @@ meta_ops! {
     /// Removes an extended attribute; ENODATA without one.
     FsWrite RemoveXattr { inode: InodeId, name: Bytes } -> (), fn remove_xattr;
     /// Makes chunks `from..from + count` exist (those that do keep their ids) and answers where to
-    /// write them. `truncates` must be the inode's. Inline data stays until the first commit of chunk 0.
+    /// write them. `truncates` must be the inode's. Inline data stays where it is, and does not change any
+    /// more, until chunk 0 has it: the answer carries it, and the session that allocated chunk 0 writes
+    /// it there, syncs it and commits it with `drop_inline` before anything else. Another session gets
+    /// Busy meanwhile, and another chunk 0 when that takes too long.
     FsWrite Allocate { inode: InodeId, truncates: TruncateCounter, from: ChunkIndex, count: u32 } -> Layout, fn allocate;
     /// Raises the size to at least `size` and sets the times of a write, after the chunks named took
-    /// the data. Refused with LayoutStale when a chunk or the truncate counter moved on.
+    /// the data. Refused with LayoutStale when a chunk or the truncate counter moved on, and while there
+    /// is inline data: that is dropped by a commit of chunk 0 with `drop_inline`, by the session that
+    /// moved it there.
     FsWrite CommitWrite { inode: InodeId, truncates: TruncateCounter, size: u64, chunks: Vec<(ChunkIndex, ChunkRef)>, drop_inline: bool } -> Attr, fn commit_write;
-    /// Replaces the content of a file without chunks by at most 8 KiB inside the inode.
-    FsWrite WriteInline { inode: InodeId, truncates: TruncateCounter, data: Bytes } -> Attr, fn write_inline;
+    /// Writes parts of the content of a file without chunks inside the inode: in order, none touching
+    /// the next; what is between the old end and a part is zeros. Refused with LayoutStale when the
+    /// file has chunks, or would have more than 8 KiB.
+    FsWrite WriteInline { inode: InodeId, truncates: TruncateCounter, parts: Vec<(Offset, Bytes)> } -> Attr, fn write_inline;
     /// Sets the storage class of a file (for chunks to come) or a directory (for what is made in it).
     FsWrite SetClass { inode: InodeId, class: StorageClass } -> (), fn set_class;
     /// Runs mutations in order and stops at the first failure; one log entry. `after` names the sequence
@@ -157,4 +164,8 @@ meta_ops! {
     /// Makes a one-time token with which a node joins. The caller drew its key and keeps the secret. A
     /// repeat answers the same; `replace` lets it take the place of who has the number or name.
     Admin CreateToken { token: TokenId, invite: Invite, lifetime_secs: u64, validity_secs: u64, replace: bool } -> CreatedToken, fn create_token;
+
+    /// Sets the size through a handle: the session has the file open for writing, whatever the
+    /// permission bits say now. Otherwise as [`SetAttrs`] does.
+    FsWrite Truncate { inode: InodeId, size: u64 } -> Attr, fn truncate;
 }

@@ -106,7 +106,7 @@ pub struct Layout {
     pub attr: Attr,
     /// The inode's truncate counter.
     pub truncates: TruncateCounter,
-    /// Content inside the inode; then there are no chunks.
+    /// Content inside the inode: all of it, whatever chunks there are.
     pub inline: Option<Bytes>,
     /// Chunks in order; what lies between is a hole.
     pub chunks: Vec<ChunkPlace>,

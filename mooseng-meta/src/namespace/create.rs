@@ -200,6 +200,12 @@ pub(super) fn symlink(op: &mut Op<'_>, r: &SymLink) -> Res<Attr> {
 
 pub(super) fn link(op: &mut Op<'_>, r: &Link) -> Res<Attr> {
     let mut rec = inode(op.tx, r.inode)?;
+    let dir = directory(op.tx, r.parent)?;
+    may(op.creds, &dir, Access::EXEC)?;
+    if entry(op.tx, r.parent, r.name.as_bytes())?.is_some() {
+        return Err(Errno::EEXIST.into());
+    }
+    let mut dir = op.writable_dir(r.parent)?;
     if rec.kind == FileKind::Dir {
         return Err(Errno::EPERM.into());
     }
@@ -209,12 +215,6 @@ pub(super) fn link(op: &mut Op<'_>, r: &Link) -> Res<Attr> {
     if rec.nlink >= LINKS_MAX {
         return Err(Errno::EMLINK.into());
     }
-    let dir = directory(op.tx, r.parent)?;
-    may(op.creds, &dir, Access::EXEC)?;
-    if entry(op.tx, r.parent, r.name.as_bytes())?.is_some() {
-        return Err(Errno::EEXIST.into());
-    }
-    let mut dir = op.writable_dir(r.parent)?;
     op.add_entry(r.parent, &mut dir, &r.name, r.inode, rec.kind)?;
     op.save_inode(r.parent, &dir)?;
     op.link_added(r.inode, &rec, r.parent)?;

@@ -1,10 +1,14 @@
 //! Content: inline data, chunks, size commits, truncate, and the end of an inode. Pure.
 
 use super::*;
+use bytes::Bytes;
 use mooseng_core::{
     attr::Attr,
-    ids::{ChunkId, ChunkVersion, ServerId, TruncateCounter},
-    limits::{BLOCK_BYTES, CHUNK_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX, LAYOUT_CHUNKS_MAX},
+    ids::{ChunkId, ChunkVersion, Offset, ServerId, TruncateCounter},
+    limits::{
+        BLOCK_BYTES, CHUNK_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX, INLINE_MOVE_SECS, INLINE_PARTS_MAX,
+        LAYOUT_CHUNKS_MAX,
+    },
 };
 
 fn file(op: &Op<'_>, id: InodeId) -> Res<InodeRec> {
@@ -39,18 +43,78 @@ fn content_changed(op: &Op<'_>, rec: &mut InodeRec) {
     }
 }
 
+/// The end of parts that are in order and apart from each other.
+fn end_of_parts(parts: &[(Offset, Bytes)]) -> Res<u64> {
+    if parts.is_empty() || parts.len() > INLINE_PARTS_MAX {
+        return Err(
+            MetaError::Invalid(format!("1 to {INLINE_PARTS_MAX} parts can be written at once")).into()
+        );
+    }
+    let mut end = None;
+    for (at, data) in parts {
+        if data.is_empty() || end.is_some_and(|e| at.get() <= e) {
+            return Err(MetaError::Invalid("parts are not empty, in order, and apart".into()).into());
+        }
+        end = Some(at.get().saturating_add(data.len() as u64));
+    }
+    Ok(end.unwrap_or(0))
+}
+
 pub(super) fn write_inline(op: &mut Op<'_>, r: &WriteInline) -> Res<Attr> {
     let mut rec = file(op, r.inode)?;
+    let size = end_of_parts(&r.parts)?.max(rec.size);
     same_truncates(&rec, r.truncates)?;
-    let whole = rec.inline.is_some() || rec.size == 0;
-    if r.data.len() > INLINE_BYTES_MAX || rec.chunks > 0 || !whole || (r.data.len() as u64) < rec.size {
+    if rec.chunks > 0 || size > INLINE_BYTES_MAX as u64 {
         return Err(MetaError::LayoutStale.into());
     }
-    grow(op, &mut rec, r.data.len() as u64);
-    rec.inline = (!r.data.is_empty()).then(|| r.data.clone());
+    let mut content = rec.inline.take().map_or_else(Vec::new, Vec::from);
+    content.resize(size as usize, 0);
+    for (at, data) in &r.parts {
+        content[at.get() as usize..][..data.len()].copy_from_slice(data);
+    }
+    grow(op, &mut rec, size);
+    rec.inline = Some(content.into());
     content_changed(op, &mut rec);
     op.save_inode(r.inode, &rec)?;
     Ok(rec.attr(r.inode))
+}
+
+/// Whether a chunk is to be replaced by one of this session's, for moving inline data to. Nothing else
+/// was written to it: that is committed first. Its session has a while to itself.
+fn is_to_be_replaced(op: &Op<'_>, rec: &InodeRec, chunk: &ChunkRec) -> Res<bool> {
+    let Some((_, since)) = chunk.mover.filter(|(s, _)| rec.inline.is_some() && *s != op.session) else {
+        return Ok(false);
+    };
+    if op.now.secs() - since.secs() < INLINE_MOVE_SECS as i64 {
+        return Err(MetaError::Busy("another client moves the content to a chunk".into()).into());
+    }
+    Ok(true)
+}
+
+fn new_chunk(
+    op: &mut Op<'_>,
+    id: InodeId,
+    rec: &InodeRec,
+    index: ChunkIndex,
+    members: Vec<ServerId>,
+) -> Res<()> {
+    let chunk_id = ChunkId(take_number(op.tx, meta_key::NEXT_CHUNK, 1, 1)?);
+    let moves = rec.inline.is_some() && index == ChunkIndex(0);
+    let chunk = ChunkRec {
+        version: ChunkVersion::FIRST,
+        members,
+        wanted: rec.class.copies,
+        inode: id,
+        index,
+        committed: false,
+        since: ChunkVersion::FIRST,
+        pending: None,
+        cut_to: None,
+        mover: moves.then_some((op.session, op.now)),
+    };
+    save(op.tx, Table::Chunk, &key(chunk_id.get()), &chunk)?;
+    op.tx.put(Table::Map, &map_key(id, index), &key(chunk_id.get()))?;
+    Ok(())
 }
 
 pub(super) fn allocate(op: &mut Op<'_>, r: &Allocate) -> Res<Layout> {
@@ -65,41 +129,33 @@ pub(super) fn allocate(op: &mut Op<'_>, r: &Allocate) -> Res<Layout> {
     if last > FILE_BYTES_MAX / CHUNK_BYTES {
         return Err(Errno::EFBIG.into());
     }
-    let wanted: Vec<_> = (r.from.get()..last).map(ChunkIndex).collect();
-    let mut missing = Vec::new();
-    for index in &wanted {
-        if chunk_at(op.tx, r.inode, *index)?.is_none() {
-            missing.push(*index);
-        }
+    let (mut missing, mut replaced) = (Vec::new(), false);
+    for index in (r.from.get()..last).map(ChunkIndex) {
+        let replace = match chunk_at(op.tx, r.inode, index)? {
+            Some((_, chunk)) if !is_to_be_replaced(op, &rec, &chunk)? => continue,
+            there => there.is_some(),
+        };
+        replaced |= replace;
+        missing.push(index);
     }
     let chains: Vec<_> =
         op.decisions.chains.iter().skip(op.chains_used).take(missing.len()).cloned().collect();
     if chains.len() < missing.len() || chains.iter().any(Vec::is_empty) {
         return Err(MetaError::NoServers { wanted: u32::from(rec.class.copies), found: 0 }.into());
     }
+    if replaced {
+        drop_chunk_at(op, r.inode, &mut rec, ChunkIndex(0))?;
+    }
     op.chains_used += missing.len();
     for (index, members) in missing.iter().zip(chains) {
-        let id = ChunkId(take_number(op.tx, meta_key::NEXT_CHUNK, 1, 1)?);
-        let chunk = ChunkRec {
-            version: ChunkVersion::FIRST,
-            members,
-            wanted: rec.class.copies,
-            inode: r.inode,
-            index: *index,
-            committed: false,
-            since: ChunkVersion::FIRST,
-            pending: None,
-            cut_to: None,
-        };
-        save(op.tx, Table::Chunk, &key(id.get()), &chunk)?;
-        op.tx.put(Table::Map, &map_key(r.inode, *index), &key(id.get()))?;
+        new_chunk(op, r.inode, &rec, *index, members)?;
         rec.chunks += 1;
     }
     if !missing.is_empty() {
         add_number(op.tx, meta_key::CHUNKS, missing.len() as i64)?;
         op.save_inode(r.inode, &rec)?;
     }
-    // Places and the capability are attached by whoever leads when it answers: never saved.
+    // Places, content and the capability are attached by whoever leads when it answers: never saved.
     Ok(Layout {
         attr: rec.attr(r.inode),
         truncates: rec.truncates,
@@ -109,36 +165,41 @@ pub(super) fn allocate(op: &mut Op<'_>, r: &Allocate) -> Res<Layout> {
     })
 }
 
+/// The record of a chunk that a commit names, when the commit may be carried out.
+fn committable(op: &Op<'_>, id: InodeId, index: ChunkIndex, named: ChunkRef) -> Res<ChunkRec> {
+    match chunk_at(op.tx, id, index)? {
+        // A bump since the write is no reason to refuse: what was acknowledged is in every survivor.
+        Some((c, chunk)) if c.id == named.id && named.version <= c.version => {
+            // A set that was made anew has nothing of what was written to the one before.
+            let anew = chunk.pending.as_ref().is_some_and(|b| b.survivors.is_empty());
+            let lost = !chunk.committed && (anew || named.version < chunk.since);
+            if lost { Err(MetaError::LayoutStale.into()) } else { Ok(chunk) }
+        }
+        _ => Err(MetaError::LayoutStale.into()),
+    }
+}
+
 pub(super) fn commit_write(op: &mut Op<'_>, r: &CommitWrite) -> Res<Attr> {
     let mut rec = file(op, r.inode)?;
     same_truncates(&rec, r.truncates)?;
     if r.size > FILE_BYTES_MAX {
         return Err(Errno::EFBIG.into());
     }
-    // Inline bytes are dropped only by the commit of the chunk that has taken them over.
-    let takes_over = r.drop_inline && r.chunks.iter().any(|(i, _)| *i == ChunkIndex(0));
-    if rec.inline.is_some() && !takes_over {
-        return Err(MetaError::LayoutStale.into());
-    }
     let mut fresh = Vec::new();
+    let mut moved = false;
     for (index, named) in &r.chunks {
-        match chunk_at(op.tx, r.inode, *index)? {
-            // A bump since the write is no reason to refuse: what was acknowledged is in every survivor.
-            Some((c, chunk)) if c.id == named.id && named.version <= c.version => {
-                if !chunk.committed {
-                    // A set that was made anew has nothing of what was written to the one before.
-                    let anew = chunk.pending.as_ref().is_some_and(|b| b.survivors.is_empty());
-                    if anew || named.version < chunk.since {
-                        return Err(MetaError::LayoutStale.into());
-                    }
-                    fresh.push((c.id, chunk));
-                }
-            }
-            _ => return Err(MetaError::LayoutStale.into()),
+        let chunk = committable(op, r.inode, *index, *named)?;
+        // Inline bytes are dropped only by the commit of the chunk that has taken them over.
+        moved |= *index == ChunkIndex(0) && chunk.mover.is_some_and(|(s, _)| s == op.session);
+        if !chunk.committed {
+            fresh.push((named.id, chunk));
         }
     }
+    if rec.inline.is_some() && !(r.drop_inline && moved) {
+        return Err(MetaError::LayoutStale.into());
+    }
     for (id, mut chunk) in fresh {
-        chunk.committed = true;
+        (chunk.committed, chunk.mover) = (true, None);
         save(op.tx, Table::Chunk, &key(id.get()), &chunk)?;
     }
     if r.drop_inline {
@@ -151,6 +212,17 @@ pub(super) fn commit_write(op: &mut Op<'_>, r: &CommitWrite) -> Res<Attr> {
     Ok(rec.attr(r.inode))
 }
 
+/// A truncate through a handle: the service has seen that the session may write.
+pub(super) fn truncate_open(op: &mut Op<'_>, r: &Truncate) -> Res<Attr> {
+    let mut rec = file(op, r.inode)?;
+    if r.size > FILE_BYTES_MAX {
+        return Err(Errno::EFBIG.into());
+    }
+    truncate(op, r.inode, &mut rec, r.size)?;
+    op.save_inode(r.inode, &rec)?;
+    Ok(rec.attr(r.inode))
+}
+
 /// Sets the size. Shrinking drops whole chunks and asks for a cut of the one that stays in part;
 /// growing makes a hole. The caller saves the record.
 pub(super) fn truncate(op: &mut Op<'_>, id: InodeId, rec: &mut InodeRec, size: u64) -> Res<()> {
@@ -158,6 +230,7 @@ pub(super) fn truncate(op: &mut Op<'_>, id: InodeId, rec: &mut InodeRec, size: u
         content_changed(op, rec);
         return Ok(());
     }
+    let was_inline = rec.inline.is_some();
     if let Some(data) = rec.inline.take() {
         // Inline content keeps its bytes: shorter is cut, longer stays inline while it fits. Past
         // that the rest is a hole: the writer moves the bytes to a chunk with its first write.
@@ -172,7 +245,10 @@ pub(super) fn truncate(op: &mut Op<'_>, id: InodeId, rec: &mut InodeRec, size: u
     }
     if size < rec.size {
         rec.truncates = rec.truncates.next();
-        drop_chunks_from(op, id, rec, ChunkIndex(size.div_ceil(CHUNK_BYTES)))?;
+        // Beside inline data, chunks are being written for the first time by somebody who has to begin
+        // anew now: a copy of the content before the cut must not come to light.
+        let from = if was_inline { 0 } else { size.div_ceil(CHUNK_BYTES) };
+        drop_chunks_from(op, id, rec, ChunkIndex(from))?;
         let rest = size % CHUNK_BYTES;
         if rest > 0
             && let Some((c, mut chunk)) = chunk_at(op.tx, id, ChunkIndex(size / CHUNK_BYTES))?
@@ -200,6 +276,15 @@ fn drop_chunks_from(op: &mut Op<'_>, id: InodeId, rec: &mut InodeRec, from: Chun
         drop_chunk(op.tx, *chunk_id)?;
     }
     rec.chunks = rec.chunks.saturating_sub(gone.len() as u64);
+    Ok(())
+}
+
+fn drop_chunk_at(op: &mut Op<'_>, id: InodeId, rec: &mut InodeRec, index: ChunkIndex) -> Res<()> {
+    if let Some((c, _)) = chunk_at(op.tx, id, index)? {
+        op.tx.delete(Table::Map, &map_key(id, index))?;
+        drop_chunk(op.tx, c.id)?;
+        rec.chunks = rec.chunks.saturating_sub(1);
+    }
     Ok(())
 }
 

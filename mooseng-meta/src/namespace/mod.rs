@@ -187,6 +187,7 @@ pub fn mutate(op: &mut Op<'_>, req: &MetaRequest) -> Res<MetaReply> {
         MetaRequest::Allocate(r) => MetaReply::Allocate(data::allocate(op, r)?),
         MetaRequest::CommitWrite(r) => MetaReply::CommitWrite(data::commit_write(op, r)?),
         MetaRequest::WriteInline(r) => MetaReply::WriteInline(data::write_inline(op, r)?),
+        MetaRequest::Truncate(r) => MetaReply::Truncate(data::truncate_open(op, r)?),
         MetaRequest::Batch(r) => MetaReply::Batch(batch(op, r)?),
         other => return Err(MetaError::Invalid(format!("{} is not a mutation", other.name())).into()),
     })

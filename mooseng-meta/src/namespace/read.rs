@@ -67,6 +67,8 @@ fn read_link(view: &(impl View + ?Sized), id: InodeId) -> Res<Bytes> {
 fn read_dir(view: &(impl View + ?Sized), creds: &Credentials, r: &ReadDir) -> Res<DirPage> {
     let dir = directory(view, r.inode)?;
     may(creds, &dir, Access::READ)?;
+    // Names are the directory's content; what they name wants search permission.
+    let with_attrs = r.with_attrs && may(creds, &dir, Access::EXEC).is_ok();
     let max = r.max_entries.clamp(1, DIR_PAGE_ENTRIES_MAX) as usize;
     let from = order_key(r.inode, DirCookie(r.after.0.saturating_add(1)));
     let (_, to) = range_of(r.inode.get());
@@ -84,7 +86,7 @@ fn read_dir(view: &(impl View + ?Sized), creds: &Credentials, r: &ReadDir) -> Re
     for (cookie, name) in names {
         let gone = || io::Error::other(format!("entry {name:?} of {} has no record", r.inode));
         let e = entry(view, r.inode, &name)?.ok_or_else(gone)?;
-        let attr = if r.with_attrs { Some(inode(view, e.inode)?.attr(e.inode)) } else { None };
+        let attr = if with_attrs { Some(inode(view, e.inode)?.attr(e.inode)) } else { None };
         let name = Name::try_from(name).map_err(MetaError::Name)?;
         entries.push(DirEntry { name, inode: e.inode, kind: e.kind, cookie, attr });
     }

@@ -25,36 +25,71 @@ fn may_move(op: &Op<'_>, rec: &InodeRec, from: InodeId, to: InodeId) -> Res<()> 
     Ok(())
 }
 
+/// What is there, and whether it can be at all, is looked at before rights are asked, as Linux does.
 pub(super) fn rename(op: &mut Op<'_>, r: &Rename) -> Res<Renamed> {
     let (from, to) = (r.parent, r.new_parent);
-    let from_dir = op.writable_dir(from)?;
-    let to_dir = op.writable_dir(to)?;
+    for dir in [from, to] {
+        let dir = directory(op.tx, dir)?;
+        may(op.creds, &dir, Access::EXEC)?;
+        if dir.nlink == 0 {
+            return Err(Errno::ENOENT.into());
+        }
+    }
     let source = entry(op.tx, from, r.name.as_bytes())?.ok_or(Errno::ENOENT)?;
     let target = entry(op.tx, to, r.new_name.as_bytes())?;
-    let source_rec = inode(op.tx, source.inode)?;
-    perm::sticky(op.creds, &from_dir, &source_rec)?;
-    may_move(op, &source_rec, from, to)?;
+    match (r.mode, &target) {
+        (RenameMode::NoReplace, Some(_)) => return Err(Errno::EEXIST.into()),
+        (RenameMode::Exchange, None) => return Err(Errno::ENOENT.into()),
+        _ => {}
+    }
     if source.kind == FileKind::Dir && is_below(op, to, source.inode)? {
         return Err(Errno::EINVAL.into());
     }
-    match (r.mode, target) {
-        (RenameMode::NoReplace, Some(_)) => Err(Errno::EEXIST.into()),
-        (RenameMode::Exchange, None) => Err(Errno::ENOENT.into()),
-        // Two names of one inode: POSIX says that nothing happens.
-        (_, Some(t)) if t.inode == source.inode => Ok(Renamed { inode: source.inode, other: None }),
-        (RenameMode::Exchange, Some(t)) => exchange(op, r, (source, source_rec), t),
-        (RenameMode::Replace, Some(t)) => {
-            let victim = inode(op.tx, t.inode)?;
-            perm::sticky(op.creds, &to_dir, &victim)?;
-            match (source.kind == FileKind::Dir, t.kind == FileKind::Dir) {
-                (true, false) => return Err(Errno::ENOTDIR.into()),
-                (false, true) => return Err(Errno::EISDIR.into()),
-                (true, true) if victim.size > 0 => return Err(Errno::ENOTEMPTY.into()),
-                _ => {}
-            }
-            replace(op, r, source, source_rec, Some((t, victim)))
-        }
-        (_, None) => replace(op, r, source, source_rec, None),
+    if let Some(t) = target.filter(|t| t.kind == FileKind::Dir)
+        && is_below(op, from, t.inode)?
+    {
+        let exchanged = r.mode == RenameMode::Exchange;
+        return Err(if exchanged { Errno::EINVAL } else { Errno::ENOTEMPTY }.into());
+    }
+    // Two names of one inode: POSIX says that nothing happens.
+    if target.is_some_and(|t| t.inode == source.inode) {
+        return Ok(Renamed { inode: source.inode, other: None });
+    }
+    let source_rec = inode(op.tx, source.inode)?;
+    let victim = match target {
+        Some(t) => Some((t, inode(op.tx, t.inode)?)),
+        None => None,
+    };
+    may_rename(op, r, (&source, &source_rec), victim.as_ref())?;
+    match victim {
+        Some(victim) if r.mode == RenameMode::Exchange => exchange(op, r, (source, source_rec), victim),
+        victim => replace(op, r, source, source_rec, victim),
+    }
+}
+
+/// Rights and kinds.
+fn may_rename(
+    op: &Op<'_>,
+    r: &Rename,
+    (source, source_rec): (&EntryRec, &InodeRec),
+    victim: Option<&(EntryRec, InodeRec)>,
+) -> Res<()> {
+    perm::sticky(op.creds, &op.writable_dir(r.parent)?, source_rec)?;
+    let to_dir = op.writable_dir(r.new_parent)?;
+    let replaced = victim.filter(|_| r.mode != RenameMode::Exchange);
+    if let Some((_, rec)) = victim {
+        perm::sticky(op.creds, &to_dir, rec)?;
+    }
+    match replaced.map(|(t, _)| (source.kind == FileKind::Dir, t.kind == FileKind::Dir)) {
+        Some((true, false)) => return Err(Errno::ENOTDIR.into()),
+        Some((false, true)) => return Err(Errno::EISDIR.into()),
+        _ => {}
+    }
+    may_move(op, source_rec, r.parent, r.new_parent)?;
+    match (victim, replaced) {
+        (Some((_, rec)), None) => may_move(op, rec, r.new_parent, r.parent),
+        (_, Some((t, rec))) if t.kind == FileKind::Dir && rec.size > 0 => Err(Errno::ENOTEMPTY.into()),
+        _ => Ok(()),
     }
 }
 
@@ -99,15 +134,13 @@ fn settle_in(op: &mut Op<'_>, id: InodeId, rec: &mut InodeRec, from: InodeId, to
     op.save_inode(id, rec)
 }
 
-fn exchange(op: &mut Op<'_>, r: &Rename, source: (EntryRec, InodeRec), target: EntryRec) -> Res<Renamed> {
+fn exchange(
+    op: &mut Op<'_>,
+    r: &Rename,
+    (source, mut source_rec): (EntryRec, InodeRec),
+    (target, mut target_rec): (EntryRec, InodeRec),
+) -> Res<Renamed> {
     let (from, to) = (r.parent, r.new_parent);
-    let (source, mut source_rec) = source;
-    let mut target_rec = inode(op.tx, target.inode)?;
-    perm::sticky(op.creds, &directory(op.tx, to)?, &target_rec)?;
-    may_move(op, &target_rec, to, from)?;
-    if target.kind == FileKind::Dir && is_below(op, from, target.inode)? {
-        return Err(Errno::EINVAL.into());
-    }
     let subdirs = i32::from(target.kind == FileKind::Dir) - i32::from(source.kind == FileKind::Dir);
     let gains = if subdirs > 0 { from } else { to };
     if from != to && subdirs != 0 && directory(op.tx, gains)?.nlink >= LINKS_MAX {

@@ -78,7 +78,7 @@ pub(super) fn clear_privileges(rec: &mut InodeRec) {
 /// only its owner sets them; `trusted.` ones are the superuser's, to others as if they were not there;
 /// `security.` ones are the superuser's to set.
 fn may_xattr(creds: &Credentials, rec: &InodeRec, name: &[u8], access: Access) -> Res<()> {
-    if name.is_empty() || name.contains(&0) {
+    if matches!(name, b"" | b"user." | b"trusted." | b"security.") || name.contains(&0) {
         return Err(Errno::EINVAL.into());
     }
     if name.len() > XATTR_NAME_BYTES_MAX {

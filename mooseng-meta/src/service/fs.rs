@@ -8,7 +8,7 @@ use crate::{
     store::{RedbView, Table, View as _, map_key},
 };
 use mooseng_core::{
-    attr::{Access, FileKind},
+    attr::{Access, FileKind, SetAttr},
     capability::Rights,
     context::CallContext,
     error::MetaError,
@@ -59,6 +59,32 @@ impl Drop for Opening {
     }
 }
 
+/// The mutations of a batch; one within a batch is none, and is refused when it is applied.
+fn elements(b: &Batch) -> impl Iterator<Item = MetaRequest> + '_ {
+    let decoded = b.ops.iter().filter_map(|b| wire::decode::<MetaRequest>(b).ok());
+    decoded.filter(|op| !matches!(op, MetaRequest::Batch(_)))
+}
+
+/// The id from a granted range that a request makes an inode with. Applying refuses one that exists.
+fn made_id(req: &MetaRequest) -> Option<InodeId> {
+    match req {
+        MetaRequest::MkNod(r) => r.id,
+        MetaRequest::Create(r) if r.exclusive => r.id,
+        _ => None,
+    }
+}
+
+/// The inode whose content a request changes.
+fn content_of(req: &MetaRequest) -> Option<InodeId> {
+    match req {
+        MetaRequest::Allocate(r) => Some(r.inode),
+        MetaRequest::CommitWrite(r) => Some(r.inode),
+        MetaRequest::WriteInline(r) => Some(r.inode),
+        MetaRequest::Truncate(r) => Some(r.inode),
+        _ => None,
+    }
+}
+
 /// Names that a request may take the last link from.
 fn removed_names(req: &MetaRequest, names: &mut Vec<(InodeId, Name)>) {
     match req {
@@ -68,11 +94,7 @@ fn removed_names(req: &MetaRequest, names: &mut Vec<(InodeId, Name)>) {
             names.push((r.new_parent, r.new_name.clone()));
         }
         MetaRequest::Batch(b) => {
-            for op in b.ops.iter().filter_map(|b| wire::decode::<MetaRequest>(b).ok()) {
-                if !matches!(op, MetaRequest::Batch(_)) {
-                    removed_names(&op, names);
-                }
-            }
+            elements(b).for_each(|op| removed_names(&op, names));
         }
         _ => {}
     }
@@ -124,6 +146,34 @@ impl Inner {
         answer(namespace::may(&cx.creds, &rec, access))
     }
 
+    /// Content is changed under the right that an open gave: applying asks for none.
+    fn may_change_content(
+        &self,
+        lead: &Lead,
+        cx: &CallContext,
+        view: &RedbView,
+        req: &MetaRequest,
+    ) -> Result<(), MetaError> {
+        match req {
+            MetaRequest::Batch(b) => {
+                let mut made = BTreeSet::new();
+                for op in elements(b) {
+                    match made_id(&op) {
+                        Some(id) => drop(made.insert(id)),
+                        // What the batch makes by itself is its caller's.
+                        None if content_of(&op).is_some_and(|inode| made.contains(&inode)) => {}
+                        None => self.may_change_content(lead, cx, view, &op)?,
+                    }
+                }
+                Ok(())
+            }
+            op => match content_of(op) {
+                Some(inode) => self.may_touch(lead, cx, view, inode, Access::WRITE),
+                None => Ok(()),
+            },
+        }
+    }
+
     async fn open(&self, lead: &Arc<Lead>, cx: &CallContext, r: Open) -> Result<Opened, MetaError> {
         let session = cx.session.ok_or(MetaError::SessionEnded)?.id;
         let opening = self.begin_open(lead, r.inode, session)?;
@@ -173,16 +223,11 @@ impl Inner {
             SlotCheck::Misused => return Err(MetaError::SlotMisuse),
             SlotCheck::New => {}
         }
-        if let MetaRequest::Allocate(r) = &req {
-            self.may_touch(lead, cx, &view, r.inode, Access::WRITE)?;
-            if let Some(layout) = self.all_allocated(cx, r).await? {
-                return self.finish(lead, cx, &req, MetaReply::Allocate(layout)).await;
-            }
-        }
-        if let MetaRequest::CommitWrite(CommitWrite { inode, .. })
-        | MetaRequest::WriteInline(WriteInline { inode, .. }) = &req
+        self.may_change_content(lead, cx, &view, &req)?;
+        if let MetaRequest::Allocate(r) = &req
+            && let Some(layout) = self.all_allocated(cx, r).await?
         {
-            self.may_touch(lead, cx, &view, *inode, Access::WRITE)?;
+            return self.finish(lead, cx, &req, MetaReply::Allocate(layout)).await;
         }
         let removing = self.reserve(lead, &view, &req)?;
         let decisions = self.decide(lead, &view, &req, &removing)?;
@@ -203,7 +248,9 @@ impl Inner {
             return Err(MetaError::LayoutStale);
         }
         let chunks = answer(namespace::layout_chunks(&view, r.inode, r.from, r.count))?;
-        let all = r.count > 0 && chunks.len() == r.count as usize;
+        // Who moves inline data to chunk 0 is decided by the log.
+        let moves = rec.inline.is_some() && r.from == ChunkIndex(0);
+        let all = r.count > 0 && chunks.len() == r.count as usize && !moves;
         let attr = rec.attr(r.inode);
         Ok(all.then(|| Layout {
             attr,
@@ -257,20 +304,17 @@ impl Inner {
     ) -> Result<(), MetaError> {
         match req {
             MetaRequest::Batch(b) => {
-                for op in b.ops.iter().filter_map(|b| wire::decode::<MetaRequest>(b).ok()) {
-                    if !matches!(op, MetaRequest::Batch(_)) {
-                        self.decide_chains(lead, view, &op, decisions)?;
-                    }
-                }
-                Ok(())
+                elements(b).try_for_each(|op| self.decide_chains(lead, view, &op, decisions))
             }
             MetaRequest::Allocate(r) => {
-                let class = answer(namespace::inode(view, r.inode))?.class;
-                let copies = usize::from(class.copies);
+                let rec = answer(namespace::inode(view, r.inode))?;
+                let copies = usize::from(rec.class.copies);
                 let candidates = lead.memory.lock().candidates(self.now(), self.timings.server_dead);
                 for index in 0..u64::from(r.count.min(mooseng_core::limits::LAYOUT_CHUNKS_MAX)) {
                     let index = ChunkIndex(r.from.get().saturating_add(index));
-                    if view.get(Table::Map, &map_key(r.inode, index)).map_err(internal)?.is_some() {
+                    let there = view.get(Table::Map, &map_key(r.inode, index)).map_err(internal)?.is_some();
+                    // Chunk 0 beside inline data may be another session's, and be made anew.
+                    if there && !(rec.inline.is_some() && index == ChunkIndex(0)) {
                         continue;
                     }
                     let seed = r.inode.get().rotate_left(20) ^ index.get();
@@ -309,7 +353,8 @@ impl Inner {
                 }
                 self.open_created(lead, cx, &created, r.open).map(MetaReply::Create)
             }
-            (MetaRequest::SetAttrs(r), reply) if r.set.size.is_some() => {
+            (MetaRequest::SetAttrs(SetAttrs { set: SetAttr { size: Some(_), .. }, .. }), reply)
+            | (MetaRequest::Truncate(_), reply) => {
                 lead.wake.notify_one();
                 Ok(reply)
             }

@@ -74,6 +74,9 @@ impl Inner {
         // The attributes belong to the same moment as the places.
         let rec = answer(namespace::inode(&view, inode))?;
         layout.attr = rec.attr(inode);
+        if want.rights.has(Rights::WRITE) {
+            self.to_be_moved(cx, &rec, &chunks, &mut layout)?;
+        }
         let mut rights = Vec::with_capacity(chunks.len());
         for (index, chunk, rec) in chunks {
             let chain = rec.members.iter().map(|s| self.replica(&view, *s)).collect::<Result<_, _>>()?;
@@ -89,5 +92,22 @@ impl Inner {
                 Some(self.key.sign(Claims { key: KeyId(0), cert, session, chunks: rights, expires }));
         }
         Ok(layout)
+    }
+
+    /// Gives the inline data to the one session that may write it to chunk 0; others wait.
+    fn to_be_moved(
+        &self,
+        cx: &CallContext,
+        rec: &InodeRec,
+        chunks: &[(ChunkIndex, ChunkRef, ChunkRec)],
+        layout: &mut Layout,
+    ) -> Result<(), MetaError> {
+        let first = chunks.iter().find(|(index, ..)| *index == ChunkIndex(0));
+        let (Some((_, _, chunk)), Some(data)) = (first, &rec.inline) else { return Ok(()) };
+        if chunk.mover.map(|(s, _)| s) != cx.session.map(|s| s.id) {
+            return Err(MetaError::Busy("another client moves the content to a chunk".into()));
+        }
+        layout.inline = Some(data.clone());
+        Ok(())
     }
 }

@@ -145,6 +145,9 @@ pub struct ChunkRec {
     pub pending: Option<PendingBump>,
     /// A cut that a truncate wants and no bump has begun.
     pub cut_to: Option<u64>,
+    /// Who moves the file's inline data here, since when. Until that is committed, nobody else may
+    /// write here: a late copy of the inline data would undo what others wrote.
+    pub mover: Option<(SessionId, Timestamp)>,
 }
 
 /// A chunk that no file has any more.

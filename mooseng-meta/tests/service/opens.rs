@@ -120,3 +120,38 @@ async fn the_right_to_write_outlives_the_leader() {
     w.service().reassert(&under(a), Reassert { opens: vec![(inode, open)] }).await.unwrap();
     allocate(&w).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn content_in_a_batch_wants_the_same_right() {
+    let w = World::of(1, quick()).await;
+    let (a, b) = (w.session("a").await, w.session("b").await);
+    let inode = w.create(a, "f").await.attr.inode;
+    let write = |inode| {
+        let parts = vec![(Offset(0), bytes::Bytes::from_static(b"x"))];
+        MetaRequest::from(WriteInline { inode, truncates: TruncateCounter(0), parts })
+    };
+    let ask = async |session, ops: &[MetaRequest]| {
+        let mut user = w.fresh(session);
+        user.creds = Credentials::user(5, 5);
+        let ops = ops.iter().map(mooseng_core::wire::encode).collect();
+        w.service().batch(&user, Batch { after: None, ops }).await
+    };
+    for op in [write(inode), Truncate { inode, size: 1 }.into()] {
+        let refused = ask(b, std::slice::from_ref(&op)).await;
+        assert!(matches!(refused, Err(MetaError::Posix(Errno::EACCES))), "{refused:?}");
+        assert_eq!(ask(a, &[op]).await.unwrap().len(), 1, "who has it open may");
+    }
+    // What the batch itself makes is there only when it is applied.
+    let open = SetAttrs {
+        inode: InodeId::ROOT,
+        set: mooseng_core::attr::SetAttr { mode: Some(0o777), ..Default::default() },
+    };
+    w.service().set_attrs(&w.fresh(a), open).await.unwrap();
+    let grant = GrantIds { kind: IdKind::Inode, count: 1 };
+    let id = InodeId(w.service().grant_ids(&under(b), grant).await.unwrap().first);
+    let (parent, kind) = (InodeId::ROOT, mooseng_core::attr::FileKind::File);
+    let make = MkNod { parent, name: name("g"), mode: 0o444, kind, rdev: 0, id: Some(id) };
+    let done = ask(b, &[make.into(), write(id)]).await.unwrap();
+    let answer = mooseng_core::wire::decode::<Result<MetaReply, MetaError>>(&done[1]).unwrap();
+    assert!(matches!(answer, Ok(MetaReply::WriteInline(_))), "{answer:?}");
+}
