@@ -128,6 +128,13 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Whether a power failure may have taken data of a file that is still there.
+    pub fn is_lossy(&self) -> bool {
+        self.groups.iter().any(|g| !g.book.lock().worlds.lossy().is_empty())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

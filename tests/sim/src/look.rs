@@ -43,7 +43,7 @@ pub async fn look(hands: &Hands, fs: &Filesystem, group: &Group) -> Result<Optio
                 dirs.push(name.clone());
                 SeenNode::Dir
             } else {
-                let Some(node) = read(hands, fs, &group.path(&name)).await? else { return Ok(None) };
+                let Some(node) = read(hands, fs, group, &name).await? else { return Ok(None) };
                 node
             };
             anyhow::ensure!(seen.insert(name.clone(), node).is_none(), "{name} is listed twice");
@@ -52,7 +52,8 @@ pub async fn look(hands: &Hands, fs: &Filesystem, group: &Group) -> Result<Optio
     Ok(Some(seen))
 }
 
-async fn read(hands: &Hands, fs: &Filesystem, path: &str) -> Result<Option<SeenNode>> {
+async fn read(hands: &Hands, fs: &Filesystem, group: &Group, name: &str) -> Result<Option<SeenNode>> {
+    let path = &group.path(name);
     let file = match hands.step(&format!("open {path}"), fs.open(path)).await? {
         Step::Done(file) => file,
         Step::Refused(e) => anyhow::bail!("{path} is listed and cannot be opened: {e}"),
@@ -62,33 +63,41 @@ async fn read(hands: &Hands, fs: &Filesystem, path: &str) -> Result<Option<SeenN
     let base = if size > WIDE_FROM { WIDE_BASE.min(size) } else { 0 };
     if base > 0 {
         let at = hands.random() % (base - SAMPLE);
-        let Step::Done(hole) =
-            hands.step(&format!("read the hole of {path}"), file.read_at(at, SAMPLE)).await?
-        else {
+        let lossy = group.book.lock().worlds.is_lossy(name);
+        let what = format!("read the hole of {path}");
+        let Step::Done(hole) = hands.step_on(&what, lossy, file.read_at(at, SAMPLE)).await? else {
             return Ok(None);
         };
         anyhow::ensure!(hole.iter().all(|b| *b == 0), "{path} has a hole at {at} that is not zeros");
     }
-    let Some(content) = read_all(hands, &file, path, base, size).await? else { return Ok(None) };
+    let Some(content) = read_all(hands, &file, (group, name), base, size).await? else { return Ok(None) };
     if !matches!(hands.step(&format!("close {path}"), file.close()).await?, Step::Done(())) {
         return Ok(None);
     }
     Ok(Some(SeenNode::File(inode.get(), links, Some(content))))
 }
 
-/// All bytes from `base` on. In calm weather bytes that cannot be read are told as such.
+/// All bytes from `base` on. In calm weather bytes that cannot be read are told as such; where
+/// nothing is promised they are not even asked for then.
 async fn read_all(
     hands: &Hands,
     file: &mooseng_client::File,
-    path: &str,
+    (group, name): (&Group, &str),
     base: u64,
     size: u64,
 ) -> Result<Option<SeenFile>> {
+    let path = &group.path(name);
     let mut seen = SeenFile { size, base, data: Vec::new(), bad: Vec::new() };
     let mut one_by_one = false;
     while base + (seen.data.len() as u64) < size {
         let at = base + seen.data.len() as u64;
         let want = if one_by_one { BLOCK_BYTES - at % BLOCK_BYTES } else { size - at }.min(size - at);
+        let range = seen.data.len()..seen.data.len() + want as usize;
+        if one_by_one && !group.book.lock().worlds.promises(name, range.clone()) {
+            seen.data.resize(range.end, 0);
+            seen.bad.push(range);
+            continue;
+        }
         let calm = hands.calm();
         let got = hands.try_step(&format!("read {path} at {at}"), file.read_at(at, want)).await?;
         match got {
@@ -99,9 +108,8 @@ async fn read_all(
             Err(e) if e.errno() == Errno::EIO && hands.still(calm) => {
                 if one_by_one {
                     hands.note(format_args!("{path} at {at} cannot be read: {e}"));
-                    let from = seen.data.len();
-                    seen.bad.push(from..from + want as usize);
-                    seen.data.resize(from + want as usize, 0);
+                    seen.data.resize(range.end, 0);
+                    seen.bad.push(range);
                 }
                 one_by_one = true;
             }

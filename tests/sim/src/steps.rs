@@ -4,7 +4,7 @@ use crate::{cast::Stage, oracle::Ended};
 use anyhow::{Context as _, Result, ensure};
 use mooseng_client::Error;
 use mooseng_core::{
-    error::{MetaError, Outcome},
+    error::{Errno, MetaError, Outcome},
     seam::Rng as _,
 };
 use mooseng_host::SeededRng;
@@ -126,10 +126,22 @@ impl Hands {
         what: &str,
         work: impl Future<Output = mooseng_client::Result<T>>,
     ) -> Result<Step<T>> {
+        self.step_on(what, false, work).await
+    }
+
+    /// One step on a file of which a power failure may have taken data: it may fail for that at any
+    /// time.
+    pub async fn step_on<T>(
+        &self,
+        what: &str,
+        lossy: bool,
+        work: impl Future<Output = mooseng_client::Result<T>>,
+    ) -> Result<Step<T>> {
         let calm = self.calm();
         match self.try_step(what, work).await? {
             Ok(t) => Ok(Step::Done(t)),
             Err(e) if is_refusal(&e) => Ok(Step::Refused(e)),
+            Err(e) if lossy && e.errno() == Errno::EIO => Ok(Step::Failed),
             Err(e) => {
                 self.failed(&e, calm).with_context(|| what.to_owned())?;
                 Ok(Step::Failed)

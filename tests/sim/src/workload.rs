@@ -90,6 +90,24 @@ impl Worker {
         Ok(())
     }
 
+    /// Removes files of which a power failure took data, as one restores them from elsewhere: what
+    /// verifies nowhere stays unreadable until then.
+    pub async fn remove_lossy(&self) -> Result<()> {
+        let stage = self.stage();
+        let fs = self.fs()?;
+        for group in &stage.groups {
+            let _turn = group.turn.lock().await;
+            self.settle(group).await?;
+            self.look(group).await?;
+            let lossy = group.book.lock().worlds.lossy();
+            for name in lossy {
+                let op = NameOp::Unlink(name.clone());
+                self.named(group, op, fs.remove_file(&group.path(&name))).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The process ends in the middle of an operation; a new one takes over.
     async fn die_during_one(&mut self, group: &Group) -> Result<()> {
         let patience = Duration::from_millis(self.hands.random() % 40);
@@ -156,8 +174,12 @@ impl Worker {
         op: NameOp,
         work: impl Future<Output = mooseng_client::Result<T>>,
     ) -> Result<Step<T>> {
-        group.book.lock().pending = Some(op.clone());
-        let step = self.hands.step(&format!("{}{op:?}", group.prefix), work).await?;
+        let lossy = {
+            let mut book = group.book.lock();
+            book.pending = Some(op.clone());
+            matches!(&op, NameOp::Create(path, _) if book.worlds.is_lossy(path))
+        };
+        let step = self.hands.step_on(&format!("{}{op:?}", group.prefix), lossy, work).await?;
         let mut book = group.book.lock();
         book.pending = None;
         self.unsettle(&mut book, &step);
@@ -282,6 +304,16 @@ impl Session<'_> {
         Ok((file.len(), file.base, file.is_len_sure()))
     }
 
+    /// A step on the open file.
+    async fn step<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = mooseng_client::Result<T>>,
+    ) -> Result<Step<T>> {
+        let lossy = self.group.book.lock().worlds.is_lossy(self.name);
+        self.hands.step_on(what, lossy, work).await
+    }
+
     /// What was not flushed may be there or not.
     fn failed(&self) {
         let mut book = self.group.book.lock();
@@ -318,7 +350,7 @@ impl Session<'_> {
         let data = bytes((u64::from(self.worker) << 32) | *written, count);
         self.group.book.lock().worlds.each(self.name, |f| f.write(at, &data, self.worker));
         let what = format!("write {} bytes at {at} of {}{}", count, self.group.prefix, self.name);
-        let step = self.hands.step(&what, self.file.write_at(base + at as u64, data)).await?;
+        let step = self.step(&what, self.file.write_at(base + at as u64, data)).await?;
         if !matches!(step, Step::Done(())) {
             self.failed();
             return Ok(false);
@@ -333,7 +365,7 @@ impl Session<'_> {
         let op = NameOp::Resize(self.name.into(), to);
         self.group.book.lock().pending = Some(op.clone());
         let what = format!("{}{op:?}", self.group.prefix);
-        let step = self.hands.step(&what, self.file.set_len(base + to as u64)).await?;
+        let step = self.step(&what, self.file.set_len(base + to as u64)).await?;
         let mut book = self.group.book.lock();
         book.pending = None;
         // What was written before the cut was flushed before it, or the cut failed.
@@ -357,8 +389,7 @@ impl Session<'_> {
         let at = r as usize % len;
         let count = 1 + (r >> 32) as usize % 20_000.min(len - at);
         let what = format!("read {count} bytes at {at} of {}{}", self.group.prefix, self.name);
-        let Step::Done(data) =
-            self.hands.step(&what, self.file.read_at(base + at as u64, count as u64)).await?
+        let Step::Done(data) = self.step(&what, self.file.read_at(base + at as u64, count as u64)).await?
         else {
             return Ok(true);
         };
@@ -372,8 +403,8 @@ impl Session<'_> {
         let word = if to_disk { "sync" } else { "flush" };
         let what = format!("{word} {}{}", self.group.prefix, self.name);
         let step = match to_disk {
-            true => self.hands.step(&what, self.file.sync_all()).await?,
-            false => self.hands.step(&what, self.file.flush_all()).await?,
+            true => self.step(&what, self.file.sync_all()).await?,
+            false => self.step(&what, self.file.flush_all()).await?,
         };
         if !matches!(step, Step::Done(())) {
             self.failed();
@@ -389,7 +420,8 @@ impl Session<'_> {
 
     async fn close(self) -> Result<()> {
         let what = format!("close {}{}", self.group.prefix, self.name);
-        let step = self.hands.step(&what, self.file.close()).await?;
+        let lossy = self.group.book.lock().worlds.is_lossy(self.name);
+        let step = self.hands.step_on(&what, lossy, self.file.close()).await?;
         let mut book = self.group.book.lock();
         match step {
             Step::Done(()) => book.worlds.each(self.name, |f| f.flushed(self.worker)),

@@ -88,6 +88,10 @@ async fn live(seed: u64, journal: Arc<Journal>) -> Result<Outline> {
     for task in tasks {
         done.push(task.await??);
     }
+    trouble.whole(CONVERGES, false).await.context("after the faults")?;
+    if let Some(worker) = done.first() {
+        worker.remove_lossy().await.context("after the faults")?;
+    }
     let converged = trouble.whole(CONVERGES, true).await.context("after the faults")?;
     for worker in done {
         worker.look_at_all().await.context("after the faults")?;

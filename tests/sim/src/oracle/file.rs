@@ -6,7 +6,7 @@
 //! afterwards must hear of it, so that an acknowledged sync binds again.
 
 use mooseng_core::limits::{BLOCK_BYTES, CHUNK_BYTES};
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 /// Where the content of a wide file begins; before it is a hole. A few blocks on each side of the
 /// border between two chunks are what matters of 64 MiB.
@@ -34,6 +34,16 @@ pub struct FileState {
     min_len: usize,
     loose: Vec<Range<usize>>,
     marks: Vec<Mark>,
+    /// What failed writes may have left behind the end, to show when the file grows.
+    ///
+    /// A writer that dies between its data and its size leaves bytes in chunks that no size covers.
+    /// A growth does not clear them yet: it changes the size only (PROTOCOL §4), and nobody knows that
+    /// they are there.
+    beyond: Vec<Range<usize>>,
+    /// Chunks whose file was durable once: of others a power failure may take everything.
+    durable: BTreeSet<u64>,
+    /// Whether a power failure took unsynced data of it: it may answer EIO until it is made anew.
+    pub lossy: bool,
 }
 
 /// What a look at a file showed.
@@ -54,12 +64,6 @@ fn subtract(from: &mut Vec<Range<usize>>, cut: &Range<usize>) {
         .drain(..)
         .flat_map(|r| [r.start..r.end.min(cut.start).max(r.start), r.start.max(cut.end).min(r.end)..r.end]);
     *from = parts.filter(|r| r.start < r.end).collect();
-}
-
-/// Blocks that a power failure may take together.
-fn in_blocks(r: &Range<usize>) -> Range<usize> {
-    let block = BLOCK_BYTES as usize;
-    r.start / block * block..r.end.next_multiple_of(block)
 }
 
 impl FileState {
@@ -93,15 +97,41 @@ impl FileState {
         self.marks = marks.collect();
     }
 
+    fn chunks_of(&self, r: &Range<usize>) -> Range<u64> {
+        (self.base + r.start as u64) / CHUNK_BYTES..(self.base + r.end as u64).div_ceil(CHUNK_BYTES)
+    }
+
+    /// What a power failure may take together with a range that was not synced: whole blocks, whole
+    /// chunks where no sync had reached any of it.
+    fn taken_with(&self, r: &Range<usize>) -> Range<usize> {
+        let block = BLOCK_BYTES as usize;
+        let mut taken = r.start / block * block..r.end.next_multiple_of(block);
+        for chunk in self.chunks_of(r).filter(|c| !self.durable.contains(c)) {
+            let from = (chunk * CHUNK_BYTES).saturating_sub(self.base) as usize;
+            let to = ((chunk + 1) * CHUNK_BYTES).saturating_sub(self.base) as usize;
+            taken = taken.start.min(from)..taken.end.max(to);
+        }
+        taken
+    }
+
+    /// What lay behind the end shows.
+    fn grow(&mut self, len: usize) {
+        let old = self.content.len();
+        if old < len {
+            Arc::make_mut(&mut self.content).resize(len, 0);
+            let shown = self.beyond.iter().map(|r| r.start.max(old)..r.end.min(len));
+            self.loose.extend(shown.filter(|r| r.start < r.end).collect::<Vec<_>>());
+        }
+    }
+
     /// A client took a write.
     pub fn write(&mut self, at: usize, data: &[u8], writer: u32) {
         let end = at + data.len();
+        self.grow(end);
         let content = Arc::make_mut(&mut self.content);
-        if content.len() < end {
-            content.resize(end, 0);
-        }
         content[at..end].copy_from_slice(data);
         self.forget(&(at..end));
+        subtract(&mut self.beyond, &(at..end));
         let mark = Mark { range: at..end, writer, flushed: false, lost: false, gone: false };
         self.marks.push(mark);
     }
@@ -125,6 +155,9 @@ impl FileState {
         if let Some(m) = gone {
             return Err(format!("a sync was acknowledged though bytes {:?} were lost", m.range));
         }
+        let done = self.marks.iter().filter(|m| m.writer == writer).flat_map(|m| self.chunks_of(&m.range));
+        let done: Vec<u64> = done.collect();
+        self.durable.extend(done);
         self.marks.retain(|m| m.writer != writer);
         Ok(())
     }
@@ -136,7 +169,10 @@ impl FileState {
             .into_iter()
             .partition(|m: &Mark| m.writer == writer && (!m.flushed || m.lost || m.gone));
         self.marks = rest;
-        self.loose.extend(told.into_iter().map(|m: Mark| if m.lost { in_blocks(&m.range) } else { m.range }));
+        self.beyond.extend(told.iter().map(|m: &Mark| m.range.clone()));
+        let taken = told.into_iter().map(|m| if m.lost { self.taken_with(&m.range) } else { m.range });
+        let taken: Vec<_> = taken.collect();
+        self.loose.extend(taken);
     }
 
     /// All replicas lost power, or may have.
@@ -145,6 +181,7 @@ impl FileState {
     /// covered before: overwrites of synced blocks go to their place at once as long as there is no
     /// redo log (PROTOCOL §4), and a torn block fails its checksum.
     pub fn power_failed(&mut self) {
+        self.lossy |= !self.marks.is_empty();
         self.marks.iter_mut().for_each(|m| m.lost = true);
     }
 
@@ -155,14 +192,27 @@ impl FileState {
         if !self.is_len_sure() && len > self.min_len {
             self.loose.push(self.min_len..old.min(len));
         }
-        Arc::make_mut(&mut self.content).resize(len, 0);
+        if len < self.min_len {
+            // A cut reaches the chunks, whatever is in them.
+            self.beyond.clear();
+            let chunks = (self.base + len as u64).div_ceil(CHUNK_BYTES);
+            self.durable.retain(|c| *c < chunks);
+        }
+        self.grow(len);
+        Arc::make_mut(&mut self.content).truncate(len);
         self.min_len = len;
         self.forget(&(len..usize::MAX));
     }
 
+    /// Whether anything is promised of a range.
+    pub fn promises(&self, range: Range<usize>) -> bool {
+        let loose = self.is_loose();
+        loose.get(range).is_none_or(|r| r.iter().any(|l| !l))
+    }
+
     fn is_loose(&self) -> Vec<bool> {
         let mut loose = vec![false; self.content.len()];
-        let lost = self.marks.iter().filter(|m| m.lost).map(|m| in_blocks(&m.range));
+        let lost = self.marks.iter().filter(|m| m.lost).map(|m| self.taken_with(&m.range));
         for r in self.loose.iter().cloned().chain(lost) {
             let end = r.end.min(loose.len());
             loose[r.start.min(end)..end].fill(true);
@@ -266,6 +316,7 @@ mod tests {
         f.write(4500, &[2; 10], 1);
         f.flushed(1);
         f.power_failed();
+        assert!(f.lossy);
         let mut other = vec![1; 5000];
         assert!(f.admits(&seen(&other)).is_ok(), "the unsynced overwrite may be gone");
         other[4095] = 9;
@@ -296,6 +347,20 @@ mod tests {
         assert!(f.admits(&seen(b"xbc")).is_err());
         f.saw(&seen(b"abxyz"));
         assert!(f.admits(&seen(b"abc")).is_err(), "it was seen otherwise");
+    }
+
+    #[test]
+    fn what_a_dead_writer_left_behind_the_end_may_show_until_a_cut() {
+        let mut f = written(b"ab");
+        f.write(2, b"xyz", 1);
+        f.failed(1);
+        f.saw(&seen(b"ab"));
+        let mut cut = f.clone();
+        f.resized(4);
+        assert!(f.admits(&seen(b"abxy")).is_ok() && f.admits(&seen(b"ab\0\0")).is_ok());
+        cut.resized(1);
+        cut.resized(4);
+        assert!(cut.admits(&seen(b"a\0xy")).is_err() && cut.admits(&seen(b"a\0\0\0")).is_ok());
     }
 
     #[test]

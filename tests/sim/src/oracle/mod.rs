@@ -123,6 +123,23 @@ impl Worlds {
         self.worlds.iter_mut().flat_map(World::files_mut).for_each(FileState::power_failed);
     }
 
+    /// Whether a power failure may have taken data of the file at a path.
+    pub fn is_lossy(&self, path: &str) -> bool {
+        self.worlds.iter().filter_map(|w| w.file(path)).any(|f| f.lossy)
+    }
+
+    /// Names of files of which a power failure may have taken data.
+    pub fn lossy(&self) -> Vec<String> {
+        let names = self.worlds.iter().flat_map(World::names).filter(|n| self.is_lossy(n));
+        let names: std::collections::BTreeSet<_> = names.map(str::to_owned).collect();
+        names.into_iter().collect()
+    }
+
+    /// Whether anything is promised of these bytes of a file, counted from its base.
+    pub fn promises(&self, path: &str, range: std::ops::Range<usize>) -> bool {
+        self.worlds.iter().filter_map(|w| w.file(path)).any(|f| f.promises(range.clone()))
+    }
+
     /// A read by the one who has the file open showed these bytes.
     pub fn read(&self, path: &str, at: usize, data: &[u8]) -> Result<(), String> {
         let all = self.worlds.iter().filter_map(|w| w.file(path)).map(|f| f.admits_at(at, data, &[]));
