@@ -361,10 +361,16 @@ impl ChunkFile {
         }
         if within > 0 && self.entry(block).is_some() {
             let mut content = self.raw(block * BLOCK_BYTES, PAGE)?;
-            let now = self.verify(block, &content)?.unwrap_or_default();
-            content[within..].fill(0);
-            let cut = block_crc(self.header.id, block, &content);
-            self.entries[block as usize] = Some(Entry { now: cut, before: now });
+            match self.verify(block, &content) {
+                Ok(now) => {
+                    content[within..].fill(0);
+                    let (now, before) = (block_crc(self.header.id, block, &content), now.unwrap_or_default());
+                    self.entries[block as usize] = Some(Entry { now, before });
+                }
+                // It stays damaged, which must not keep the file from being cut.
+                Err(FileError::Damaged(..)) => {}
+                Err(e) => return Err(e),
+            }
         }
         self.entries.truncate(to.div_ceil(BLOCK_BYTES) as usize);
         self.header.length = to;
@@ -415,6 +421,16 @@ impl ChunkFile {
         self.dirty = true;
         self.write_pages(page_of(blocks.start)..page_of(blocks.end.saturating_sub(1)) + 1)?;
         self.file.punch(DATA_AT + blocks.start * BLOCK_BYTES, (blocks.end - blocks.start) * BLOCK_BYTES)
+    }
+
+    /// A block whose content nobody has: it is damaged, with the checksum that it should have.
+    pub fn lose(&mut self, block: u64, crc: u32) -> io::Result<()> {
+        let page = page_of(block);
+        let known = if self.lost_pages.contains(&page) { (page + 1) * ENTRIES } else { block as usize + 1 };
+        self.entries.resize(self.entries.len().max(known), None);
+        self.entries[block as usize] = Some(Entry { now: crc, before: crc });
+        self.dirty = true;
+        self.write_pages(page..page + 1)
     }
 
     /// Forgets what is known of blocks, so that the next whole write of them needs no old content.

@@ -31,7 +31,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const STEP: u64 = FRAME_BYTES_MAX as u64 / BLOCK_BYTES;
 
 /// Makes the replica here equal to the first of `from` that can be read; blocks that are damaged
-/// there come from the next.
+/// there come from the next. A block that verifies nowhere does not keep the others from having their
+/// copies: it is damaged here too, unless this replica has it.
 pub(crate) async fn pull(
     shared: &Arc<Shared>,
     chunk: ChunkRef,
@@ -53,6 +54,9 @@ pub(crate) async fn pull(
     if here > chunk.version {
         return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
     }
+    // A member of this version, or of the one that it is made of, has all that was ever synced, holes
+    // included.
+    let was_member = here > ChunkVersion(0) && (here == chunk.version || here.next() == chunk.version);
     // Not served while it is being made, nor when that fails: it is neither the old nor the new.
     slot.known.lock().state = ReplicaState::Suspect;
     let (table, sources) = table_of(shared, chunk, &from).await?;
@@ -61,15 +65,29 @@ pub(crate) async fn pull(
     if !work.is_empty() || own.length != table.length {
         guard = begin(shared, &slot, guard).await?;
     }
+    let mut nowhere = Vec::new();
     for (blocks, hole) in work {
-        let frames = match hole {
+        let got = match hole {
             true => vec![],
             false => fetch(shared, chunk, &sources, &blocks, &table).await?,
         };
-        guard = put(shared, &slot, guard, blocks, frames).await?;
+        for part in parts(blocks, got) {
+            guard = match part {
+                Part::Blocks(blocks, frames) => put(shared, &slot, guard, blocks, frames).await?,
+                Part::Nowhere(block) if was_member && !damaged.contains(&block) => guard,
+                Part::Nowhere(block) => {
+                    nowhere.push(block);
+                    let crc = table.blocks.get(block as usize).copied().flatten().unwrap_or(UNKNOWN);
+                    lose(shared, &slot, guard, block, crc).await?
+                }
+            };
+        }
     }
     let guard = finish(shared, &slot, guard, chunk.version, table.length).await?;
-    shared.damaged.lock().remove(&chunk.id);
+    match nowhere.first() {
+        None => drop(shared.damaged.lock().remove(&chunk.id)),
+        Some(first) => drop(shared.note(&slot, FileError::Damaged(*first, nowhere.len() as u64))),
+    }
     shared.counters.pulls.fetch_add(1, Ordering::Relaxed);
     drop(guard);
     shared.stat(chunk.id)
@@ -104,6 +122,49 @@ async fn begin(shared: &Shared, slot: &Slot, guard: Guard) -> Result<Guard, Chun
     };
     let (guard, done) = slot.with(true, guard, begin).await.map_err(|e| shared.disk_error(e))?;
     done.map_err(|e| shared.note(slot, FileError::Io(e)))?;
+    Ok(guard)
+}
+
+/// What came of one block, or that no source has it whole.
+enum Got {
+    Frame(Frame),
+    Nowhere(u64),
+}
+
+/// What is to be done with a part of a run.
+enum Part {
+    Blocks(Range<u64>, Vec<Frame>),
+    Nowhere(u64),
+}
+
+/// Cuts a run where blocks are that no source has.
+fn parts(run: Range<u64>, got: Vec<Got>) -> Vec<Part> {
+    let (mut parts, mut from, mut frames) = (Vec::new(), run.start, Vec::new());
+    for one in got {
+        match one {
+            Got::Frame(frame) => frames.push(frame),
+            Got::Nowhere(block) => {
+                if from < block {
+                    parts.push(Part::Blocks(from..block, std::mem::take(&mut frames)));
+                }
+                parts.push(Part::Nowhere(block));
+                from = block + 1;
+            }
+        }
+    }
+    if from < run.end {
+        parts.push(Part::Blocks(from..run.end, frames));
+    }
+    parts
+}
+
+/// A block that verifies nowhere is damaged here too.
+async fn lose(shared: &Shared, slot: &Slot, guard: Guard, block: u64, crc: u32) -> Result<Guard, ChunkError> {
+    let lose = move |inside: &mut Inside, _: &DataDisk| {
+        inside.file.as_mut().ok_or_else(stopped)?.lose(block, crc).map_err(FileError::Io)
+    };
+    let (guard, done) = slot.with(false, guard, lose).await.map_err(|e| shared.disk_error(e))?;
+    done.map_err(|e| shared.note(slot, e))?;
     Ok(guard)
 }
 
@@ -214,29 +275,36 @@ fn differences(
 }
 
 /// The run from the first source that has all of it; failing that, each block from the first that has
-/// it.
+/// it. Errors: a source that may have a block could not be asked.
 async fn fetch(
     shared: &Shared,
     chunk: ChunkRef,
     sources: &Sources,
     blocks: &Range<u64>,
     table: &ChecksumTable,
-) -> Result<Vec<Frame>, ChunkError> {
-    let mut last = ChunkError::NotFound(chunk.id);
+) -> Result<Vec<Got>, ChunkError> {
+    let mut failed = None;
     for source in sources {
         match fetch_from(shared, chunk, source, blocks.clone(), table).await {
-            Ok(frames) => return Ok(frames),
-            Err(e) => last = e,
+            Ok(frames) => return Ok(frames.into_iter().map(Got::Frame).collect()),
+            // Damage is final; silence is not.
+            Err(e) if !matches!(failed, Some(ref f) if !is_damage(f)) => failed = Some(e),
+            Err(_) => {}
         }
     }
+    let failed = failed.unwrap_or(ChunkError::NotFound(chunk.id));
     if blocks.end - blocks.start == 1 {
-        return Err(last);
+        return if is_damage(&failed) { Ok(vec![Got::Nowhere(blocks.start)]) } else { Err(failed) };
     }
     let mut got = Vec::new();
     for block in blocks.clone() {
         got.extend(Box::pin(fetch(shared, chunk, sources, &(block..block + 1), table)).await?);
     }
     Ok(got)
+}
+
+fn is_damage(e: &ChunkError) -> bool {
+    matches!(e, ChunkError::Damaged { .. })
 }
 
 /// A run from one source: all of it, verified, and what the table says.

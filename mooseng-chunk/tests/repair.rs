@@ -83,18 +83,49 @@ async fn a_damaged_block_of_the_source_comes_from_the_next_and_never_as_zeros() 
     rotten(&world, 3, &mut s, |d| d.rot(&path(1), 2 * BLOCK + 100, 1)).await;
     world.pull(4, chunk(1, 1), &[1, 2]).await.unwrap();
     assert!(world.read(chunk(1, 1), 4, 0, CHUNK_BYTES).await.unwrap() == whole);
-    // Where no source has a block, there is no copy, and the half of one is of no version.
+    // Where no source has a block, everything else is copied all the same, and the block is damaged.
     world.control(4, Control::Delete { chunk: chunk(1, 1), term: Term(1) }).await.unwrap();
     for only in [1, 3] {
-        world.pull(4, chunk(1, 1), &[only]).await.unwrap_err();
-        assert_eq!(world.stat(4, 1).await.unwrap().report.chunk.version, ChunkVersion(0));
-        let bless = Control::Bless { chunk: chunk(1, 1), term: Term(1) };
-        assert!(matches!(world.control(4, bless).await, Err(ChunkError::TooNew { .. })));
-        assert!(world.read(chunk(1, 1), 4, 0, 1).await.is_err());
+        world.pull(4, chunk(1, 1), &[only]).await.unwrap();
+        let got = world.read(chunk(1, 1), 4, 2 * BLOCK as u64, 1).await;
+        assert!(matches!(got, Err(ChunkError::Damaged { .. })), "{got:?}");
+        let far = 600 * BLOCK;
+        assert!(world.read(chunk(1, 1), 4, far as u64, 30_000).await.unwrap() == whole[far..]);
     }
     // The source with the lost table page leads, another has what it lacks.
     world.pull(4, chunk(1, 1), &[3, 2, 1]).await.unwrap();
     assert!(world.read(chunk(1, 1), 4, 0, CHUNK_BYTES).await.unwrap() == whole);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_keeps_the_block_that_only_it_has() {
+    let world = World::new().await;
+    let mut s = servers(&world, 3).await;
+    let whole = filled(&world, 2).await;
+    // Server 1 leads to the next version with a block overwritten and then damaged; 2 has the old one.
+    world.write(chunk(1, 1), &[1], vec![frame(1, 3, 0, pattern(5, BLOCK))]).await.unwrap();
+    world.control(1, set_version(1, 2, None)).await.unwrap();
+    rotten(&world, 1, &mut s, |d| d.rot(&path(1), DATA + 5, 1)).await;
+    world.pull(2, chunk(1, 2), &[1]).await.unwrap();
+    assert!(world.read(chunk(1, 2), 2, 0, CHUNK_BYTES).await.unwrap() == whole);
+    // Who was no member of that version does not bring anything back.
+    world.pull(3, chunk(1, 2), &[1]).await.unwrap();
+    assert!(matches!(world.read(chunk(1, 2), 3, 0, 1).await, Err(ChunkError::Damaged { .. })));
+    world.pull(1, chunk(1, 2), &[2]).await.unwrap();
+    assert!(world.read(chunk(1, 2), 1, 0, CHUNK_BYTES).await.unwrap() == whole);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_block_does_not_keep_a_chunk_from_being_cut_within_it() {
+    let world = World::new().await;
+    let mut s = servers(&world, 1).await;
+    let whole = filled(&world, 1).await;
+    rotten(&world, 1, &mut s, |d| d.rot(&path(1), DATA + 2 * BLOCK + 9, 1)).await;
+    world.control(1, set_version(1, 2, Some(2 * BLOCK as u64 + 100))).await.unwrap();
+    let before = world.read(chunk(1, 2), 1, 0, 2 * BLOCK as u64).await.unwrap();
+    assert!(before == whole[..2 * BLOCK]);
+    let within = world.read(chunk(1, 2), 1, 2 * BLOCK as u64, 1).await;
+    assert!(matches!(within, Err(ChunkError::Damaged { .. })), "{within:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,8 +77,10 @@ impl Ahead {
     pub(crate) async fn read(&self, at: u64, len: u64) -> Result<Bytes> {
         let known = at.saturating_add(len).min(self.node.size());
         if known <= at {
-            return whole(&self.node, at, len).await;
+            return whole(&self.node, at, len, None).await;
         }
+        // A piece that fails late has spent the time in which a read of it could be tried again.
+        let until = Some(Instant::now() + self.node.cx.masters.deadline());
         let pieces = self.plan(at, known);
         let part = |(from, to): (u64, u64)| {
             let piece = pieces.get(&(from / PIECE * PIECE)).cloned();
@@ -88,9 +90,9 @@ impl Ahead {
                     Some(piece) => match piece.await {
                         Ok(data) if data.len() >= within.end => Ok(data.slice(within)),
                         // The file ends earlier, or an error: reading it now tells.
-                        _ => whole(&self.node, from, to - from).await,
+                        _ => whole(&self.node, from, to - from, until).await,
                     },
-                    None => whole(&self.node, from, to - from).await,
+                    None => whole(&self.node, from, to - from, None).await,
                 }
             }
         };
@@ -110,7 +112,7 @@ impl Ahead {
         // Past the end as it was known: it may have moved.
         if !short && (all.len() as u64) < len {
             let got = all.len() as u64;
-            all.extend_from_slice(&whole(&self.node, at + got, len - got).await?);
+            all.extend_from_slice(&whole(&self.node, at + got, len - got, None).await?);
         }
         Ok(all.freeze())
     }
@@ -148,7 +150,7 @@ impl Ahead {
     fn fetch(&self, from: u64, len: u64, epoch: u64) -> Option<Piece> {
         let room = self.node.cx.pool.ahead.clone().try_acquire_owned().ok()?;
         let node = self.node.clone();
-        let task = tokio::spawn(async move { whole(&node, from, len).await });
+        let task = tokio::spawn(async move { whole(&node, from, len, None).await });
         let abort = task.abort_handle();
         let fetched = task.map(|done| done.unwrap_or(Err(Error::Closed))).boxed().shared();
         Some(Piece { fetched, task: abort, epoch, since: Instant::now(), _room: room })
@@ -161,16 +163,17 @@ fn cuts(at: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
     (first..end).step_by(PIECE as usize).map(move |from| (from.max(at), (from + PIECE).min(end)))
 }
 
-/// Reads until there is nothing more.
-async fn whole(node: &Node, at: u64, len: u64) -> Result<Bytes> {
-    let first = node.read(at, len).await?;
+/// Reads until there is nothing more. `until`: when failures are not tried again any more, other than
+/// the client's deadline after each step.
+async fn whole(node: &Node, at: u64, len: u64, until: Option<Instant>) -> Result<Bytes> {
+    let first = node.read(at, len, until).await?;
     if first.len() as u64 == len || first.is_empty() {
         return Ok(first);
     }
     let mut all = BytesMut::from(&first[..]);
     while (all.len() as u64) < len {
         let got = all.len() as u64;
-        let more = node.read(at + got, len - got).await?;
+        let more = node.read(at + got, len - got, until).await?;
         if more.is_empty() {
             break;
         }

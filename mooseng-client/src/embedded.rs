@@ -288,11 +288,32 @@ impl Cluster {
 
     /// A client with other options than the defaults.
     pub async fn client_with(&self, options: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Client> {
-        let n = self.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        let name = format!("client-{n}");
+        let n = self.next_client();
+        self.connect(n, &format!("client-{n}"), options).await
+    }
+
+    /// The same under a name of its own on the network, for simulations that tell clients apart.
+    pub async fn client_named(
+        &self,
+        name: &str,
+        options: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Client> {
+        self.connect(self.next_client(), name, options).await
+    }
+
+    fn next_client(&self) -> u64 {
+        self.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1
+    }
+
+    async fn connect(
+        &self,
+        n: u64,
+        name: &str,
+        options: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Client> {
         let builder = Client::builder()
             .masters(self.members.iter().map(|m| m.client_addr.clone()))
-            .transport(self.transport(Role::Admin, n, &name))
+            .transport(self.transport(Role::Admin, n, name))
             .seams(self.builder.seams.clone())
             .name(name);
         options(builder).connect().await

@@ -225,7 +225,10 @@ impl Masters {
                 None => self.open_session(until).await?,
             };
             *self.fresh.lock() = Some(fresh);
-            match self.reassert(fresh.stamp, until).await {
+            // Whoever opens a session knows that it has nothing open.
+            let nothing = self.open.lock().is_empty();
+            let told = if nothing { Ok(()) } else { self.reassert(fresh.stamp, until).await };
+            match told {
                 Ok(()) => {}
                 Err(Error::Meta(MetaError::SessionEnded)) if Instant::now() < until => {
                     *self.fresh.lock() = None;
@@ -255,12 +258,10 @@ impl Masters {
         Ok(Session { stamp: opened.stamp, lifetime, term: opened.term })
     }
 
-    /// Tells the leader what this client has open.
+    /// Tells the leader what this client has open. A new leader is told of nothing too: until it has
+    /// heard of a session it counts it as a holder of whatever is unlinked, which then stays.
     async fn reassert(&self, stamp: SessionStamp, until: Instant) -> Result<()> {
         let opens: Vec<_> = self.open.lock().iter().map(|(i, a)| (*i, *a)).collect();
-        if opens.is_empty() {
-            return Ok(());
-        }
         let mut cx = self.context(&Credentials::root(), TRY);
         cx.session = Some(stamp);
         self.ask(&cx, &Reassert { opens }.into(), until).await.map(drop).map_err(|f| f.error)

@@ -20,7 +20,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
+
+/// Pause before masters that could not be told of a release are told again.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// An inode that handles have open.
 #[derive(Default)]
@@ -122,8 +126,8 @@ impl Opens {
         Ok((created, held))
     }
 
-    /// Ends one handle's part. That the masters could not be told is no loss: they forget what a
-    /// session does not re-assert.
+    /// Ends one handle's part. That the masters could not be told is no loss: they are told again in
+    /// the background, and a new leader hears only of what is open.
     pub(crate) async fn release(&self, mut held: Held) {
         held.released = true;
         let (opens, inode) = (self.clone(), held.inode);
@@ -138,23 +142,49 @@ impl Opens {
     async fn let_go(&self, inode: InodeId) {
         let gate = self.0.inodes.lock().get(&inode).map(|i| i.gate.clone());
         let Some(gate) = gate else { return };
-        let _one = gate.lock().await;
-        if !self.undo_one(inode) {
-            return;
+        let one = gate.lock().await;
+        if self.undo_one(inode) && !self.tell(inode).await {
+            drop(one);
+            let opens = self.clone();
+            tokio::spawn(async move { opens.tell_later(inode, gate).await });
         }
+    }
+
+    /// A leader that did not hear of a release keeps the inode, once it is unlinked, for as long as
+    /// the session lives: it is told until it has heard.
+    async fn tell_later(&self, inode: InodeId, gate: Arc<tokio::sync::Mutex<()>>) {
+        loop {
+            tokio::time::sleep(TELL_AGAIN).await;
+            let _one = gate.lock().await;
+            // Opened again meanwhile, it is released by that handle.
+            let unused = self.0.inodes.lock().get(&inode).is_some_and(|i| i.handles == 0);
+            if !unused || self.tell(inode).await {
+                return;
+            }
+        }
+    }
+
+    /// Tells the masters that an inode is not open any more; whether there is nothing left to tell.
+    async fn tell(&self, inode: InodeId) -> bool {
         self.0.begun.fetch_add(1, Ordering::AcqRel);
         let told = {
             let _settling = self.0.masters.settling().await;
             self.0.masters.call(&Credentials::root(), Release { inode }).await
         };
         self.0.ended.fetch_add(1, Ordering::AcqRel);
-        if let Err(e) = told.or_else(|e| if matches!(e, Error::Closed) { Ok(()) } else { Err(e) }) {
+        if let Err(e) = &told
+            && !matches!(e, Error::Closed)
+        {
             tracing::warn!(%inode, error = %e, "the masters could not be told that a file is closed");
+            if e.is_retryable() {
+                return false;
+            }
         }
         let mut inodes = self.0.inodes.lock();
         if inodes.get(&inode).is_some_and(|i| i.handles == 0) {
             inodes.remove(&inode);
         }
+        true
     }
 
     /// Takes one handle off; whether it was the last. The entry stays, with its gate.

@@ -118,6 +118,20 @@ impl MemoryNetwork {
     }
 }
 
+impl MemoryNetwork {
+    /// Ends at once the open connections for whose two ends (the caller's name, the listening name)
+    /// `hit` says so, as long silence on a partitioned network does.
+    pub fn sever(&self, hit: impl Fn(&str, &str) -> bool) {
+        let state = self.shared.state.lock();
+        let open = state.connections.iter().filter(|(from, to, _)| hit(from, to));
+        let tokens: Vec<CancellationToken> =
+            open.filter_map(|(.., token)| token.upgrade().map(|t| t.0.clone())).collect();
+        drop(state);
+        // Cancelling wakes tasks: not under the lock.
+        tokens.iter().for_each(CancellationToken::cancel);
+    }
+}
+
 struct MemoryTransport {
     name: String,
     identity: PeerIdentity,

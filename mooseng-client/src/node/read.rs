@@ -35,9 +35,9 @@ fn zeros(len: u64) -> Bytes {
 
 impl Node {
     /// Reads up to `len` bytes: fewer at the end of a chunk and of the file. Waits for no write but
-    /// those of the same bytes.
-    pub(crate) async fn read(&self, at: u64, len: u64) -> Result<Bytes> {
-        let until = Instant::now() + self.cx.masters.deadline();
+    /// those of the same bytes. Failures are tried again until the client's deadline, or `until`.
+    pub(crate) async fn read(&self, at: u64, len: u64, until: Option<Instant>) -> Result<Bytes> {
+        let until = until.unwrap_or_else(|| Instant::now() + self.cx.masters.deadline());
         let (mut reloaded, mut again, mut pause) = (false, false, PAUSE.0);
         loop {
             let (len, index, place, within) = match self.look(at, len, reloaded, again) {

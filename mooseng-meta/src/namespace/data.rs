@@ -227,6 +227,13 @@ pub(super) fn truncate_open(op: &mut Op<'_>, r: &Truncate) -> Res<Attr> {
 /// growing makes a hole. The caller saves the record.
 pub(super) fn truncate(op: &mut Op<'_>, id: InodeId, rec: &mut InodeRec, size: u64) -> Res<()> {
     if size == rec.size {
+        // A writer that died before it could tell a size left chunks behind the end: with them its
+        // bytes would show again once the file grows.
+        let chunks = rec.chunks;
+        drop_chunks_from(op, id, rec, ChunkIndex(size.div_ceil(CHUNK_BYTES)))?;
+        if rec.chunks < chunks {
+            rec.truncates = rec.truncates.next();
+        }
         content_changed(op, rec);
         return Ok(());
     }

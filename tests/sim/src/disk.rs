@@ -9,6 +9,76 @@ use std::{collections::BTreeMap, fmt, io, sync::Arc};
 /// What a write cache may lose on its own: disks guarantee sectors, nothing larger.
 const SECTOR_BYTES: usize = 512;
 
+/// What memory is taken in: files may be sparse, and copies of them share what is equal.
+const PAGE_BYTES: u64 = 4096;
+
+type Page = Arc<[u8; PAGE_BYTES as usize]>;
+
+/// Bytes of a file, holes left out.
+#[derive(Clone, Debug, Default)]
+struct Bytes {
+    len: u64,
+    pages: BTreeMap<u64, Page>,
+}
+
+impl Bytes {
+    /// Parts of a range, each within one page: page, position in it, position in the range, length.
+    fn parts(at: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize, usize)> {
+        let pages = at / PAGE_BYTES..(at + len).div_ceil(PAGE_BYTES);
+        pages.filter(move |_| len > 0).map(move |page| {
+            let from = at.max(page * PAGE_BYTES);
+            let to = (at + len).min((page + 1) * PAGE_BYTES);
+            (page, (from % PAGE_BYTES) as usize, (from - at) as usize, (to - from) as usize)
+        })
+    }
+
+    fn write(&mut self, at: u64, data: &[u8]) {
+        for (page, within, from, len) in Self::parts(at, data.len() as u64) {
+            let page = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES as usize]));
+            Arc::make_mut(page)[within..within + len].copy_from_slice(&data[from..from + len]);
+        }
+        self.len = self.len.max(at + data.len() as u64);
+    }
+
+    fn zero(&mut self, at: u64, len: u64) {
+        let end = (at + len).min(self.len);
+        for (page, within, _, len) in Self::parts(at, end.saturating_sub(at)) {
+            if let Some(page) = self.pages.get_mut(&page) {
+                Arc::make_mut(page)[within..within + len].fill(0);
+            }
+        }
+    }
+
+    fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            self.zero(len, self.len - len);
+            self.pages.split_off(&len.div_ceil(PAGE_BYTES));
+        }
+        self.len = len;
+    }
+
+    fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
+        if at + buf.len() as u64 > self.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (page, within, from, len) in Self::parts(at, buf.len() as u64) {
+            let into = &mut buf[from..from + len];
+            match self.pages.get(&page) {
+                Some(page) => into.copy_from_slice(&page[within..within + len]),
+                None => into.fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn flip(&mut self, bit: u64) {
+        let mut byte = [0];
+        if self.read(bit / 8, &mut byte).is_ok() {
+            self.write(bit / 8, &[byte[0] ^ (1 << (bit % 8))]);
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Change {
     Write { at: u64, data: Vec<u8> },
@@ -17,22 +87,11 @@ enum Change {
 }
 
 impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
+    fn apply(&self, bytes: &mut Bytes) {
         match self {
-            Self::Write { at, data } => {
-                let end = *at as usize + data.len();
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[*at as usize..end].copy_from_slice(data);
-            }
-            Self::SetLen(len) => bytes.resize(*len as usize, 0),
-            Self::Punch { at, len } => {
-                let end = ((*at + *len) as usize).min(bytes.len());
-                if (*at as usize) < end {
-                    bytes[*at as usize..end].fill(0);
-                }
-            }
+            Self::Write { at, data } => bytes.write(*at, data),
+            Self::SetLen(len) => bytes.set_len(*len),
+            Self::Punch { at, len } => bytes.zero(*at, *len),
         }
     }
 
@@ -58,8 +117,8 @@ impl Change {
 
 #[derive(Debug, Default)]
 struct Content {
-    durable: Vec<u8>,
-    current: Vec<u8>,
+    durable: Bytes,
+    current: Bytes,
     pending: Vec<Change>,
 }
 
@@ -144,14 +203,12 @@ impl SimMedium {
     /// Flips one bit of a file that has bytes; says which.
     pub fn flip_bit(&self, rng: &dyn Rng, of: impl Fn(&str) -> bool) -> Option<String> {
         let s = self.state.lock();
-        let files: Vec<_> = s.names.iter().filter(|(n, f)| of(n) && !f.lock().current.is_empty()).collect();
+        let files: Vec<_> = s.names.iter().filter(|(n, f)| of(n) && f.lock().current.len > 0).collect();
         let (name, file) = files.get(rng.next_u64() as usize % files.len().max(1))?;
         let mut f = file.lock();
-        let bit = rng.next_u64() as usize % (f.current.len() * 8);
-        f.current[bit / 8] ^= 1 << (bit % 8);
-        if bit / 8 < f.durable.len() {
-            f.durable[bit / 8] ^= 1 << (bit % 8);
-        }
+        let bit = rng.next_u64() % (f.current.len * 8);
+        f.current.flip(bit);
+        f.durable.flip(bit);
         Some(format!("{}:{name} bit {bit}", self.label))
     }
 }
@@ -245,7 +302,7 @@ impl Disk for SimDisk {
     }
     fn space(&self) -> io::Result<(u64, u64)> {
         let s = self.state()?;
-        let used: u64 = s.names.values().map(|f| f.lock().current.len() as u64).sum();
+        let used: u64 = s.names.values().map(|f| f.lock().current.len).sum();
         Ok((self.medium.capacity, self.medium.capacity.saturating_sub(used)))
     }
     fn describe(&self) -> String {
@@ -281,11 +338,7 @@ impl SimFile {
 impl DiskFile for SimFile {
     fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         self.alive()?;
-        let f = self.file.lock();
-        let end = at as usize + buf.len();
-        let bytes = f.current.get(at as usize..end).ok_or(io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(bytes);
-        Ok(())
+        self.file.lock().current.read(at, buf)
     }
     fn write_at(&self, at: u64, data: &[u8]) -> io::Result<()> {
         self.change(Change::Write { at, data: data.to_vec() })
@@ -310,7 +363,7 @@ impl DiskFile for SimFile {
     }
     fn len(&self) -> io::Result<u64> {
         self.alive()?;
-        Ok(self.file.lock().current.len() as u64)
+        Ok(self.file.lock().current.len)
     }
 }
 

@@ -4,8 +4,23 @@
 //! virtual time. Every delay, drop, partition, crash and restart comes from one seed; the same seed
 //! gives the same run, and the trace hash shows it. An [`oracle`] that knows "unknown" judges what
 //! clients saw.
+//!
+//! ```text
+//!   world ─ one run                                   journal ─ what happened, hashed
+//!     ├─ faults ─ who dies, which walls, how long ──▶ weather ─ fate of each message
+//!     │                                               disk    ─ what a power failure takes
+//!     └─ workload ×2 ─ what clients do ─▶ steps ─▶ the SDK
+//!            └─ look ─ what they see ───▶ oracle ─ whether it was promised
+//! ```
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
+pub mod cast;
 pub mod disk;
+pub mod faults;
+pub mod journal;
+pub mod look;
 pub mod oracle;
+pub mod steps;
+pub mod weather;
+pub mod workload;
 pub mod world;

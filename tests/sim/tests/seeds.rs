@@ -1,5 +1,18 @@
-//! Seeds in CI: `MOOSENG_SEEDS=from..to cargo test -p mooseng-sim --test seeds` runs others.
+//! Seeds in CI. Others: `MOOSENG_SEEDS=from..to cargo test -p mooseng-sim --test seeds`.
+//! `MOOSENG_JOURNAL=1` with one seed prints all that happened in it, `MOOSENG_LOG=debug` what the
+//! cluster logged.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use mooseng_sim::world::{Outline, run};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// Lines of a failed seed's journal that are shown unasked.
+const TAIL: usize = 60;
+/// Threads that run seeds; each seed is a world of its own.
+const THREADS: usize = 2;
 
 fn seeds() -> std::ops::Range<u64> {
     let text = std::env::var("MOOSENG_SEEDS").unwrap_or_else(|_| "0..100".into());
@@ -7,25 +20,73 @@ fn seeds() -> std::ops::Range<u64> {
     from.parse().unwrap()..to.parse().unwrap()
 }
 
+fn log() {
+    if let Ok(filter) = std::env::var("MOOSENG_LOG") {
+        let format = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().without_time();
+        let _ = format.try_init();
+    }
+}
+
+/// Runs one seed; says how to run it again when a promise was broken.
+fn judge(seed: u64) -> Option<Outline> {
+    let ran = run(seed);
+    let all = std::env::var_os("MOOSENG_JOURNAL").is_some();
+    let shown = if all { ran.journal.len() } else { TAIL.min(ran.journal.len()) };
+    if all || ran.outline.is_err() {
+        eprintln!("{}", ran.journal[ran.journal.len() - shown..].join("\n"));
+    }
+    ran.outline
+        .inspect_err(|e| {
+            eprintln!("BROKEN: {e:#}");
+            eprintln!(
+                "again, with all that happened: MOOSENG_JOURNAL=1 MOOSENG_SEEDS={seed}..{} cargo test -p mooseng-sim --test seeds no_promise",
+                seed + 1
+            );
+        })
+        .ok()
+}
+
 #[test]
 fn no_promise_is_broken() {
-    let mut acknowledged = 0;
-    for seed in seeds() {
-        match mooseng_sim::world::run(seed) {
-            Ok(outline) => acknowledged += outline.acknowledged,
-            Err(e) => panic!("{e:#}"),
+    log();
+    let (seeds, broken) = (seeds(), Mutex::new(Vec::new()));
+    let next = AtomicU64::new(seeds.start);
+    let outlines = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    match judge(seed) {
+                        Some(outline) => outlines.lock().unwrap().push(outline),
+                        None => broken.lock().unwrap().push(seed),
+                    }
+                }
+            });
         }
-    }
-    assert!(acknowledged > 0, "nothing was acknowledged: nothing was proven");
+    });
+    let (outlines, broken) = (outlines.into_inner().unwrap(), broken.into_inner().unwrap());
+    let sum = |of: fn(&Outline) -> u64| outlines.iter().map(of).sum::<u64>();
+    let max = |of: fn(&Outline) -> u64| outlines.iter().map(of).max().unwrap_or(0);
+    println!(
+        "{} seeds: {} steps acknowledged, {} failed in a fault; the longest took {} ms, the slowest convergence {} ms; {} s of virtual time",
+        outlines.len(),
+        sum(|o| o.acknowledged),
+        sum(|o| o.failed),
+        max(|o| o.longest_ms),
+        max(|o| o.converged_ms),
+        sum(|o| o.virtual_ms) / 1000
+    );
+    assert!(broken.is_empty(), "promises were broken in seeds {broken:?}");
+    assert!(sum(|o| o.acknowledged) > 0, "nothing was acknowledged: nothing was proven");
 }
 
 #[test]
 fn one_seed_is_one_run() {
     for seed in [3, 11] {
-        assert_eq!(
-            mooseng_sim::world::run(seed).unwrap(),
-            mooseng_sim::world::run(seed).unwrap(),
-            "seed {seed}"
-        );
+        assert_eq!(run(seed).outline.unwrap(), run(seed).outline.unwrap(), "seed {seed}");
     }
 }

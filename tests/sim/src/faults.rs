@@ -1,0 +1,332 @@
+//! What goes wrong in a run: processes that die, machines that lose power, walls, slow nodes; one
+//! fault or one pair at a time, each over after a while. Between some of them the cluster must become
+//! whole again.
+
+use crate::{
+    cast::Stage,
+    disk::SimMedium,
+    weather::{Wall, node_of},
+};
+use anyhow::{Context as _, Result};
+use mooseng_client::{Client, embedded::Cluster};
+use mooseng_core::seam::Rng as _;
+use mooseng_host::SeededRng;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Longest time until the cluster is whole again after the last fault.
+pub const CONVERGES: Duration = Duration::from_secs(120);
+/// The same between two faults, while clients work.
+const WHOLE_AGAIN: Duration = Duration::from_secs(120);
+/// Silence after which a real connection ends.
+const IDLE: Duration = Duration::from_secs(8);
+/// Masters, and chunkservers.
+pub const NODES: usize = 3;
+/// Bytes of a simulated medium.
+const MEDIUM_BYTES: u64 = 8 << 30;
+
+/// All media of a run, by name. They outlive the nodes.
+#[derive(Clone, Default)]
+pub struct Media(Arc<Mutex<BTreeMap<String, SimMedium>>>);
+
+impl Media {
+    /// The medium of this name, empty when it is new.
+    pub fn get(&self, name: &str) -> SimMedium {
+        let mut media = self.0.lock();
+        media.entry(name.to_owned()).or_insert_with(|| SimMedium::new(name, MEDIUM_BYTES)).clone()
+    }
+
+    fn of(&self, node: &str) -> Vec<SimMedium> {
+        self.0.lock().iter().filter(|(n, _)| node_of(n) == node).map(|(_, m)| m.clone()).collect()
+    }
+}
+
+/// A node that can die.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Node {
+    Master(usize),
+    Chunkserver(usize),
+}
+
+impl Node {
+    fn name(self) -> String {
+        match self {
+            Self::Master(at) => format!("master-{}", at + 1),
+            Self::Chunkserver(at) => format!("chunkserver-{}", at + 1),
+        }
+    }
+}
+
+/// How a node ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// The process dies, the machine lives: everything written stays.
+    Killed,
+    /// Unsynced sectors are lost, kept or torn.
+    Power,
+}
+
+#[derive(Clone, Debug)]
+enum Fault {
+    Down(Vec<(Node, End)>),
+    Walls(Vec<Wall>),
+    Slow(String, Duration),
+}
+
+/// The one who makes trouble.
+pub struct Troublemaker {
+    cluster: Cluster,
+    media: Media,
+    stage: Arc<Stage>,
+    admin: Client,
+    rng: SeededRng,
+    clients: Vec<String>,
+    down: BTreeSet<Node>,
+    /// Chunkservers that lost power, and that were in trouble at all, since the cluster was whole:
+    /// when there are two, unsynced data may have been on no other.
+    powerless: BTreeSet<usize>,
+    hurt: BTreeSet<usize>,
+}
+
+impl Troublemaker {
+    /// For a cluster with these media; `clients` are names on the network.
+    pub fn new(
+        cluster: Cluster,
+        media: Media,
+        stage: Arc<Stage>,
+        admin: Client,
+        seed: u64,
+        clients: Vec<String>,
+    ) -> Self {
+        let rng = SeededRng::new(seed);
+        let (down, powerless, hurt) = Default::default();
+        Self { cluster, media, stage, admin, rng, clients, down, powerless, hurt }
+    }
+
+    fn note(&self, what: impl std::fmt::Display) {
+        self.stage.journal.note("fault", what);
+    }
+
+    fn pick(&self, n: u64) -> u64 {
+        self.rng.next_u64() % n
+    }
+
+    fn millis(&self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.pick(to - from))
+    }
+
+    /// Makes trouble until nobody works any more, then ends all of it.
+    pub async fn while_working(&mut self, is_working: impl Fn() -> bool) -> Result<()> {
+        self.stage.weather.set_flaky(true);
+        while is_working() {
+            tokio::time::sleep(self.millis(100, 3000)).await;
+            let fault = self.choose();
+            self.begin(&fault).await?;
+            self.last(&fault).await;
+            self.end(&fault).await?;
+            if self.pick(2) == 0 {
+                self.whole(WHOLE_AGAIN, false).await.context("between faults")?;
+            }
+        }
+        self.stage.weather.set_flaky(false);
+        Ok(())
+    }
+
+    /// Lets a fault last for a while; connections that hear nothing for long end.
+    async fn last(&self, fault: &Fault) {
+        let time = match (fault, self.pick(8)) {
+            (Fault::Down(nodes), _) if nodes.len() > 2 => self.millis(100, 3000),
+            (_, 0) => self.millis(10_000, 45_000),
+            (_, 1..4) => self.millis(100, 2000),
+            _ => self.millis(1000, 10_000),
+        };
+        let Fault::Walls(walls) = fault else { return tokio::time::sleep(time).await };
+        let until = Instant::now() + time;
+        let sever = || {
+            let crosses = |a: &str, b: &str| walls.iter().any(|w| w.crosses(node_of(a), node_of(b)));
+            self.stage.network.sever(crosses);
+        };
+        if time > IDLE {
+            tokio::time::sleep(IDLE).await;
+            sever();
+        }
+        tokio::time::sleep_until(until).await;
+        if self.pick(2) == 0 {
+            sever();
+        }
+    }
+
+    fn node(&self) -> Node {
+        let at = self.pick(NODES as u64) as usize;
+        match self.pick(4) {
+            0 => Node::Master(at),
+            1 => Node::Master(self.cluster.leader().unwrap_or(at)),
+            _ => Node::Chunkserver(at),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self.pick(5) {
+            0 => self.clients[self.pick(self.clients.len() as u64) as usize].clone(),
+            _ => self.node().name(),
+        }
+    }
+
+    fn two(&self) -> (String, String) {
+        let a = self.name();
+        loop {
+            let b = self.name();
+            if a != b {
+                return (a, b);
+            }
+        }
+    }
+
+    fn end_of(&self) -> End {
+        if self.pick(3) == 0 { End::Killed } else { End::Power }
+    }
+
+    fn choose(&self) -> Fault {
+        match self.pick(20) {
+            0..6 => Fault::Down(vec![(self.node(), self.end_of())]),
+            6..8 => {
+                let (master, chunkserver) = (self.pick(3) as usize, self.pick(3) as usize);
+                let master = if self.pick(2) == 0 { self.cluster.leader().unwrap_or(master) } else { master };
+                Fault::Down(vec![
+                    (Node::Master(master), self.end_of()),
+                    (Node::Chunkserver(chunkserver), self.end_of()),
+                ])
+            }
+            8 => {
+                let end = self.end_of();
+                let all = (0..NODES).flat_map(|n| [(Node::Master(n), end), (Node::Chunkserver(n), end)]);
+                Fault::Down(all.collect())
+            }
+            9..12 => Fault::Walls(vec![Wall::Around(self.name())]),
+            12 => Fault::Walls(vec![Wall::Mute(self.name())]),
+            13 => Fault::Walls(vec![Wall::Deaf(self.name())]),
+            14..17 => {
+                let (a, b) = self.two();
+                Fault::Walls(vec![Wall::Between(a, b)])
+            }
+            17 => {
+                let (a, b) = self.two();
+                Fault::Walls(vec![Wall::OneWay(a, b)])
+            }
+            _ => Fault::Slow(self.name(), self.millis(20, 500)),
+        }
+    }
+
+    async fn begin(&mut self, fault: &Fault) -> Result<()> {
+        self.stage.calm.end();
+        match fault {
+            Fault::Down(nodes) => {
+                // All disks of a power failure stop at once, before anybody can react: a last flush
+                // does not count.
+                for (node, end) in nodes {
+                    self.note(format_args!("{}: {end:?}", node.name()));
+                    for medium in self.media.of(&node.name()) {
+                        match end {
+                            End::Killed => medium.kill(),
+                            End::Power => medium.crash(&self.rng),
+                        }
+                    }
+                    self.hurts(&node.name(), *end == End::Power);
+                }
+                for (node, _) in nodes {
+                    self.kill(*node).await;
+                }
+            }
+            Fault::Walls(walls) => {
+                for wall in walls {
+                    self.note(wall);
+                    let (Wall::Around(n)
+                    | Wall::Mute(n)
+                    | Wall::Deaf(n)
+                    | Wall::Between(n, _)
+                    | Wall::OneWay(n, _)) = wall;
+                    self.hurts(n, false);
+                    if let Wall::Between(_, other) | Wall::OneWay(_, other) = wall {
+                        self.hurts(other, false);
+                    }
+                    self.stage.weather.wall(wall.clone());
+                }
+            }
+            Fault::Slow(node, by) => {
+                self.note(format_args!("{node} is slow by {by:?}"));
+                self.hurts(node, false);
+                self.stage.weather.slow(node, *by);
+            }
+        }
+        Ok(())
+    }
+
+    fn hurts(&mut self, node: &str, power: bool) {
+        let Some(at) = (0..NODES).find(|n| Node::Chunkserver(*n).name() == node) else { return };
+        self.hurt.insert(at);
+        if power {
+            self.powerless.insert(at);
+        }
+        if !self.powerless.is_empty() && self.hurt.len() > 1 {
+            self.note("unsynced data may be lost");
+            self.stage.power_failed();
+        }
+    }
+
+    async fn kill(&mut self, node: Node) {
+        match node {
+            Node::Master(at) => self.cluster.kill_master(at).await,
+            Node::Chunkserver(at) => self.cluster.kill_chunkserver(at),
+        }
+        self.down.insert(node);
+    }
+
+    async fn end(&mut self, fault: &Fault) -> Result<()> {
+        self.stage.weather.clear();
+        self.note(format_args!("over: {fault:?}"));
+        for node in std::mem::take(&mut self.down) {
+            match node {
+                Node::Master(at) => self.cluster.start_master(at).await,
+                Node::Chunkserver(at) => self.cluster.start_chunkserver(at).await,
+            }
+            .with_context(|| format!("{} does not start again", node.name()))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the cluster is whole; with `idle`, nothing may be left to delete either.
+    pub async fn whole(&mut self, within: Duration, idle: bool) -> Result<Duration> {
+        let begin = Instant::now();
+        let mut last = String::from("nobody answered");
+        let mut seen_whole = 0;
+        while begin.elapsed() < within {
+            match self.admin.status().await {
+                Ok(s) => {
+                    let alive = s.servers.iter().filter(|s| s.alive).count();
+                    // Blocks that verify nowhere after a power failure are an alarm and stay one.
+                    let lost = if self.stage.is_lossy() { s.chunks.missing } else { 0 };
+                    let is_whole = s.chunks.healthy + lost == s.chunks.total
+                        && alive == NODES
+                        && (!idle || (s.chunks.deleting == 0 && s.chunks.overgoal == 0));
+                    seen_whole = if is_whole { seen_whole + 1 } else { 0 };
+                    last = format!("{alive} servers, {:?}", s.chunks);
+                }
+                Err(e) => last = e.to_string(),
+            }
+            // Once may be before the leader heard of what came back.
+            if seen_whole > 4 {
+                self.note(format_args!("whole after {:?}", begin.elapsed()));
+                (self.powerless, self.hurt) = Default::default();
+                self.stage.calm.begin();
+                return Ok(begin.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        anyhow::bail!("the cluster did not become whole within {within:?}: {last}")
+    }
+}
