@@ -23,8 +23,6 @@ use tokio::time::Instant;
 pub const CONVERGES: Duration = Duration::from_secs(120);
 /// The same between two faults, while clients work.
 const WHOLE_AGAIN: Duration = Duration::from_secs(120);
-/// Silence after which a real connection ends.
-const IDLE: Duration = Duration::from_secs(8);
 /// Masters, and chunkservers.
 pub const NODES: usize = 3;
 /// Bytes of a simulated medium.
@@ -137,7 +135,7 @@ impl Troublemaker {
         Ok(())
     }
 
-    /// Lets a fault last for a while; connections that hear nothing for long end.
+    /// Lets a fault last for a while; some of the connections that it cut end with it.
     async fn last(&self, fault: &Fault) {
         let time = match (fault, self.pick(8)) {
             (Fault::Down(nodes), _) if nodes.len() > 2 => self.millis(100, 3000),
@@ -145,19 +143,12 @@ impl Troublemaker {
             (_, 1..4) => self.millis(100, 2000),
             _ => self.millis(1000, 10_000),
         };
-        let Fault::Walls(walls) = fault else { return tokio::time::sleep(time).await };
-        let until = Instant::now() + time;
-        let sever = || {
+        tokio::time::sleep(time).await;
+        if let Fault::Walls(walls) = fault
+            && self.pick(2) == 0
+        {
             let crosses = |a: &str, b: &str| walls.iter().any(|w| w.crosses(node_of(a), node_of(b)));
             self.stage.network.sever(crosses);
-        };
-        if time > IDLE {
-            tokio::time::sleep(IDLE).await;
-            sever();
-        }
-        tokio::time::sleep_until(until).await;
-        if self.pick(2) == 0 {
-            sever();
         }
     }
 

@@ -63,8 +63,14 @@ struct State {
     walls: Vec<Wall>,
     slow: BTreeMap<String, Duration>,
     dead: BTreeSet<String>,
+    /// Pairs between which something was lost, with the time of the first loss.
+    lost: BTreeMap<(String, String), Duration>,
     events: u64,
 }
+
+/// Silence after which a real connection ends. Something that is lost for good is such a silence:
+/// no transport loses a message and goes on.
+const IDLE: Duration = Duration::from_secs(8);
 
 /// The network's faults.
 #[derive(Debug)]
@@ -112,6 +118,16 @@ impl Weather {
         self.state.lock().dead.insert(node.to_owned());
     }
 
+    /// Pairs whose connections are to end, for what was lost on them was lost long ago. Told once.
+    pub fn take_silent(&self) -> BTreeSet<(String, String)> {
+        let now = self.journal.elapsed();
+        let mut s = self.state.lock();
+        let (silent, lost) = std::mem::take(&mut s.lost).into_iter().partition(|(_, at)| *at + IDLE <= now);
+        s.lost = lost;
+        let silent: BTreeMap<_, Duration> = silent;
+        silent.into_keys().flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]).collect()
+    }
+
     /// Decisions so far.
     pub fn events(&self) -> u64 {
         self.state.lock().events
@@ -149,6 +165,10 @@ impl Faults for Weather {
         let mut state = self.state.lock();
         state.events += 1;
         let fate = state.fate(from, to, event, r);
+        if fate == Fate::Drop && !matches!(event, Event::Connect) {
+            let now = self.journal.elapsed();
+            state.lost.entry((from.to_owned(), to.to_owned())).or_insert(now);
+        }
         drop(state);
         self.journal.fold(from.bytes().chain(to.bytes()).chain(r.to_le_bytes()));
         fate

@@ -5,13 +5,16 @@ use crate::{
     cast::Stage,
     faults::{CONVERGES, Media, Troublemaker},
     journal::Journal,
-    weather::Weather,
+    weather::{Weather, node_of},
     workload::Worker,
 };
 use anyhow::{Context as _, Result};
 use mooseng_client::embedded::Cluster;
 use mooseng_net::memory::MemoryNetwork;
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// Parts of the namespace that clients take turns in.
 const GROUPS: u64 = 4;
@@ -76,7 +79,8 @@ async fn live(seed: u64, journal: Arc<Journal>) -> Result<Outline> {
     };
     let seams = mooseng_host::sim_seams(seed);
     let cluster = Cluster::builder().seams(seams).disks(disks).network(network.clone()).start().await?;
-    let stage = Arc::new(Stage::new(weather.clone(), journal.clone(), network, GROUPS));
+    let stage = Arc::new(Stage::new(weather.clone(), journal.clone(), network.clone(), GROUPS));
+    tokio::spawn(end_silent_connections(weather.clone(), network));
     let admin = cluster.client_with(|b| b.name("admin")).await?;
     let (workers, names) = workers(&cluster, &stage, seed).await?;
     let mut trouble = Troublemaker::new(cluster, media, stage.clone(), admin, seed ^ 0x5151, names);
@@ -106,6 +110,16 @@ async fn live(seed: u64, journal: Arc<Journal>) -> Result<Outline> {
         converged_ms: converged.as_millis() as u64,
         virtual_ms: journal.elapsed().as_millis() as u64,
     })
+}
+
+/// Ends connections on which something was lost, as the real transports do, for as long as the run
+/// lasts.
+async fn end_silent_connections(weather: Arc<Weather>, network: MemoryNetwork) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let silent = weather.take_silent();
+        network.sever(|a, b| silent.contains(&(node_of(a).to_owned(), node_of(b).to_owned())));
+    }
 }
 
 /// The workers with their processes, and the names of these on the network.
