@@ -28,7 +28,7 @@ pub(crate) async fn write_back(masters: Arc<Masters>, pool: Arc<Pool>) {
         let sync = |(age, node): (u64, Arc<Node>)| {
             let pool = pool.clone();
             async move {
-                if let Err(e) = node.sync().await {
+                if let Err(e) = node.write_out().await {
                     tracing::warn!(inode = %node.cx.inode, error = %e, "an open file's data could not be written out yet");
                 }
                 if node.is_settled() {

@@ -118,6 +118,14 @@ impl Pool {
         self.unsynced.lock().remove(&(inode, index));
     }
 
+    /// That a member restarted before the writes were on disk is known now: whoever has the chunk may
+    /// sync what is left of them.
+    pub(crate) fn loss_was_told(&self, inode: InodeId, index: ChunkIndex) {
+        if let Some(left) = self.unsynced.lock().get_mut(&(inode, index)) {
+            left.members.clear();
+        }
+    }
+
     /// All that is remembered.
     pub(crate) fn all_unsynced(&self) -> Vec<(InodeId, ChunkIndex, Unsynced)> {
         self.unsynced.lock().iter().map(|((inode, i), u)| (*inode, *i, u.clone())).collect()

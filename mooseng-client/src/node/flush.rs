@@ -8,7 +8,7 @@ use super::*;
 use crate::writer::sync_chunk_left;
 use futures::future::{join, join_all};
 use mooseng_core::{
-    error::MetaError,
+    error::{ChunkError, MetaError},
     meta::{CommitWrite, WriteInline},
 };
 
@@ -56,13 +56,24 @@ impl Node {
         Ok(())
     }
 
-    /// Syncs what handles that are closed now wrote through this client. A loss is told once.
+    /// Writes out what is held here; losses of closed handles are left for the fsync that asks.
+    pub(crate) async fn write_out(&self) -> Result<()> {
+        let _one = self.flushing.lock().await;
+        self.flush_now(true).await
+    }
+
+    /// Syncs what handles that are closed now wrote through this client. A loss is told once; what is
+    /// there in spite of it goes to the disks with the next sync, so that its success binds.
     async fn sync_left(&self) -> Result<()> {
         for (index, left) in self.cx.pool.unsynced(self.cx.inode) {
             self.state.lock().places.remove(&index);
             let done = sync_chunk_left(&self.cx, index, &left).await;
-            if !done.as_ref().is_err_and(Error::is_retryable) {
-                self.cx.pool.synced(self.cx.inode, index);
+            match &done {
+                Err(Error::Chunk { last: ChunkError::Lost { .. }, .. }) => {
+                    self.cx.pool.loss_was_told(self.cx.inode, index);
+                }
+                Err(e) if e.is_retryable() => {}
+                _ => self.cx.pool.synced(self.cx.inode, index),
             }
             done?;
         }
