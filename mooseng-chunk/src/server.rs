@@ -8,7 +8,7 @@ use crate::{
 use mooseng_core::{
     chunk::ChunkStore as _,
     context::CallContext,
-    error::MetaError,
+    error::{MetaError, NetError},
     ids::*,
     limits::REPORT_CHUNKS_MAX,
     meta::{DiskReport, Heartbeat, MetadataExt as _, Register, Report, ServerOrders},
@@ -135,6 +135,7 @@ impl Chunkserver {
             turn: 0,
             registered: None,
             reported: false,
+            refused: false,
         };
         let task = tokio::spawn(masters.keep_informed(said));
         Ok(Self { store, listening: Some(listening), task, ready })
@@ -188,6 +189,8 @@ struct Masters {
     /// With which leader's term it is registered.
     registered: Option<Term>,
     reported: bool,
+    /// The masters refuse this server's certificate, and the log says so.
+    refused: bool,
 }
 
 impl Masters {
@@ -195,7 +198,7 @@ impl Masters {
         loop {
             let mut pause = self.timings.heartbeat;
             match self.once().await {
-                Ok(()) => {}
+                Ok(()) => self.refused = false,
                 Err(MetaError::NotLeader { leader }) => {
                     self.hint = leader.map(|(_, addr)| addr);
                     self.lost_leader();
@@ -207,6 +210,10 @@ impl Masters {
                     pause = self.timings.heartbeat / 5;
                 }
                 Err(e) => {
+                    let refused = matches!(e, MetaError::Net(NetError::Identity { .. }));
+                    if refused && !std::mem::replace(&mut self.refused, true) {
+                        tracing::error!(error = %e, "a master and this server do not accept each other");
+                    }
                     tracing::debug!(error = %e, "no leading master was reached, trying the next");
                     self.hint = None;
                     self.lost_leader();

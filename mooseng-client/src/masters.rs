@@ -48,7 +48,7 @@ struct Session {
 }
 
 /// Time for which a full cluster is asked again: space may come back, or its servers.
-const NO_SPACE: Duration = Duration::from_secs(5);
+pub(crate) const NO_SPACE: Duration = Duration::from_secs(5);
 /// Longest wait of a re-assertion for opens and releases under way.
 const QUIET: Duration = Duration::from_secs(2);
 /// New sessions for one request.

@@ -4,7 +4,7 @@
 
 use crate::{
     error::{Error, Result},
-    masters::Masters,
+    masters::{Masters, NO_SPACE},
     node::Losses,
     pool::{Pool, Unsynced},
     queue::{Held, Queue, Todo, can_be_kept},
@@ -37,6 +37,9 @@ const WINDOW_BYTES: usize = 16 * FRAME_BYTES_MAX;
 const WINDOW_FRAMES: usize = 128;
 /// Refusals in a row after which fresh rights are not asked for any more.
 const REFUSALS_MAX: u32 = 5;
+/// Between two tries of a write that found no space. Each has the masters make a new set of
+/// replicas, so that hasty ones would cost more than they win.
+const FULL_RETRY: Duration = Duration::from_millis(250);
 
 /// What a writer needs of its file.
 #[derive(Clone)]
@@ -114,13 +117,16 @@ pub(crate) struct Writer {
     /// The highest write ever acknowledged: only more is progress.
     best: u64,
     refusals: u32,
+    /// Since when the disks are full.
+    full_since: Option<Instant>,
 }
 
 impl Writer {
     pub(crate) fn new(cx: Context, shared: Arc<Shared>, queue: Arc<Queue>) -> Self {
         let session = SessionStamp { id: SessionId(0), epoch: SessionEpoch(0) };
-        let (send_until, sync_until) = (None, None);
-        Self { cx, shared, queue, session, stream: None, send_until, sync_until, best: 0, refusals: 0 }
+        let (send_until, sync_until, full_since) = (None, None, None);
+        let (stream, best, refusals) = (None, 0, 0);
+        Self { cx, shared, queue, session, stream, send_until, sync_until, best, refusals, full_since }
     }
 
     /// Works until it is dropped.
@@ -245,7 +251,7 @@ impl Writer {
         let upto = upto.min(self.stream.as_ref().map_or(0, |s| s.sent));
         if upto > self.best {
             self.best = upto;
-            self.send_until = None;
+            (self.send_until, self.full_since) = (None, None);
             self.refusals = 0;
         }
         self.queue.status.send_if_modified(|s| {
@@ -360,10 +366,12 @@ impl Writer {
             _ => &mut self.send_until,
         };
         let until = *until.get_or_insert_with(|| Instant::now() + self.cx.masters.deadline());
+        let full = matches!(e, ChunkError::NoSpace(_));
+        let long_full = full && self.full_since.get_or_insert_with(Instant::now).elapsed() >= NO_SPACE;
         let left = until.saturating_duration_since(Instant::now());
         let refused = matches!(e, ChunkError::Fenced | ChunkError::Forbidden(_) | ChunkError::Invalid(_));
         self.refusals += u32::from(refused);
-        if left.is_zero() || (refused && self.refusals > REFUSALS_MAX) {
+        if left.is_zero() || long_full || (refused && self.refusals > REFUSALS_MAX) {
             let tried = head.map_or_else(String::new, |h| h.to_string());
             let chunk = chunk.map_or(ChunkId(0), |c| c.id);
             return Err(Error::Chunk { chunk, tried, last: e });
@@ -382,7 +390,9 @@ impl Writer {
         }
         let left = until.saturating_duration_since(Instant::now());
         self.relocate(left.max(RETRY)).await?;
-        if self.queue.chunk() == chunk {
+        if full {
+            tokio::time::sleep(FULL_RETRY).await;
+        } else if self.queue.chunk() == chunk {
             tokio::time::sleep(RETRY).await;
         }
         Ok(())
@@ -393,6 +403,7 @@ impl Writer {
         let keep = can_be_kept(&e);
         self.end_stream();
         (self.send_until, self.sync_until, self.refusals) = (None, None, 0);
+        self.full_since = None;
         let held = self.queue.inner.lock().held.len();
         tracing::warn!(inode = %self.cx.inode, index = %self.queue.index, error = %e, keep, held, "written data did not reach its replicas");
         if !keep {

@@ -201,7 +201,7 @@ pub enum MetaError {
     #[error("{}", posix_text(*.0))]
     Posix(Errno),
     /// A name that cannot be.
-    #[error("bad name: {0}")]
+    #[error(transparent)]
     Name(#[from] NameError),
     /// A request that makes no sense; the text says what to change.
     #[error("invalid request: {0}")]

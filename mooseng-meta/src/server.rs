@@ -244,6 +244,13 @@ impl Master {
         MasterStatus { raft: self.raft.status(), leading: self.service.leads() }
     }
 
+    /// Waits until this master can work no more, as when its disk is full or broken; tells why. It only
+    /// comes back by being started again. The future holds what it needs.
+    pub fn failed(&self) -> impl Future<Output = String> + use<> {
+        let raft = self.raft.clone();
+        async move { raft.failed().await }
+    }
+
     /// Hands leadership over when it leads and others can take it, then stops.
     pub async fn shutdown(self) {
         let status = self.raft.status();

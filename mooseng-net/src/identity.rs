@@ -186,6 +186,11 @@ impl Identity {
         CaHash(sha256(&self.ca))
     }
 
+    /// Refuses a certificate that is not valid at this time, or not of the authority beside it.
+    pub fn check_now(&self) -> Result<(), NetError> {
+        tls::check_signed(&self.ca, &self.cert, UnixTime::now())
+    }
+
     /// Writes `ca.pem`, `node.pem` and `node.key` (mode 0600). Files that exist are never replaced.
     pub fn save(&self, dir: &Path) -> Result<(), NetError> {
         files::write_new(&dir.join("node.key"), files::key_pem(&self.key).as_bytes(), 0o600)?;

@@ -7,7 +7,7 @@ mod telling;
 
 use anyhow::ensure;
 use async_trait::async_trait;
-use mooseng_chunk::{Chunkserver, ChunkserverOptions};
+use mooseng_chunk::{Chunkserver, ChunkserverOptions, StartError};
 use mooseng_core::{ids::ServerId, net::Role, seam::Disk};
 use mooseng_host::{DirLock, OsDisk, host_seams};
 use mooseng_support::{
@@ -21,7 +21,11 @@ use mooseng_support::{
     ports,
 };
 use parking_lot::Mutex;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Disks of one chunkserver at most.
 const DISKS_MAX: usize = 256;
@@ -97,7 +101,10 @@ pub fn run(flags: &Flags<keys::Chunkserver>) -> anyhow::Result<()> {
             timings: Default::default(),
             reserve: config.reserve,
         };
-        let server = Chunkserver::start(options).await?;
+        let server = Chunkserver::start(options).await.map_err(|e| match e {
+            StartError::Disk { dir, cause } => data_dir_error(Path::new(&dir), &cause),
+            other => other.into(),
+        })?;
         tracing::info!(at = config.advertise, "chunks are served");
         Ok(Arc::new(Running::new(server, locks, &common, &parts.metrics)) as Arc<dyn Service>)
     })

@@ -9,7 +9,7 @@ mod telling;
 
 pub use config::Config;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use async_trait::async_trait;
 use mooseng_core::{
     context::CallContext,
@@ -18,7 +18,7 @@ use mooseng_core::{
     net::Role,
 };
 use mooseng_host::{DirLock, OsDisk, host_seams};
-use mooseng_meta::server::{Master, MasterOptions};
+use mooseng_meta::server::{Master, MasterOptions, StartError};
 use mooseng_net::identity::{AUTHORITY_DIR, ClusterCa};
 use mooseng_support::{
     config::Flags,
@@ -31,7 +31,11 @@ use mooseng_support::{
     ports,
 };
 use parking_lot::Mutex;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::task::JoinHandle;
 
 /// Between two looks of a leader at the whole cluster, for metrics. A look reads every chunk's record.
@@ -68,8 +72,11 @@ pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
             cache_bytes: config.cache_bytes,
             authority,
         };
-        let master = Master::start(options).await?;
-        let running = Running::new(master, lock, &common, &parts.metrics);
+        let master = Master::start(options).await.map_err(|e| match e {
+            StartError::Disk { cause, .. } => data_dir_error(&config.data_dir, &cause),
+            other => other.into(),
+        })?;
+        let running = Running::new(master, lock, &config, &common, &parts.metrics);
         parts.endpoints.serve_joins(Arc::new(running.node.clone()));
         Ok(Arc::new(running) as Arc<dyn Service>)
     })
@@ -114,15 +121,17 @@ struct Running {
     node: Node,
     common: Common,
     looking: JoinHandle<()>,
+    data_dir: PathBuf,
     _lock: DirLock,
 }
 
 impl Running {
-    fn new(master: Master, lock: DirLock, common: &Common, metrics: &Metrics) -> Self {
+    fn new(master: Master, lock: DirLock, config: &Config, common: &Common, metrics: &Metrics) -> Self {
         let node = Node { master: Arc::new(Mutex::new(Some(master))), cluster: Arc::default() };
         telling::register(&node, metrics);
         let looking = tokio::spawn(look(node.clone(), common.clone()));
-        Self { node, common: common.clone(), looking, _lock: lock }
+        let (common, data_dir) = (common.clone(), config.data_dir.clone());
+        Self { node, common, looking, data_dir, _lock: lock }
     }
 }
 
@@ -147,6 +156,18 @@ async fn look(node: Node, common: Common) {
 impl Service for Running {
     fn health(&self) -> Health {
         telling::health(&self.node, &self.common.peer)
+    }
+    /// A master whose disk failed it ends: it can do nothing more for anybody, the others serve, and
+    /// whoever supervises it starts it again.
+    async fn ended(&self) -> anyhow::Result<()> {
+        let failed = self.node.master.lock().as_ref().map(Master::failed);
+        let Some(failed) = failed else { return std::future::pending().await };
+        let cause = failed.await;
+        bail!(
+            "this master cannot go on: {cause}; make room on the disk of {}, or mend it, and start it again \
+             (what was acknowledged is kept, and the other masters serve meanwhile)",
+            self.data_dir.display()
+        )
     }
     async fn stop(&self) -> anyhow::Result<()> {
         self.looking.abort();

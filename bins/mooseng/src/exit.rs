@@ -118,6 +118,10 @@ fn of_client(e: &Error) -> u8 {
     {
         return PERMISSION;
     }
+    // A name that no filesystem takes is a mistake of who typed it.
+    if let Error::Meta(MetaError::Name(_)) = e {
+        return USAGE;
+    }
     match e.kind() {
         ErrorKind::NotFound => NOT_FOUND,
         ErrorKind::PermissionDenied => PERMISSION,
@@ -161,7 +165,7 @@ pub(crate) fn cure(e: &anyhow::Error) -> Option<&'static str> {
 mod tests {
     use super::*;
     use anyhow::Context as _;
-    use mooseng_core::join::TokenId;
+    use mooseng_core::{join::TokenId, name::NameError};
 
     #[test]
     fn each_kind_has_its_code() {
@@ -173,6 +177,7 @@ mod tests {
             (interrupted(), INTERRUPTED),
             (Error::from(Errno::ENOENT).into(), NOT_FOUND),
             (Error::from(Errno::EACCES).into(), PERMISSION),
+            (Error::from(MetaError::Name(NameError::TooLong)).into(), USAGE),
             (Error::from(Errno::ENOTEMPTY).into(), ERROR),
             (Error::from(MetaError::NoQuorum("1 of 3".into())).into(), TEMPORARY),
             (unreachable(MetaError::NoQuorum("1 of 3".into())).into(), UNREACHABLE),

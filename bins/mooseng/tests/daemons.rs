@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, reason = "a test that cannot run says so")]
 
+mod bad;
 mod join;
 
 use nix::{

@@ -66,7 +66,15 @@ pub struct Common {
 impl Common {
     /// From settings; the certificate must be of one of `roles` and agree with what is set.
     pub fn new(settings: &Settings, roles: &[Role]) -> anyhow::Result<Self> {
-        let identity = load_identity(Path::new(&settings.get::<String>("identity")?))?;
+        let dir = settings.get::<String>("identity")?;
+        let identity = load_identity(Path::new(&dir))?;
+        // The others would refuse it, and this node would only be silent.
+        identity.check_now().with_context(|| {
+            format!(
+                "the identity in {dir} cannot be used now: set the clock right, or have the cluster's \
+                 authority issue a new one (`mooseng cluster issue`)"
+            )
+        })?;
         let peer = identity.peer();
         if !roles.contains(&peer.role) {
             let wanted: Vec<_> = roles.iter().map(|r| r.as_str()).collect();

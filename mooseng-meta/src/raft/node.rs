@@ -263,6 +263,20 @@ impl RaftNode {
         }
     }
 
+    /// Waits until this node stopped by itself, as when its disk is full or broken; tells why.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.0.raft.metrics();
+        loop {
+            let failed = metrics.borrow_watched().running_state.clone().err();
+            if let Some(e) = failed {
+                return e.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "its task ended".into();
+            }
+        }
+    }
+
     /// Adds a master: first as a learner, as a voter when it has caught up. Only at the leader.
     /// Idempotent; cancelled, it may be left a learner, and can be called again.
     pub async fn add_master(&self, member: &Member) -> Result<(), RaftFailure> {

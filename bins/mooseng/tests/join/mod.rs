@@ -3,13 +3,13 @@
 use super::*;
 
 /// Three masters to be, each with its ports: client API, Raft, metrics.
-struct Trio {
+pub(super) struct Trio {
     dir: tempfile::TempDir,
-    ports: Vec<[u16; 3]>,
+    pub(super) ports: Vec<[u16; 3]>,
 }
 
 impl Trio {
-    fn new(init: &[&str]) -> Self {
+    pub(super) fn new(init: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = (0..3).map(|_| [free_port(), free_port(), free_port()]).collect();
         let trio = Self { dir, ports };
@@ -19,7 +19,7 @@ impl Trio {
         trio
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
@@ -27,11 +27,11 @@ impl Trio {
         format!("127.0.0.1:{}", self.ports[n][0])
     }
 
-    fn addrs(&self) -> String {
+    pub(super) fn addrs(&self) -> String {
         (0..3).map(|n| self.addr(n)).collect::<Vec<_>>().join(",")
     }
 
-    fn master(&self, n: usize) -> Daemon {
+    pub(super) fn master(&self, n: usize) -> Daemon {
         let name = format!("master-{}", n + 1);
         let mut c = mooseng(&["master", "--data-dir", &self.path(&name), "--copies", "2"]);
         let raft: Vec<_> = self.ports.iter().map(|p| format!("127.0.0.1:{}", p[1])).collect();
@@ -44,7 +44,7 @@ impl Trio {
         Daemon::start(c, self.path(&format!("{name}.log")).into())
     }
 
-    fn masters(&self) -> Vec<Daemon> {
+    pub(super) fn masters(&self) -> Vec<Daemon> {
         let mut masters: Vec<_> = (0..3).map(|n| self.master(n)).collect();
         masters.iter_mut().zip(&self.ports).for_each(|(m, p)| m.wait_ready(p[2]));
         masters
@@ -62,7 +62,7 @@ impl Trio {
         })
     }
 
-    fn chunkserver(&self, identity: &str, name: &str) -> Daemon {
+    pub(super) fn chunkserver(&self, identity: &str, name: &str) -> Daemon {
         let (listen, metrics) = (free_port(), free_port());
         let mut c = mooseng(&["chunkserver", "--data-dirs", &self.path(name), "--reserve-mb", "0"]);
         c.env("MOOSENG_IDENTITY_DIR", identity).env("MOOSENG_LISTEN_ADDR", "127.0.0.1");
@@ -73,13 +73,13 @@ impl Trio {
         daemon
     }
 
-    fn verb(&self, identity: &str, args: &[&str]) -> Command {
+    pub(super) fn verb(&self, identity: &str, args: &[&str]) -> Command {
         let mut c = mooseng(args);
         c.env("MOOSENG_MASTER_ADDRS", self.addrs()).env("MOOSENG_IDENTITY_DIR", identity);
         c
     }
 
-    fn ok(&self, args: &[&str]) -> String {
+    pub(super) fn ok(&self, args: &[&str]) -> String {
         said(&mut self.verb(&self.path("c/admin"), args))
     }
 
