@@ -1,9 +1,11 @@
 //! `mooseng mini`: a whole cluster in one process that proves itself: a tree goes in, a
 //! chunkserver and the leading master are ended, the tree comes out equal, the copies are repaired.
 
+mod board;
 mod mount;
 
 use anyhow::{Context as _, Result, ensure};
+use board::Board;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -46,34 +48,32 @@ pub(crate) struct Args {
 /// One file of the tree: its path in the cluster, its content.
 type Entry = (String, Bytes);
 
-fn say(begin: Instant, text: &str) {
-    println!("[{:6.2} s] {text}", begin.elapsed().as_secs_f64());
-}
-
 pub(crate) async fn run(args: Args) -> Result<()> {
     ensure!(
         args.masters % 2 == 1,
         "{} masters: an odd number is needed for a quorum; use 1, 3 or 5",
         args.masters
     );
-    let begin = Instant::now();
+    let board = Board::new();
     let _lock = args.dir.as_deref().map(lock).transpose()?;
     let mut builder = Cluster::builder().masters(args.masters).chunkservers(args.chunkservers);
     if let Some(dir) = &args.dir {
         builder = builder.dir(dir);
     }
+    board.begin("the cluster starts", 1);
     let mut cluster = builder.start().await.context("the cluster does not start")?;
-    say(begin, &format!("{} masters and {} chunkservers serve", args.masters, args.chunkservers));
+    board.shown(&format!("{} masters and {} chunkservers serve", args.masters, args.chunkservers));
     let client = cluster.client().await?;
     let mounted = match &args.mount {
         Some(dir) => Some(mount::start(dir, &client).await?),
         None => None,
     };
-    let tree = prove(&args, begin, &mut cluster, &client).await?;
+    let tree = prove(&args, &board, &mut cluster, &client).await?;
     if let Some(mounted) = &mounted {
         mount::prove(mounted, &client.filesystem(), &tree).await?;
-        say(begin, &format!("every file is the same through the mount at {}", mounted.point().display()));
+        board.shown(&format!("every file is the same through the mount at {}", mounted.point().display()));
     }
+    board.end();
     print_box(&args, &client).await?;
     if !args.once {
         tokio::signal::ctrl_c().await?;
@@ -94,7 +94,7 @@ fn lock(dir: &Path) -> Result<DirLock> {
     })
 }
 
-async fn prove(args: &Args, begin: Instant, cluster: &mut Cluster, client: &Client) -> Result<Vec<Entry>> {
+async fn prove(args: &Args, board: &Board, cluster: &mut Cluster, client: &Client) -> Result<Vec<Entry>> {
     let fs = client.filesystem();
     let tree = match &args.tree {
         Some(dir) => read_tree(dir)?,
@@ -107,38 +107,36 @@ async fn prove(args: &Args, begin: Instant, cluster: &mut Cluster, client: &Clie
     }
     // The first half goes in while all is well, the second while parts of the cluster end.
     let (first, second) = tree.split_at(tree.len() / 2);
-    write(&fs, first).await?;
+    board.begin("files are written and synced", tree.len() as u64);
+    write(&fs, first, board).await?;
     cluster.kill_chunkserver(0);
-    say(begin, "chunkserver 1 was ended");
+    board.shown("chunkserver 1 was ended");
     if args.masters > 1 {
         let leader = cluster.leader().context("no master leads")?;
         cluster.kill_master(leader).await;
-        say(begin, &format!("the leading master {} was ended", leader + 1));
-        write(&fs, second).await?;
+        board.shown(&format!("the leading master {} was ended", leader + 1));
+        write(&fs, second, board).await?;
         cluster.start_master(leader).await?;
     } else {
-        write(&fs, second).await?;
+        write(&fs, second, board).await?;
     }
-    let mib = bytes as f64 / (1 << 20) as f64 / begin.elapsed().as_secs_f64();
-    say(
-        begin,
-        &format!(
-            "{} files, {} written and synced ({mib:.0} MiB/s, failures included)",
-            tree.len(),
-            ByteSize(bytes as u64)
-        ),
-    );
-    compare(&fs, &tree).await?;
-    say(begin, "every file reads back equal with one chunkserver gone");
+    let mib = bytes as f64 / (1 << 20) as f64 / board.seconds();
+    board.shown(&format!(
+        "{} files, {} written and synced ({mib:.0} MiB/s, failures included)",
+        tree.len(),
+        ByteSize(bytes as u64)
+    ));
+    compare(&fs, &tree, board).await?;
+    board.shown("every file reads back equal with one chunkserver gone");
     cluster.start_chunkserver(0).await?;
-    wait_healthy(client).await?;
-    say(begin, "all chunks have all their copies again");
-    compare(&fs, &tree).await?;
-    say(begin, "every file reads back equal");
+    wait_healthy(client, board).await?;
+    board.shown("all chunks have all their copies again");
+    compare(&fs, &tree, board).await?;
+    board.shown("every file reads back equal");
     Ok(tree)
 }
 
-async fn write(fs: &Filesystem, files: &[Entry]) -> Result<()> {
+async fn write(fs: &Filesystem, files: &[Entry], board: &Board) -> Result<()> {
     let put = |(path, data): &Entry| {
         let (fs, path, data) = (fs.clone(), path.clone(), data.clone());
         async move {
@@ -147,28 +145,34 @@ async fn write(fs: &Filesystem, files: &[Entry]) -> Result<()> {
             let file = fs.create(&path).await.with_context(|| path.clone())?;
             file.write_at(0, data).await.with_context(|| path.clone())?;
             file.sync_all().await.with_context(|| path.clone())?;
-            file.close().await.with_context(|| path.clone())
+            file.close().await.with_context(|| path.clone())?;
+            board.step();
+            Ok(())
         }
     };
     stream::iter(files.iter().map(put)).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-async fn compare(fs: &Filesystem, files: &[Entry]) -> Result<()> {
+async fn compare(fs: &Filesystem, files: &[Entry], board: &Board) -> Result<()> {
+    board.begin("files are read back", files.len() as u64);
     let check = |(path, data): &Entry| {
         let (fs, path, data) = (fs.clone(), path.clone(), data.clone());
         async move {
             let got = fs.read(&path).await.with_context(|| path.clone())?;
             ensure!(got == data, "{path} reads back different: {} bytes, {} written", got.len(), data.len());
+            board.step();
             Ok(())
         }
     };
     stream::iter(files.iter().map(check)).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-async fn wait_healthy(client: &Client) -> Result<()> {
+async fn wait_healthy(client: &Client, board: &Board) -> Result<()> {
+    board.begin("copies are made again", 0);
     let until = Instant::now() + REPAIR;
     loop {
         let s = client.status().await?;
+        board.at(s.chunks.healthy, s.chunks.total);
         if s.chunks.healthy == s.chunks.total && s.servers.iter().all(|s| s.alive) {
             return Ok(());
         }
