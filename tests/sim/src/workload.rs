@@ -324,7 +324,8 @@ impl Session<'_> {
     async fn write(&self, written: &mut u64, r: u64) -> Result<bool> {
         let (len, base, sure) = self.shape()?;
         let (at, count) = if self.append {
-            if !sure {
+            // A wide file without a byte yet ends at 0, not at its base.
+            if !sure || (base > 0 && len == 0) {
                 return Ok(false);
             }
             (len, 1 + (r >> 8) as usize % 9000)
