@@ -367,35 +367,50 @@ impl Writer {
         };
         let until = *until.get_or_insert_with(|| Instant::now() + self.cx.masters.deadline());
         let full = matches!(e, ChunkError::NoSpace(_));
-        let long_full = full && self.full_since.get_or_insert_with(Instant::now).elapsed() >= NO_SPACE;
-        let left = until.saturating_duration_since(Instant::now());
+        let until = match full {
+            true => until.min(*self.full_since.get_or_insert_with(Instant::now) + NO_SPACE),
+            false => until,
+        };
         let refused = matches!(e, ChunkError::Fenced | ChunkError::Forbidden(_) | ChunkError::Invalid(_));
         self.refusals += u32::from(refused);
-        if left.is_zero() || long_full || (refused && self.refusals > REFUSALS_MAX) {
-            let tried = head.map_or_else(String::new, |h| h.to_string());
-            let chunk = chunk.map_or(ChunkId(0), |c| c.id);
-            return Err(Error::Chunk { chunk, tried, last: e });
+        let tried = head.map_or_else(String::new, |h| h.to_string());
+        let failed = Error::Chunk { chunk: chunk.map_or(ChunkId(0), |c| c.id), tried, last: e.clone() };
+        if Instant::now() >= until || (refused && self.refusals > REFUSALS_MAX) {
+            return Err(failed);
         }
         if matches!(e, ChunkError::Lost { .. }) {
             // Everything unsynced is held and sent again; who acknowledged it before is of no account.
             self.queue.inner.lock().members.clear();
         }
-        match (at_fault(&e, head), chunk) {
+        match self.move_on(&e, head, chunk, until).await {
+            Ok(()) if full => tokio::time::sleep(FULL_RETRY).await,
+            Ok(()) if self.queue.chunk() == chunk => tokio::time::sleep(RETRY).await,
+            Ok(()) => {}
+            // No new set was made: on disks without a free block that fails, too, and why is told.
+            Err(_) if full => return Err(failed),
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    /// Reports who is at fault, and learns the new place.
+    async fn move_on(
+        &mut self,
+        e: &ChunkError,
+        head: Option<ServerId>,
+        chunk: Option<ChunkRef>,
+        until: Instant,
+    ) -> Result<()> {
+        let left = || until.saturating_duration_since(Instant::now());
+        match (at_fault(e, head), chunk) {
             (Some(server), Some(chunk)) => {
                 let (inode, index, problem) = (self.cx.inode, self.queue.index, e.to_string());
                 let report = ReportReplica { inode, index, chunk, server, problem };
-                self.cx.masters.call_within(&Credentials::root(), report, left).await?;
+                self.cx.masters.call_within(&Credentials::root(), report, left()).await?;
             }
             _ => tokio::time::sleep(RETRY * (1 + self.refusals)).await,
         }
-        let left = until.saturating_duration_since(Instant::now());
-        self.relocate(left.max(RETRY)).await?;
-        if full {
-            tokio::time::sleep(FULL_RETRY).await;
-        } else if self.queue.chunk() == chunk {
-            tokio::time::sleep(RETRY).await;
-        }
-        Ok(())
+        self.relocate(left().max(RETRY)).await
     }
 
     /// The effort ends: data that may still be written is kept, the rest is lost and told.
