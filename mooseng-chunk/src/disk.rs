@@ -112,7 +112,8 @@ pub(crate) struct DataDisk {
     pub io: Arc<dyn Lane>,
     /// Fsyncs and dirty marks.
     pub commit: Arc<dyn Lane>,
-    dirty: Database,
+    /// None after a failure: redb takes no more from then on, and is opened anew for the next change.
+    notes: Mutex<Option<Database>>,
     marks: Mutex<Marks>,
     /// Chunks whose notes wait for a commit: one takes all of them.
     waiting: Mutex<BTreeSet<ChunkId>>,
@@ -129,6 +130,14 @@ const ERRORS_MAX: u64 = 3;
 
 fn other(e: impl std::fmt::Display) -> io::Error {
     io::Error::other(e.to_string())
+}
+
+/// What the device said stays what it is: a full disk is no broken one.
+fn of_redb(e: redb::Error) -> io::Error {
+    match e {
+        redb::Error::Io(e) => e,
+        e => other(e),
+    }
 }
 
 /// Path of a chunk's file, and its directory.
@@ -176,7 +185,7 @@ impl DataDisk {
             io: seams.lanes.lane(&format!("io {name}")),
             commit: seams.lanes.lane(&format!("commit {name}")),
             disk,
-            dirty,
+            notes: Mutex::new(Some(dirty)),
             marks: Mutex::new(Marks { durable: marked, ..Marks::default() }),
             waiting: Mutex::default(),
             term,
@@ -271,14 +280,10 @@ impl DataDisk {
             return Ok(());
         }
         all.insert(id);
-        let txn = self.dirty.begin_write().map_err(other)?;
-        {
-            let mut table = txn.open_table(DIRTY).map_err(other)?;
-            for id in &all {
-                table.insert(id.get(), ()).map_err(other)?;
-            }
-        }
-        txn.commit().map_err(other)?;
+        self.change_notes(|txn| {
+            let mut table = txn.open_table(DIRTY)?;
+            all.iter().try_for_each(|id| table.insert(id.get(), ()).map(drop)).map_err(redb::Error::from)
+        })?;
         self.marks.lock().durable.extend(all);
         Ok(())
     }
@@ -308,14 +313,30 @@ impl DataDisk {
         if gone.is_empty() {
             return Ok(());
         }
-        let txn = self.dirty.begin_write().map_err(other)?;
-        {
-            let mut table = txn.open_table(DIRTY).map_err(other)?;
-            for id in &gone {
-                table.remove(id.get()).map_err(other)?;
-            }
-        }
-        txn.commit().map_err(other)
+        self.change_notes(|txn| {
+            let mut table = txn.open_table(DIRTY)?;
+            gone.iter().try_for_each(|id| table.remove(id.get()).map(drop)).map_err(redb::Error::from)
+        })
+    }
+
+    /// One durable change of the notes. What fails has changed nothing, or is noted too much.
+    fn change_notes(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> io::Result<()> {
+        let mut notes = self.notes.lock();
+        let db = match notes.take() {
+            Some(db) => db,
+            None => begin_notes(self.disk.open(DIRTY_FILE)?).map_err(of_redb)?,
+        };
+        let done = || -> Result<(), redb::Error> {
+            let txn = db.begin_write()?;
+            change(&txn)?;
+            Ok(txn.commit()?)
+        };
+        done().map_err(of_redb)?;
+        *notes = Some(db);
+        Ok(())
     }
 
     /// Whether [`Self::settle_marks`] has something to do.
@@ -326,9 +347,10 @@ impl DataDisk {
 
     /// Keeps a term durably.
     pub fn keep_term(&self, term: Term) -> io::Result<()> {
-        let txn = self.dirty.begin_write().map_err(other)?;
-        txn.open_table(TERM).map_err(other)?.insert((), term.get()).map_err(other)?;
-        txn.commit().map_err(other)
+        self.change_notes(|txn| {
+            txn.open_table(TERM)?.insert((), term.get())?;
+            Ok(())
+        })
     }
 
     /// Removes a chunk's file.
@@ -369,20 +391,23 @@ fn read_notes(db: &Database) -> Result<(BTreeSet<ChunkId>, Term), redb::Error> {
     Ok((marks, Term(term)))
 }
 
+fn begin_notes(file: Arc<dyn DiskFile>) -> Result<Database, redb::Error> {
+    let db = redb::Builder::new().set_cache_size(1 << 20).create_with_backend(Backend(file))?;
+    let txn = db.begin_write()?;
+    txn.open_table(DIRTY)?;
+    txn.open_table(TERM)?;
+    txn.commit()?;
+    Ok(db)
+}
+
 /// Opens the notes of dirty chunks. One that is damaged is begun anew, and every chunk counts as
 /// dirty then.
 fn open_dirty(disk: &Arc<dyn Disk>) -> io::Result<(Database, bool)> {
-    let begin = |file| -> Result<Database, redb::Error> {
-        let db = redb::Builder::new().set_cache_size(1 << 20).create_with_backend(Backend(file))?;
-        let txn = db.begin_write()?;
-        txn.open_table(DIRTY)?;
-        txn.open_table(TERM)?;
-        txn.commit()?;
-        Ok(db)
-    };
     match disk.open(DIRTY_FILE) {
-        Ok(file) => match begin(file) {
+        Ok(file) => match begin_notes(file) {
             Ok(db) => return Ok((db, false)),
+            // Nothing is wrong with them: they wait for room.
+            Err(redb::Error::Io(e)) if e.kind() == io::ErrorKind::StorageFull => return Err(e),
             Err(e) => {
                 tracing::error!(disk = %disk.describe(), error = %e, "the notes of dirty chunks are damaged: all chunks are suspect");
                 disk.remove(DIRTY_FILE)?;
@@ -392,7 +417,7 @@ fn open_dirty(disk: &Arc<dyn Disk>) -> io::Result<(Database, bool)> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    let db = begin(disk.create(DIRTY_FILE)?).map_err(other)?;
+    let db = begin_notes(disk.create(DIRTY_FILE)?).map_err(of_redb)?;
     disk.sync_dir("")?;
     Ok((db, true))
 }

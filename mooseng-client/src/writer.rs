@@ -41,6 +41,10 @@ const REFUSALS_MAX: u32 = 5;
 /// replicas, so that hasty ones would cost more than they win.
 const FULL_RETRY: Duration = Duration::from_millis(250);
 
+/// Recoveries one after the other without a pause: one for each server that may be at fault. Past it
+/// each waits longer than the one before, so that a broken cluster is not driven from bump to bump.
+const EFFORTS_AT_ONCE: u32 = 3;
+
 /// What a writer needs of its file.
 #[derive(Clone)]
 pub(crate) struct Context {
@@ -117,6 +121,8 @@ pub(crate) struct Writer {
     /// The highest write ever acknowledged: only more is progress.
     best: u64,
     refusals: u32,
+    /// Recoveries since the last progress.
+    efforts: u32,
     /// Since when the disks are full.
     full_since: Option<Instant>,
 }
@@ -125,8 +131,20 @@ impl Writer {
     pub(crate) fn new(cx: Context, shared: Arc<Shared>, queue: Arc<Queue>) -> Self {
         let session = SessionStamp { id: SessionId(0), epoch: SessionEpoch(0) };
         let (send_until, sync_until, full_since) = (None, None, None);
-        let (stream, best, refusals) = (None, 0, 0);
-        Self { cx, shared, queue, session, stream, send_until, sync_until, best, refusals, full_since }
+        let (stream, best, refusals, efforts) = (None, 0, 0, 0);
+        Self {
+            cx,
+            shared,
+            queue,
+            session,
+            stream,
+            send_until,
+            sync_until,
+            best,
+            refusals,
+            efforts,
+            full_since,
+        }
     }
 
     /// Works until it is dropped.
@@ -252,7 +270,7 @@ impl Writer {
         if upto > self.best {
             self.best = upto;
             (self.send_until, self.full_since) = (None, None);
-            self.refusals = 0;
+            (self.refusals, self.efforts) = (0, 0);
         }
         self.queue.status.send_if_modified(|s| {
             let more = upto > s.acked;
@@ -384,8 +402,13 @@ impl Writer {
         }
         match self.move_on(&e, head, chunk, until).await {
             Ok(()) if full => tokio::time::sleep(FULL_RETRY).await,
-            Ok(()) if self.queue.chunk() == chunk => tokio::time::sleep(RETRY).await,
-            Ok(()) => {}
+            Ok(()) => {
+                self.efforts += 1;
+                let more = self.efforts.saturating_sub(EFFORTS_AT_ONCE);
+                if more > 0 || self.queue.chunk() == chunk {
+                    tokio::time::sleep(RETRY * (1 << more.min(5))).await;
+                }
+            }
             // No new set was made: on disks without a free block that fails, too, and why is told.
             Err(_) if full => return Err(failed),
             Err(e) => return Err(e),
@@ -417,7 +440,8 @@ impl Writer {
     fn give_up(&mut self, e: Error) {
         let keep = can_be_kept(&e);
         self.end_stream();
-        (self.send_until, self.sync_until, self.refusals) = (None, None, 0);
+        (self.send_until, self.sync_until) = (None, None);
+        (self.refusals, self.efforts) = (0, 0);
         self.full_since = None;
         let held = self.queue.inner.lock().held.len();
         tracing::warn!(inode = %self.cx.inode, index = %self.queue.index, error = %e, keep, held, "written data did not reach its replicas");

@@ -13,7 +13,8 @@ use mooseng_client::{Client, Filesystem};
 use mooseng_core::{
     attr::{Attr, FileKind},
     error::Errno,
-    meta::Totals,
+    limits::COPIES_MAX,
+    meta::{StorageClass, Totals},
 };
 use serde::Serialize;
 use std::io::Write;
@@ -81,6 +82,10 @@ pub(crate) struct MkdirArgs {
     /// Also those above; no error when it is there.
     #[arg(short, long)]
     pub parents: bool,
+    /// How many copies what is made in it has, in directories below it too; without it as many as in
+    /// the directory above. With -p also of a directory that is there, for what comes.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(COPIES_MAX)))]
+    pub copies: Option<u8>,
 }
 
 #[derive(Args)]
@@ -260,6 +265,9 @@ pub(crate) async fn mkdir(client: &Client, args: &MkdirArgs) -> Result<()> {
     for path in &args.paths {
         let made = if args.parents { fs.create_dir_all(path).await } else { fs.create_dir(path).await };
         made.with_context(|| path.clone())?;
+        if let Some(copies) = args.copies {
+            fs.set_class(path, StorageClass { copies }).await.with_context(|| path.clone())?;
+        }
     }
     Ok(())
 }

@@ -175,6 +175,27 @@ async fn files_are_listed_shown_moved_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_says_how_many_copies_there_are() {
+    let f = Fixture::new().await;
+    f.says("mkdir --copies 1 /one").await;
+    f.says("mkdir /one/below /two").await;
+    for (dir, copies) in [("/one", 1), ("/one/below", 1), ("/two", 2)] {
+        let path = format!("{dir}/f");
+        f.fs.write(&path, bytes(20_000)).await.unwrap();
+        let chunks = f.fs.chunks(&path).await.unwrap();
+        assert_eq!((chunks[0].wanted, chunks[0].replicas.len()), (copies, usize::from(copies)), "{path}");
+    }
+    f.says("mkdir -p --copies 2 /one").await;
+    f.fs.write("/one/g", bytes(20_000)).await.unwrap();
+    assert_eq!(f.fs.chunks("/one/g").await.unwrap()[0].wanted, 2);
+    for no in ["0", "10"] {
+        let e = f.run(&format!("mkdir --copies {no} /none")).await.unwrap_err().to_string();
+        assert!(e.contains("1..=9"), "{e}");
+    }
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn errors_have_codes_and_name_what_they_are_about() {
     let f = Fixture::new().await;
     f.says("mkdir -p /d/e").await;

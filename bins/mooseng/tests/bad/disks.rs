@@ -85,13 +85,8 @@ fn a_full_chunkserver_says_enospc_and_loses_nothing() {
     assert_eq!(site.ok(&["ls"]), "kept\n");
     chunkserver.wait_ready(site.chunkserver[1]);
 
-    // With space it goes on. The restart is what CHANGELOG.md lists as a known fault: the notes of
-    // dirty chunks take no change any more after one that found not a single free block.
+    // With space it goes on, by itself.
     disk.make_room();
-    assert_eq!(chunkserver.stop(), Some(0));
-    let command = site.chunkserver_command(&disk.path("d"));
-    let mut chunkserver = Daemon::start(command, site.path("c.log").into());
-    chunkserver.wait_ready(site.chunkserver[1]);
     wait_for("writing works again", || {
         site.verb(&["put", &site.path("big"), "/big"]).output().unwrap().status.success().then_some(())
     });
