@@ -1,7 +1,11 @@
 //! Seeds in CI. Others: `MOOSENG_SEEDS=from..to cargo test -p mooseng-sim --test seeds`.
 //! `MOOSENG_JOURNAL=1` with one seed prints all that happened in it, `MOOSENG_LOG=debug` what the
 //! cluster logged.
-#![allow(clippy::unwrap_used, reason = "tests may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests may panic, and tell how to run a seed again"
+)]
 
 use mooseng_sim::world::{Outline, run};
 use std::sync::{
