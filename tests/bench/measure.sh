@@ -4,8 +4,8 @@
 #   measure.sh DIR [quick]
 set -euo pipefail
 dir=$1 quick=${2:-}
-big=1G small=256M secs=10 files=1000
-[ -n "$quick" ] && { big=128M small=32M secs=2 files=100; }
+large=2G big=1G small=256M secs=10 files=1000
+[ -n "$quick" ] && { large=512M big=128M small=32M secs=2 files=100; }
 here=$(cd "$(dirname "$0")" && pwd)
 metabench=${METABENCH:-$here/../../target/release/metabench}
 work="$dir/bench-$$"
@@ -20,7 +20,10 @@ fio_row() { # name, field of fio's JSON, unit divisor, fio arguments…
 }
 
 {
-    fio_row "seq write 1M" ".write.bw_bytes" 1000000 --filename=big --rw=write --bs=1M --size=$big --end_fsync=1
+    # Large beside what a client may still hold when fio is done (256 MiB on both sides).
+    fio_row "seq write 1M, no fsync" ".write.bw_bytes" 1000000 --filename=large --rw=write --bs=1M --size=$large
+    rm -f "$work/large"
+    fio_row "seq write 1M, fsync" ".write.bw_bytes" 1000000 --filename=big --rw=write --bs=1M --size=$big --end_fsync=1
     fio_row "seq read 1M" ".read.bw_bytes" 1000000 --filename=big --rw=read --bs=1M --size=$big
     fio_row "rand write 4k" ".write.iops" 1 --filename=small --rw=randwrite --bs=4k --size=$small --time_based --runtime=$secs --end_fsync=1
     fio_row "rand read 4k" ".read.iops" 1 --filename=small --rw=randread --bs=4k --size=$small --time_based --runtime=$secs
