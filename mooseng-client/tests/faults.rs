@@ -230,6 +230,22 @@ async fn an_unlinked_file_that_is_open_survives_a_failover() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_client_keeps_nothing_that_is_removed_after_a_failover() {
+    let (mut cluster, _faults) = cluster(3, 2).await;
+    let (client, _idle) = (cluster.client().await.unwrap(), cluster.client().await.unwrap());
+    let fs = client.filesystem();
+    fs.write("/f", content(4, 300_000)).await.unwrap();
+    let leader = cluster.leader().unwrap();
+    cluster.kill_master(leader).await;
+    within("a removal after the failover", fs.remove_file("/f")).await.unwrap();
+    until("the chunks of the file are deleted", || async {
+        let s = client.status().await.unwrap();
+        (s.chunks.total, s.chunks.deleting) == (0, 0)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stat_and_reads_do_not_wait_for_a_stalled_writer() {
     let (cluster, faults) = cluster(1, 2).await;
     let client = cluster.client().await.unwrap();

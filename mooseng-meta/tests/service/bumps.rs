@@ -1,7 +1,7 @@
 //! Bumps that cannot go on as they began.
 
 use crate::world::*;
-use mooseng_core::{error::MetaError, ids::*, meta::*};
+use mooseng_core::{attr::SetAttr, error::MetaError, ids::*, meta::*};
 use mooseng_meta::service::ServiceTimings;
 
 fn suspect(w: &World, server: ServerId, chunk: ChunkId) {
@@ -62,6 +62,23 @@ async fn a_late_first_write_finds_no_place_at_the_old_version() {
         assert_eq!(has.map(|h| h.version), Some(now.chunk.version.get()), "an empty replica refuses it");
     }
     w.commit(s, inode, now.chunk).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_to_the_size_that_is_drops_what_a_dead_writer_left() {
+    let w = World::of(2, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let inode = w.create(s, "f").await.attr.inode;
+    let place = w.allocate(s, inode).await.unwrap();
+    w.written(&place, ReplicaState::Good);
+    // Its writer dies before it tells a size; another makes the file anew.
+    let set = SetAttr { size: Some(0), ..SetAttr::default() };
+    w.service().set_attrs(&w.fresh(s), SetAttrs { inode, set }).await.unwrap();
+    let late = w.commit(s, inode, place.chunk).await;
+    assert!(matches!(late, Err(MetaError::LayoutStale)), "{late:?}");
+    let op = Allocate { inode, truncates: TruncateCounter(1), from: ChunkIndex(0), count: 1 };
+    let now = w.service().allocate(&w.fresh(s), op).await.unwrap();
+    assert_ne!(now.chunks[0].chunk.id, place.chunk.id);
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,9 +20,9 @@ use std::{
 use tokio::time::Instant;
 
 /// Longest time until the cluster is whole again after the last fault.
-pub const CONVERGES: Duration = Duration::from_secs(120);
+pub const CONVERGES: Duration = Duration::from_secs(60);
 /// The same between two faults, while clients work.
-const WHOLE_AGAIN: Duration = Duration::from_secs(120);
+const WHOLE_AGAIN: Duration = Duration::from_secs(60);
 /// Masters, and chunkservers.
 pub const NODES: usize = 3;
 /// Bytes of a simulated medium.
