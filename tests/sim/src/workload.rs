@@ -324,7 +324,8 @@ impl Session<'_> {
     async fn write(&self, written: &mut u64, r: u64) -> Result<bool> {
         let (len, base, sure) = self.shape()?;
         let (at, count) = if self.append {
-            if !sure {
+            // An empty file that is to become a wide one has its end at 0.
+            if !sure || (base > 0 && len == 0) {
                 return Ok(false);
             }
             (len, 1 + (r >> 8) as usize % 9000)
