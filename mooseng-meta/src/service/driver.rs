@@ -99,6 +99,9 @@ impl Inner {
             if let Err(e) = self.fence_the_rest(lead).await {
                 tracing::warn!(error = %e, "fences could not be told, they are told again");
             }
+            if let Err(e) = self.release_strays(lead).await {
+                tracing::warn!(error = %e, "removed files could not be let go, the next round goes on");
+            }
         }
     }
 

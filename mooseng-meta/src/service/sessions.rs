@@ -6,10 +6,12 @@ use futures::future::join_all;
 use mooseng_core::{
     chunk::Control, context::CallContext, error::MetaError, ids::*, limits::SLOTS_MAX, meta::*, net::CertHash,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Fences told to chunkservers in one round.
 const FENCES_MAX: usize = 1024;
+/// Holders that have let go, released in one round.
+const STRAYS_MAX: usize = 64;
 const COMMIT: Duration = Duration::from_secs(10);
 
 /// Marks a session as being ended until it is dropped.
@@ -233,6 +235,32 @@ impl Inner {
         .map_err(internal)?;
         for inode in stray {
             self.release_orphan(cx, inode, stamp.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Releases unlinked inodes from holders that have let go. Who holds an inode is decided before its
+    /// removal passes the log: a release, an assertion or a session's end that comes between finds no
+    /// orphan yet, and nobody would speak of it again.
+    pub(super) async fn release_strays(&self, lead: &Lead) -> Result<(), MetaError> {
+        let view = self.view()?;
+        let living: BTreeSet<_> = self.all_sessions(&view)?.into_iter().collect();
+        let mut stray = Vec::new();
+        scan_recs(&view, Table::Orphan, &[], &[], |k, o: OrphanRec| {
+            let inode = InodeId(number(k));
+            let m = lead.memory.lock();
+            let let_go = |s: &&SessionId| {
+                !living.contains(*s) || (m.asserted.contains(*s) && !m.open.contains_key(&(inode, **s)))
+            };
+            if !m.removing.contains_key(&inode) {
+                stray.extend(o.holders.iter().filter(let_go).map(|s| (inode, *s)));
+            }
+            stray.len() < STRAYS_MAX
+        })
+        .map_err(internal)?;
+        drop(view);
+        for (inode, session) in stray {
+            self.propose(Command::ReleaseOrphan { inode, session }, COMMIT).await?;
         }
         Ok(())
     }

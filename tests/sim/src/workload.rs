@@ -324,7 +324,7 @@ impl Session<'_> {
     async fn write(&self, written: &mut u64, r: u64) -> Result<bool> {
         let (len, base, sure) = self.shape()?;
         let (at, count) = if self.append {
-            // A wide file without a byte yet ends at 0, not at its base.
+            // An empty file that is to become a wide one has its end at 0.
             if !sure || (base > 0 && len == 0) {
                 return Ok(false);
             }

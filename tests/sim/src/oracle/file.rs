@@ -12,6 +12,9 @@ use std::{collections::BTreeSet, ops::Range, sync::Arc};
 /// border between two chunks are what matters of 64 MiB.
 pub const WIDE_BASE: u64 = CHUNK_BYTES - 2 * BLOCK_BYTES;
 
+/// Whose writes no sync covers: those of writers that failed.
+const NOBODY: u32 = u32::MAX;
+
 /// A write that no sync has covered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Mark {
@@ -169,6 +172,9 @@ impl FileState {
             .into_iter()
             .partition(|m: &Mark| m.writer == writer && (!m.flushed || m.lost || m.gone));
         self.marks = rest;
+        // Whatever of it arrived is on no disk for sure, also once it was seen.
+        let orphan = |m: &Mark| Mark { writer: NOBODY, flushed: true, lost: false, gone: false, ..m.clone() };
+        self.marks.extend(told.iter().map(orphan));
         self.beyond.extend(told.iter().map(|m: &Mark| m.range.clone()));
         let taken = told.into_iter().map(|m| if m.lost { self.taken_with(&m.range) } else { m.range });
         let taken: Vec<_> = taken.collect();
@@ -361,6 +367,18 @@ mod tests {
         cut.resized(1);
         cut.resized(4);
         assert!(cut.admits(&seen(b"a\0xy")).is_err() && cut.admits(&seen(b"a\0\0\0")).is_ok());
+    }
+
+    #[test]
+    fn what_a_failed_writer_left_is_lost_with_the_power_also_when_it_was_seen() {
+        let mut f = written(&[1; 5000]);
+        f.synced(1).unwrap();
+        f.write(4500, &[2; 10], 1);
+        f.failed(1);
+        f.saw(&seen(&[1; 5000]));
+        f.power_failed();
+        let torn = SeenFile { bad: std::iter::once(4096..5000).collect(), ..seen(&[1; 5000]) };
+        assert!(f.admits(&torn).is_ok());
     }
 
     #[test]
