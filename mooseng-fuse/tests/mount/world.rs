@@ -5,7 +5,7 @@ use mooseng_client::{
     Client,
     embedded::{Cluster, ClusterBuilder},
 };
-use mooseng_fuse::{Mount, MountOptions};
+use mooseng_fuse::{Mount, MountError, MountOptions};
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -89,7 +89,12 @@ impl World {
     /// Everything ends cleanly.
     pub async fn end(self) -> Result<()> {
         for m in &self.mounts {
-            m.unmount().await?;
+            // A program that another test starts has this one's open files for a moment, until it runs.
+            let until = Instant::now() + BUSY;
+            while let Err(e) = m.unmount().await {
+                ensure!(matches!(e, MountError::Busy { .. }) && Instant::now() < until, "{e}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
         for c in self.clients {
             c.shutdown(Duration::from_secs(20)).await?;
@@ -98,6 +103,9 @@ impl World {
         Ok(())
     }
 }
+
+/// Longest wait for a mount that is in use.
+const BUSY: Duration = Duration::from_secs(10);
 
 pub async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(f).await?
