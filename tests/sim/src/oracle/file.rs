@@ -292,6 +292,7 @@ impl FileState {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "the list of ranges has one")]
     use super::*;
 
     fn seen(data: &[u8]) -> SeenFile {
