@@ -200,6 +200,16 @@ impl SimMedium {
         }
     }
 
+    /// The end of a run: the content goes, whoever still has the medium.
+    pub fn wipe(&self) {
+        let mut s = self.state.lock();
+        s.boot += 1;
+        for file in s.names.values().chain(s.durable_names.values()) {
+            *file.lock() = Content::default();
+        }
+        *s = State { boot: s.boot, ..State::default() };
+    }
+
     /// Flips one bit of a file that has bytes; says which.
     pub fn flip_bit(&self, rng: &dyn Rng, of: impl Fn(&str) -> bool) -> Option<String> {
         let s = self.state.lock();

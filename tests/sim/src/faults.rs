@@ -39,6 +39,11 @@ impl Media {
         media.entry(name.to_owned()).or_insert_with(|| SimMedium::new(name, MEDIUM_BYTES)).clone()
     }
 
+    /// The end of a run.
+    pub fn wipe(&self) {
+        self.0.lock().values().for_each(SimMedium::wipe);
+    }
+
     fn of(&self, node: &str) -> Vec<SimMedium> {
         self.0.lock().iter().filter(|(n, _)| node_of(n) == node).map(|(_, m)| m.clone()).collect()
     }

@@ -3,7 +3,7 @@
 
 use crate::{
     cast::Stage,
-    faults::{CONVERGES, Media, Troublemaker},
+    faults::{CONVERGES, Media, NODES, Troublemaker},
     journal::Journal,
     weather::{Weather, node_of},
     workload::Worker,
@@ -65,15 +65,28 @@ pub fn run(seed: u64) -> Run {
     };
     runtime.block_on(async {
         let journal = Arc::new(Journal::new());
-        let outline = live(seed, journal.clone()).await.with_context(|| format!("seed {seed}"));
+        let weather = Arc::new(Weather::new(seed ^ 0x77, journal.clone()));
+        let network = MemoryNetwork::with_faults(weather.clone());
+        let media = Media::default();
+        let live = live(seed, journal.clone(), weather, network.clone(), media.clone());
+        let outline = live.await.with_context(|| format!("seed {seed}"));
+        // A listener has its server, which has the network, which has the listener.
+        for n in 1..=NODES {
+            network.cut(&format!("master-{n}"));
+            network.cut(&format!("chunkserver-{n}"));
+        }
+        media.wipe();
         Run { outline, journal: journal.lines() }
     })
 }
 
-async fn live(seed: u64, journal: Arc<Journal>) -> Result<Outline> {
-    let weather = Arc::new(Weather::new(seed ^ 0x77, journal.clone()));
-    let network = MemoryNetwork::with_faults(weather.clone());
-    let media = Media::default();
+async fn live(
+    seed: u64,
+    journal: Arc<Journal>,
+    weather: Arc<Weather>,
+    network: MemoryNetwork,
+    media: Media,
+) -> Result<Outline> {
     let disks = {
         let media = media.clone();
         move |name: &str| media.get(name).mount()

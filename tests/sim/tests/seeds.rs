@@ -75,7 +75,7 @@ fn no_promise_is_broken() {
     let (outlines, broken) = (outlines.into_inner().unwrap(), broken.into_inner().unwrap());
     let sum = |of: fn(&Outline) -> u64| outlines.iter().map(of).sum::<u64>();
     let max = |of: fn(&Outline) -> u64| outlines.iter().map(of).max().unwrap_or(0);
-    println!(
+    eprintln!(
         "{} seeds: {} steps acknowledged, {} failed in a fault; the longest took {} ms, the slowest convergence {} ms; {} s of virtual time",
         outlines.len(),
         sum(|o| o.acknowledged),

@@ -45,6 +45,8 @@ pub struct FileState {
     beyond: Vec<Range<usize>>,
     /// Chunks whose file was durable once: of others a power failure may take everything.
     durable: BTreeSet<u64>,
+    /// Chunks that a power failure may have taken whole, with whatever they get by a growth.
+    gone: BTreeSet<u64>,
     /// Whether a power failure took unsynced data of it: it may answer EIO until it is made anew.
     pub lossy: bool,
 }
@@ -110,11 +112,15 @@ impl FileState {
         let block = BLOCK_BYTES as usize;
         let mut taken = r.start / block * block..r.end.next_multiple_of(block);
         for chunk in self.chunks_of(r).filter(|c| !self.durable.contains(c)) {
-            let from = (chunk * CHUNK_BYTES).saturating_sub(self.base) as usize;
-            let to = ((chunk + 1) * CHUNK_BYTES).saturating_sub(self.base) as usize;
-            taken = taken.start.min(from)..taken.end.max(to);
+            let whole = self.range_of(chunk);
+            taken = taken.start.min(whole.start)..taken.end.max(whole.end);
         }
         taken
+    }
+
+    fn range_of(&self, chunk: u64) -> Range<usize> {
+        let at = |chunk: u64| (chunk * CHUNK_BYTES).saturating_sub(self.base) as usize;
+        at(chunk)..at(chunk + 1)
     }
 
     /// What lay behind the end shows.
@@ -160,6 +166,15 @@ impl FileState {
         }
         let done = self.marks.iter().filter(|m| m.writer == writer).flat_map(|m| self.chunks_of(&m.range));
         let done: Vec<u64> = done.collect();
+        for chunk in &done {
+            if self.gone.remove(chunk) {
+                let whole = self.range_of(*chunk);
+                self.loose.push(whole.start..whole.end.min(self.content.len()));
+            }
+        }
+        for m in self.marks.iter().filter(|m| m.writer == writer) {
+            subtract(&mut self.loose, &m.range);
+        }
         self.durable.extend(done);
         self.marks.retain(|m| m.writer != writer);
         Ok(())
@@ -188,6 +203,9 @@ impl FileState {
     /// redo log (PROTOCOL §4), and a torn block fails its checksum.
     pub fn power_failed(&mut self) {
         self.lossy |= !self.marks.is_empty();
+        let gone = self.marks.iter().flat_map(|m| self.chunks_of(&m.range));
+        let gone: Vec<_> = gone.filter(|c| !self.durable.contains(c)).collect();
+        self.gone.extend(gone);
         self.marks.iter_mut().for_each(|m| m.lost = true);
     }
 
@@ -203,6 +221,7 @@ impl FileState {
             self.beyond.clear();
             let chunks = (self.base + len as u64).div_ceil(CHUNK_BYTES);
             self.durable.retain(|c| *c < chunks);
+            self.gone.retain(|c| *c < chunks);
         }
         self.grow(len);
         Arc::make_mut(&mut self.content).truncate(len);
@@ -212,14 +231,14 @@ impl FileState {
 
     /// Whether anything is promised of a range.
     pub fn promises(&self, range: Range<usize>) -> bool {
-        let loose = self.is_loose();
-        loose.get(range).is_none_or(|r| r.iter().any(|l| !l))
+        self.is_loose().iter().take(range.end).skip(range.start).any(|loose| !loose)
     }
 
     fn is_loose(&self) -> Vec<bool> {
         let mut loose = vec![false; self.content.len()];
         let lost = self.marks.iter().filter(|m| m.lost).map(|m| self.taken_with(&m.range));
-        for r in self.loose.iter().cloned().chain(lost) {
+        let gone = self.gone.iter().map(|c| self.range_of(*c));
+        for r in self.loose.iter().cloned().chain(lost).chain(gone) {
             let end = r.end.min(loose.len());
             loose[r.start.min(end)..end].fill(true);
         }
@@ -274,6 +293,9 @@ impl FileState {
         self.content = Arc::new(seen.data.clone());
         self.min_len = seen.data.len();
         self.loose = seen.bad.clone();
+        if seen.bad.is_empty() {
+            self.gone.clear();
+        }
     }
 
     /// A short word for reports.
@@ -292,6 +314,7 @@ impl FileState {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "the list of ranges has one")]
     use super::*;
 
     fn seen(data: &[u8]) -> SeenFile {
