@@ -334,7 +334,7 @@ mod tests {
         assert!(f.admits(&seen(b"xyz")).is_ok());
         assert!(f.admits(&seen(b"xy")).is_err());
         assert!(f.admits(&seen(b"xyw")).is_err());
-        let bad = SeenFile { bad: std::iter::once(0..3).collect(), ..seen(b"xyz") };
+        let bad = SeenFile { bad: vec![0..3], ..seen(b"xyz") };
         assert!(f.admits(&bad).is_err());
     }
 
@@ -400,7 +400,7 @@ mod tests {
         f.failed(1);
         f.saw(&seen(&[1; 5000]));
         f.power_failed();
-        let torn = SeenFile { bad: std::iter::once(4096..5000).collect(), ..seen(&[1; 5000]) };
+        let torn = SeenFile { bad: vec![4096..5000], ..seen(&[1; 5000]) };
         assert!(f.admits(&torn).is_ok());
     }
 
