@@ -452,8 +452,8 @@ impl Writer {
     }
 
     /// Learns where the chunk is now. When its set changed, all that is held goes to the new one,
-    /// which acknowledges it anew; when the file was cut below it meanwhile, it goes to the chunk
-    /// that takes its place.
+    /// which acknowledges it anew. When another chunk took its place, the file was cut below it
+    /// meanwhile: what the masters knew of by then was cut away, the rest goes to the new chunk.
     async fn relocate(&mut self, within: Duration) -> Result<()> {
         let Located { place, inline, session } =
             locate(&self.cx, &self.shared, self.queue.index, within).await?;
@@ -467,9 +467,11 @@ impl Writer {
             None => self.queue.end_base(true),
         }
         let mut q = self.queue.inner.lock();
+        let mut cut_away = None;
         if before.is_some_and(|b| b.id != now.id) {
             // Numbers belong to a chunk.
             q.held.iter_mut().for_each(|h| h.number = None);
+            cut_away = Some(q.committed);
         }
         if before != Some(now) {
             q.members.clear();
@@ -478,6 +480,9 @@ impl Writer {
         q.relocate = false;
         let moving = q.base.is_some();
         drop(q);
+        if let Some(upto) = cut_away {
+            self.queue.synced(upto);
+        }
         self.queue.status.send_if_modified(|s| std::mem::replace(&mut s.moving, moving) != moving);
         if before != Some(now) || session != self.session {
             self.stream = None;

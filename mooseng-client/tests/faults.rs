@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use mooseng_client::{Error, ErrorKind, embedded::Cluster};
 use mooseng_core::{
+    attr::SetAttr,
     context::Credentials,
     error::{Errno, Outcome},
     ids::InodeId,
@@ -243,6 +244,25 @@ async fn an_idle_client_keeps_nothing_that_is_removed_after_a_failover() {
         (s.chunks.total, s.chunks.deleting) == (0, 0)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_flushed_before_another_clients_cut_does_not_come_back() {
+    let (cluster, _faults) = cluster(1, 2).await;
+    let (a, b) = (cluster.client().await.unwrap(), cluster.client().await.unwrap());
+    let (fs, other) = (a.filesystem(), b.filesystem());
+    let file = fs.create("/f").await.unwrap();
+    file.write_at(0, content(1, 300_000)).await.unwrap();
+    file.flush_all().await.unwrap();
+    other.write("/f", content(2, 100_000)).await.unwrap();
+    until("the first chunk is deleted", || async { b.status().await.unwrap().chunks.deleting == 0 }).await;
+    within("a sync of what was cut away", file.sync_all()).await.unwrap();
+    file.close().await.unwrap();
+    assert!(other.read("/f").await.unwrap() == content(2, 100_000), "the older write is over the newer one");
+    let more = SetAttr { size: Some(300_000), ..SetAttr::default() };
+    other.set_attr("/f", more).await.unwrap();
+    let grown = other.read("/f").await.unwrap();
+    assert!(grown[100_000..].iter().all(|b| *b == 0), "what was cut away shows again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
