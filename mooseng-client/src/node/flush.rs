@@ -29,6 +29,10 @@ impl Covered {
         let waits = self.queues.iter().map(|(queue, upto)| queue.wait(*upto, to_disk));
         join_all(waits).await.into_iter().collect()
     }
+
+    fn is_committed(&self) -> bool {
+        self.queues.iter().all(|(queue, upto)| queue.inner.lock().committed >= *upto)
+    }
 }
 
 impl Node {
@@ -99,7 +103,8 @@ impl Node {
                 }
             };
             match committed {
-                Ok(()) => return Ok(()),
+                Ok(()) if covered.is_committed() => return Ok(()),
+                Ok(()) => {}
                 Err(Error::Meta(MetaError::LayoutStale)) => self.catch_up().await?,
                 Err(e) => {
                     if e.errno() == Errno::ESTALE {
@@ -146,7 +151,11 @@ impl Node {
         let mut s = self.state.lock();
         for (queue, upto) in &covered.queues {
             let mut q = queue.inner.lock();
-            q.committed = q.committed.max(*upto);
+            // One that moved to another chunk meanwhile is not what was named.
+            let place = q.place.as_ref().map(|p| p.place.chunk.id);
+            if chunks.get(&queue.index).is_none_or(|named| place == Some(named.id)) {
+                q.committed = q.committed.max(*upto);
+            }
         }
         if s.written_to == covered.written_to {
             s.written_to = None;

@@ -1,0 +1,108 @@
+//! Where a chunk is to be written, and what is asked of it there besides writes.
+
+use super::*;
+
+/// Longest wait for a sync of one chunk.
+const SYNC_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where a chunk is to be written.
+pub(super) struct Located {
+    pub(super) place: Place,
+    /// What the file has inline and the chunk is to have first.
+    pub(super) inline: Option<Bytes>,
+    pub(super) session: SessionStamp,
+}
+
+/// Where a chunk is to be written; allocates it when it is not there. A truncate by somebody else is
+/// caught up with.
+pub(super) async fn locate(
+    cx: &Context,
+    shared: &Shared,
+    index: ChunkIndex,
+    within: Duration,
+) -> Result<Located> {
+    let until = Instant::now() + within;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let truncates = *shared.truncates.lock();
+        let op = Allocate { inode: cx.inode, truncates, from: index, count: 1 };
+        let (layout, session) = match cx.masters.call_stamped(&cx.creds, op, left).await {
+            Err(Error::Meta(MetaError::LayoutStale)) if !left.is_zero() => {
+                let op = GetLayout { inode: cx.inode, from: index, count: 0 };
+                let now = cx.masters.call_within(&cx.creds, op, left).await?.truncates;
+                *shared.truncates.lock() = now;
+                continue;
+            }
+            other => other?,
+        };
+        // None is there when the file was cut between the allocation and the answer.
+        match layout.chunks.into_iter().find(|p| p.index == index) {
+            Some(place) => {
+                let inline = layout.inline.filter(|_| index == ChunkIndex(0));
+                return Ok(Located {
+                    place: Place { place, capability: layout.capability },
+                    inline,
+                    session,
+                });
+            }
+            None if left.is_zero() => return Err(MetaError::LayoutStale.into()),
+            None => {}
+        }
+    }
+}
+
+/// Asks that a chunk's acknowledged writes be on every member's disk.
+pub(super) async fn sync_chunk(
+    cx: &Context,
+    place: &Place,
+    session: SessionStamp,
+    members: &BTreeMap<ServerId, Incarnation>,
+) -> std::result::Result<(), ChunkError> {
+    let chain = place.place.chain.clone();
+    let head = chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?;
+    let store = cx.pool.get(&head.addr, REPLICA_PATIENCE).await?;
+    let req = SyncRequest {
+        chunk: place.place.chunk,
+        acknowledged_by: members.iter().map(|(s, i)| (*s, *i)).collect(),
+        chain,
+        session,
+        capability: place.capability.clone(),
+    };
+    let call = CallContext::internal(SYNC_PATIENCE);
+    let silent = || ChunkError::Busy(format!("no sync within {SYNC_PATIENCE:?}"));
+    tokio::time::timeout(SYNC_PATIENCE, store.sync(&call, req)).await.map_err(|_| silent())??;
+    Ok(())
+}
+
+/// Syncs a chunk that a writer left unsynced, when it still is the file's. Its data is not held any
+/// more: a member that restarted since is told as a loss.
+pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsynced) -> Result<()> {
+    let until = Instant::now() + cx.masters.deadline();
+    loop {
+        let op = GetLayout { inode: cx.inode, from: index, count: 1 };
+        let layout = match cx.masters.call(&cx.creds, op).await {
+            // Removed since: there is nothing to be synced.
+            Err(e) if e.errno() == mooseng_core::error::Errno::ESTALE => return Ok(()),
+            other => other?,
+        };
+        if !layout.chunks.iter().any(|p| p.index == index && p.chunk.id == left.chunk) {
+            return Ok(());
+        }
+        let shared = Shared { truncates: Mutex::new(layout.truncates), losses: Losses::default() };
+        let wait = until.saturating_duration_since(Instant::now());
+        let Located { place, session, .. } = locate(cx, &shared, index, wait.max(RETRY)).await?;
+        let head = place.place.chain.first().map(|r| r.server);
+        let Err(last) = sync_chunk(cx, &place, session, &left.members).await else { return Ok(()) };
+        let wait = until.saturating_duration_since(Instant::now());
+        if wait.is_zero() || matches!(last, ChunkError::Lost { .. } | ChunkError::Invalid(_)) {
+            let tried = format!("{:?}", left.members.keys());
+            return Err(Error::Chunk { chunk: left.chunk, tried, last });
+        }
+        if let Some(server) = at_fault(&last, head) {
+            let problem = last.to_string();
+            let report = ReportReplica { inode: cx.inode, index, chunk: place.place.chunk, server, problem };
+            cx.masters.call_within(&Credentials::root(), report, wait).await?;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
