@@ -1,7 +1,7 @@
 //! Chains (van Renesse and Schneider, OSDI 2004): each member writes and forwards at the same time,
 //! and acknowledges when itself and everybody behind it are done.
 
-use crate::{shared::Shared, slot::Slot};
+use crate::{shared::Shared, slot::Slot, way::Pass};
 use futures::StreamExt as _;
 use mooseng_core::{
     chunk::*, context::CallContext, error::ChunkError, ids::*, limits::WRITE_WINDOW_FRAMES, meta::Replica,
@@ -48,6 +48,50 @@ struct Forward {
     ended: Arc<AtomicBool>,
     /// Rings when one of them changes.
     rang: Arc<tokio::sync::Notify>,
+    /// What is acknowledged.
+    down: watch::Receiver<Progress>,
+    /// The head's, for one order of all writers. Those behind it get what it sends in its order.
+    pass: Option<Pass>,
+}
+
+impl Forward {
+    async fn send(&self, frame: Frame) {
+        self.sent.fetch_max(frame.head.number.get(), Ordering::Relaxed);
+        self.rang.notify_one();
+        // A next server that is gone is told by its own failure; this one goes on.
+        let _ = self.frames.send(frame).await;
+    }
+
+    /// Until the servers behind have all that was sent, or one has failed; whether they have.
+    async fn is_through(&mut self) -> bool {
+        let sent = self.sent.load(Ordering::Relaxed);
+        let _ = self.down.wait_for(|p| p.upto.get() >= sent || p.failed.is_some()).await;
+        self.down.borrow().upto.get() >= sent
+    }
+
+    fn has_pass(&self) -> bool {
+        self.pass.as_ref().is_some_and(Pass::is_held)
+    }
+
+    async fn take_pass(&mut self) -> Result<(), ChunkError> {
+        if self.pass.as_ref().is_some_and(Pass::is_over) {
+            self.end_pass(true).await;
+        }
+        match &mut self.pass {
+            Some(pass) => pass.take().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the pass when all that was sent is through. `whole`: and this server has it too.
+    async fn end_pass(&mut self, whole: bool) {
+        if self.has_pass() {
+            let clear = whole && self.is_through().await;
+            if let Some(pass) = &mut self.pass {
+                pass.give(clear);
+            }
+        }
+    }
 }
 
 impl Drop for Forward {
@@ -70,9 +114,16 @@ pub(crate) fn write(
     let (forward, down) = match req.chain.get(1).cloned() {
         Some(next) => {
             let (tx, rx) = mpsc::channel::<Frame>(WRITE_WINDOW_FRAMES);
-            let forward =
-                Forward { frames: tx, sent: Arc::default(), ended: Arc::default(), rang: Arc::default() };
             let down = watch::channel(Progress::default());
+            let pass = head.then(|| Pass::new(slot.clone(), req.chunk.version, next.server));
+            let forward = Forward {
+                frames: tx,
+                sent: Arc::default(),
+                ended: Arc::default(),
+                rang: Arc::default(),
+                down: down.1.clone(),
+                pass,
+            };
             let behind = Behind {
                 next,
                 sent: forward.sent.clone(),
@@ -94,14 +145,28 @@ async fn take(
     slot: Arc<Slot>,
     (req, head): (WriteRequest, bool),
     mut frames: Frames,
-    forward: Option<Forward>,
+    mut forward: Option<Forward>,
     said: watch::Sender<Progress>,
 ) {
     let mut first = true;
-    while let Some(frame) = frames.next().await {
+    // Whether this server has all that it sent on.
+    let mut whole = true;
+    loop {
+        let frame = match &mut forward {
+            Some(next) if next.has_pass() => tokio::select! {
+                biased;
+                frame = frames.next() => frame,
+                () = next.end_pass(true) => continue,
+            },
+            _ => frames.next().await,
+        };
+        let Some(frame) = frame else { break };
         let done = async {
             let frame = frame?;
             shared.verify(slot.id, &frame)?;
+            if let Some(next) = &mut forward {
+                next.take_pass().await?;
+            }
             // The head admits a frame or does not, for the whole chain; a fence waits for those admitted.
             // Those behind it do not ask, so that two chains through two servers never wait in a ring.
             let _admitted = if head { Some(shared.admitted.read().await) } else { None };
@@ -109,24 +174,27 @@ async fn take(
                 shared.access.not_fenced(req.session)?;
             }
             if let Some(next) = &forward {
-                next.sent.fetch_max(frame.head.number.get(), Ordering::Relaxed);
-                next.rang.notify_one();
-                // A next server that is gone is told by its own failure; this one goes on.
-                let _ = next.frames.send(frame.clone()).await;
+                next.send(frame.clone()).await;
+                whole = false;
             }
             shared.apply(&slot, &req, &frame, first).await?;
+            whole = true;
             Ok::<_, ChunkError>(frame.head.number)
         };
-        first = match done.await {
+        match done.await {
             Ok(number) => {
                 said.send_modify(|p| p.upto = p.upto.max(number));
-                false
+                first = false;
             }
             Err(e) => {
                 said.send_modify(|p| p.failed = Some(e));
-                return;
+                break;
             }
-        };
+        }
+    }
+    drop(said);
+    if let Some(next) = &mut forward {
+        next.end_pass(whole).await;
     }
 }
 

@@ -29,6 +29,7 @@ mod server;
 mod shared;
 mod slot;
 mod store;
+mod way;
 
 pub use disk::StartError;
 pub use server::{Chunkserver, ChunkserverOptions, Status, Timings};

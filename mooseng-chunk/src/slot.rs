@@ -1,6 +1,6 @@
 //! One chunk of a store: its state, and the order lock under which everything happens to its file.
 
-use crate::{chunk_file::ChunkFile, disk::DataDisk};
+use crate::{chunk_file::ChunkFile, disk::DataDisk, way::Way};
 use mooseng_core::{ids::*, meta::ReplicaState, seam::on_lane};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, io, sync::Arc};
@@ -35,6 +35,8 @@ pub(crate) struct Slot {
     /// Changed by the jobs themselves, so that a caller who gives up leaves nothing half noted.
     pub known: Arc<Mutex<Known>>,
     pub inside: Arc<tokio::sync::Mutex<Inside>>,
+    /// To the servers behind this one, when it is the chain's head.
+    pub way: Way,
 }
 
 /// An error of the disk, or the lane's end.
@@ -65,7 +67,7 @@ impl Inside {
 
 impl Slot {
     pub fn new(id: ChunkId, disk: Arc<DataDisk>, known: Known) -> Self {
-        Self { id, disk, known: Arc::new(Mutex::new(known)), inside: Default::default() }
+        Self { id, disk, known: Arc::new(Mutex::new(known)), inside: Default::default(), way: Way::default() }
     }
 
     /// Runs `work` on the chunk's open file, on a lane of its disk, under the order lock.

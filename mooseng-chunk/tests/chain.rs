@@ -115,8 +115,9 @@ async fn a_member_that_dies_ends_the_stream_and_is_named() {
         assert_eq!(world.read(chunk(1, 1), 1, 0, CHUNK_BYTES).await.unwrap(), pattern(2, 9000));
         // A new stream along the survivors goes on, the frame that was not acknowledged first.
         let rest: Vec<u64> = [1, 2, 3].into_iter().filter(|n| *n != dies).collect();
-        world.write(chunk(1, 1), &rest, vec![frame(1, 2, 0, pattern(2, 9000))]).await.unwrap();
-        assert_eq!(world.read(chunk(1, 1), rest[1], 0, CHUNK_BYTES).await.unwrap(), pattern(2, 9000));
+        let c = world.bump(chunk(1, 1), &rest).await;
+        world.write(c, &rest, vec![frame(1, 2, 0, pattern(2, 9000))]).await.unwrap();
+        assert_eq!(world.read(c, rest[1], 0, CHUNK_BYTES).await.unwrap(), pattern(2, 9000));
     }
 }
 

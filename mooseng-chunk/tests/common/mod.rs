@@ -130,18 +130,24 @@ impl World {
         RemoteChunks::new(self.net.transport(identity(role, 1)).connect(&addr(server)).await.unwrap())
     }
 
-    pub fn claims(&self, chunk: ChunkRef) -> Claims {
+    pub fn claims(&self, chunk: ChunkRef, session: SessionStamp) -> Claims {
         Claims {
             key: KeyId(0),
             cert: identity(Role::Client, 1).cert_hash,
-            session: SESSION,
+            session,
             chunks: vec![(chunk, Rights::READ.and(Rights::WRITE).and(Rights::CREATE))],
             expires: Timestamp::new(i64::MAX / 4, 0),
         }
     }
 
     pub fn right(&self, chunk: ChunkRef) -> Option<Capability> {
-        Some(self.key.sign(self.claims(chunk)))
+        Some(self.key.sign(self.claims(chunk, SESSION)))
+    }
+
+    /// A write in the name of another session of the same client.
+    pub fn write_request_of(&self, session: SessionStamp, chunk: ChunkRef, servers: &[u64]) -> WriteRequest {
+        let capability = Some(self.key.sign(self.claims(chunk, session)));
+        WriteRequest { session, capability, ..self.write_request(chunk, servers) }
     }
 
     pub fn write_request(&self, chunk: ChunkRef, servers: &[u64]) -> WriteRequest {
@@ -204,6 +210,21 @@ impl World {
 
     pub async fn control(&self, server: u64, op: Control) -> Result<ControlReply, ChunkError> {
         self.remote(Role::Master, server).await.control(&cx(), op).await
+    }
+
+    /// Makes the next version of a chunk, with `servers` equal to the first of them.
+    pub async fn bump(&self, chunk: ChunkRef, servers: &[u64]) -> ChunkRef {
+        let to = ChunkRef { version: chunk.version.next(), ..chunk };
+        for server in servers {
+            let members = servers.iter().map(|s| ServerId(*s)).collect();
+            let (cut_to, create, term) = (None, false, Term(1));
+            let op = Control::SetVersion { chunk: chunk.id, to: to.version, members, cut_to, create, term };
+            self.control(*server, op).await.unwrap();
+        }
+        for server in &servers[1..] {
+            self.pull(*server, to, &servers[..1]).await.unwrap();
+        }
+        to
     }
 
     pub async fn stat(&self, server: u64, id: u64) -> Result<ChunkStat, ChunkError> {

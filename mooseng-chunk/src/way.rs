@@ -1,0 +1,89 @@
+//! One order for all who write a chunk at the same time: at the chain's head one stream has the way to
+//! the servers behind, until they have acknowledged all that it sent. Two streams reach those servers
+//! by different connections or streams, which keep no order among each other.
+//!
+//! A chain that fails while frames are under way is not used again: they may arrive at any time, or never.
+//! The next version makes its members equal, and refuses frames of the one before.
+
+use crate::slot::Slot;
+use mooseng_core::{error::ChunkError, ids::*};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use tokio::sync::OwnedMutexGuard;
+
+/// Frames of one pass while others wait.
+const PASS_FRAMES: u32 = 16;
+
+/// The way from a chunk's head to the servers behind it.
+#[derive(Default)]
+pub(crate) struct Way {
+    pass: Arc<tokio::sync::Mutex<Broken>>,
+    waiting: AtomicUsize,
+}
+
+/// The version whose chain failed with frames under way, and the server behind the head.
+type Broken = Option<(ChunkVersion, ServerId)>;
+
+/// One stream's use of the way: it has it, then others, then it again.
+pub(crate) struct Pass {
+    slot: Arc<Slot>,
+    version: ChunkVersion,
+    next: ServerId,
+    held: Option<OwnedMutexGuard<Broken>>,
+    frames: u32,
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pass {
+    pub fn new(slot: Arc<Slot>, version: ChunkVersion, next: ServerId) -> Self {
+        Self { slot, version, next, held: None, frames: 0 }
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Whether others wait, and this one had its share.
+    pub fn is_over(&self) -> bool {
+        self.is_held() && self.frames >= PASS_FRAMES && self.slot.way.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits for the way, in the order of asking. Errors: [`ChunkError::Chain`] when the chain of this
+    /// version has failed.
+    pub async fn take(&mut self) -> Result<(), ChunkError> {
+        if self.held.is_none() {
+            self.slot.way.waiting.fetch_add(1, Ordering::Relaxed);
+            let waiting = Waiting(&self.slot.way.waiting);
+            let guard = self.slot.way.pass.clone().lock_owned().await;
+            drop(waiting);
+            match *guard {
+                Some((version, server)) if version >= self.version => {
+                    let cause = format!("frames of another writer of {version} may still be under way to it");
+                    return Err(ChunkError::Chain { server, cause });
+                }
+                _ => {}
+            }
+            (self.held, self.frames) = (Some(guard), 0);
+        }
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Gives the way on. `clear`: the servers behind have all that was sent.
+    pub fn give(&mut self, clear: bool) {
+        if let Some(mut guard) = self.held.take()
+            && !clear
+        {
+            *guard = Some((self.version, self.next));
+        }
+    }
+}

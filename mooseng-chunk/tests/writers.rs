@@ -1,0 +1,89 @@
+//! Two clients that write one chunk at the same time: whoever wins, wins at every replica.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod common;
+
+use common::*;
+use futures::StreamExt as _;
+use mooseng_core::{chunk::*, error::ChunkError, ids::*, limits::CHUNK_BYTES, net::Role};
+use mooseng_net::memory::{Event, Fate, Faults, MemoryNetwork};
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+const OTHER: SessionStamp = SessionStamp { id: SessionId(8), epoch: SessionEpoch(1) };
+
+/// Delays in milliseconds of the next pieces from the head to the server behind it.
+#[derive(Debug, Default)]
+struct Late(Mutex<VecDeque<u64>>);
+
+impl Faults for Late {
+    fn fate(&self, from: &str, to: &str, event: Event) -> Fate {
+        let between = matches!(event, Event::Piece(_)) && from == addr(1) && to == addr(2);
+        let delay = if between { self.0.lock().pop_front() } else { None };
+        Fate::Deliver(Duration::from_millis(delay.unwrap_or(0)))
+    }
+}
+
+/// Writes frames one after the other, each when the one before was acknowledged.
+async fn write_slowly(world: &World, session: SessionStamp, seed: u64, writes: u64) {
+    let (tx, rx) = tokio::sync::mpsc::channel(4);
+    let frames = futures::stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|f| (Ok(f), rx)) });
+    let client = world.remote(Role::Client, 1).await;
+    let req = world.write_request_of(session, chunk(1, 1), &[1, 2, 3]);
+    let mut acks = client.write(&cx(), req, frames.boxed()).await.unwrap();
+    for n in 1..=writes {
+        tx.send(frame(1, n, n % 3 * 1000, pattern(seed + n, 3000))).await.unwrap();
+        if n % 4 == 0 {
+            while acks.next().await.unwrap().unwrap().upto < WriteNumber(n) {}
+        }
+    }
+}
+
+async fn same_everywhere(world: &World, c: ChunkRef, servers: &[u64]) -> Vec<u8> {
+    let head = world.read(c, servers[0], 0, CHUNK_BYTES).await.unwrap();
+    for n in &servers[1..] {
+        assert!(world.read(c, *n, 0, CHUNK_BYTES).await.unwrap() == head, "server {n} has something else");
+    }
+    head
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_of_two_clients_have_one_order_at_all_replicas() {
+    for seed in 0..20 {
+        let late = Late(Mutex::new((0..1000).map(|n| (n * n * 37 + seed * 11) % 23).collect()));
+        let world = World::on(MemoryNetwork::with_faults(Arc::new(late))).await;
+        let _s = servers(&world, 3).await;
+        tokio::join!(
+            write_slowly(&world, SESSION, 1000, 40),
+            write_slowly(&world, OTHER, 5000, 40),
+            write_slowly(&world, SessionStamp { id: SessionId(9), ..OTHER }, 9000, 40),
+        );
+        same_everywhere(&world, chunk(1, 1), &[1, 2, 3]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_hangs_on_its_way_does_not_come_after_another_clients_write() {
+    let late = Arc::new(Late::default());
+    let world = World::on(MemoryNetwork::with_faults(late.clone())).await;
+    let s = servers(&world, 2).await;
+    let failed = |e: ChunkError| assert!(matches!(e, ChunkError::Chain { server: ServerId(2), .. }), "{e}");
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 3000))]).await.unwrap();
+    late.0.lock().push_back(60_000);
+    failed(world.write(chunk(1, 1), &[1, 2], vec![frame(1, 2, 0, pattern(1, 3000))]).await.unwrap_err());
+    // Nobody goes along this chain any more, until the masters made a new version.
+    let other = |c| world.write_request_of(OTHER, c, &[1, 2]);
+    let frames = || vec![frame(1, 1, 0, pattern(2, 3000))];
+    failed(world.write_as(other(chunk(1, 1)), frames()).await.unwrap_err());
+    let c = world.bump(chunk(1, 1), &[1, 2]).await;
+    world.write_as(other(c), frames()).await.unwrap();
+    let writes = || s[&2].1.store().counters().writes.load(Relaxed);
+    let before = writes();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(same_everywhere(&world, c, &[1, 2]).await, pattern(2, 3000));
+    assert_eq!(writes(), before, "the late one was refused");
+}
