@@ -111,6 +111,7 @@ pub(crate) fn write(
 ) -> Acks {
     let here = vec![(shared.server, shared.incarnation)];
     let local = watch::channel(Progress { members: here, ..Progress::default() });
+    let sent = Arc::<AtomicU64>::default();
     let (forward, down) = match req.chain.get(1).cloned() {
         Some(next) => {
             let (tx, rx) = mpsc::channel::<Frame>(WRITE_WINDOW_FRAMES);
@@ -118,7 +119,7 @@ pub(crate) fn write(
             let pass = head.then(|| Pass::new(slot.clone(), req.chunk.version, next.server));
             let forward = Forward {
                 frames: tx,
-                sent: Arc::default(),
+                sent: sent.clone(),
                 ended: Arc::default(),
                 rang: Arc::default(),
                 down: down.1.clone(),
@@ -136,7 +137,7 @@ pub(crate) fn write(
         None => (None, None),
     };
     shared.spawn(take(shared.clone(), slot, (req, head), frames, forward, local.0));
-    acks(local.1, down)
+    acks(local.1, down, sent)
 }
 
 /// Applies frames in order and hands each on first, so that forwarding runs ahead.
@@ -169,9 +170,15 @@ async fn take(
             }
             // The head admits a frame or does not, for the whole chain; a fence waits for those admitted.
             // Those behind it do not ask, so that two chains through two servers never wait in a ring.
+            if head {
+                learn_numbers(&shared, &slot, &req).await?;
+            }
             let _admitted = if head { Some(shared.admitted.read().await) } else { None };
             if head {
                 shared.access.not_fenced(req.session)?;
+                if shared.is_repeat(&slot, &req, frame.head.number, first).await? {
+                    return Ok(frame.head.number);
+                }
             }
             if let Some(next) = &forward {
                 next.send(frame.clone()).await;
@@ -196,6 +203,42 @@ async fn take(
     if let Some(next) = &mut forward {
         next.end_pass(whole).await;
     }
+}
+
+/// A head that has started since knows from those behind it what it applied before: none of them may
+/// take for new what another takes for a repeat.
+async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Result<(), ChunkError> {
+    if slot.inside.lock().await.knows_numbers {
+        return Ok(());
+    }
+    let ask = |member: &Replica| {
+        let member = member.clone();
+        async move {
+            let work = async {
+                let c = shared.peers.get(&member.addr, shared.chain_patience).await?;
+                let cx = CallContext::internal(shared.chain_patience);
+                RemoteChunks::new(c).control(&cx, Control::Numbers { chunk: req.chunk }).await
+            };
+            match tokio::time::timeout(shared.chain_patience, work).await {
+                Ok(Ok(ControlReply::Numbers(numbers))) => Ok(numbers),
+                Ok(Err(ChunkError::NotFound(_))) if req.create => Ok(vec![]),
+                Ok(Err(e)) => Err(behind(&member, e)),
+                Ok(Ok(_)) | Err(_) => Err(behind(&member, ChunkError::Busy("it tells no numbers".into()))),
+            }
+        }
+    };
+    let told = futures::future::try_join_all(req.chain.iter().skip(1).map(ask)).await?;
+    let told: Vec<_> = told.into_iter().flatten().collect();
+    // What they have and this server lost is not made anew on top of nothing.
+    if !told.is_empty() && !slot.known.lock().made {
+        return Err(ChunkError::NotFound(slot.id));
+    }
+    let mut inside = slot.inside.lock().await;
+    for (session, number) in told {
+        inside.applied(session, number);
+    }
+    inside.knows_numbers = true;
+    Ok(())
 }
 
 /// The server behind this one.
@@ -285,7 +328,11 @@ impl Behind {
 }
 
 /// Acknowledges what is done here and behind; the first failure ends it.
-fn acks(mut local: watch::Receiver<Progress>, mut down: Option<watch::Receiver<Progress>>) -> Acks {
+fn acks(
+    mut local: watch::Receiver<Progress>,
+    mut down: Option<watch::Receiver<Progress>>,
+    sent: Arc<AtomicU64>,
+) -> Acks {
     let stream = async_stream::stream! {
         let mut told = WriteNumber(0);
         let (mut writing, mut reached) = (true, down.is_some());
@@ -295,7 +342,10 @@ fn acks(mut local: watch::Receiver<Progress>, mut down: Option<watch::Receiver<P
             let mut upto = here.upto;
             let mut members = here.members.clone();
             if let Some(there) = &there {
-                upto = upto.min(there.upto);
+                // What was not sent on, because all have it, is not waited for.
+                if there.upto.get() < sent.load(Ordering::Relaxed) {
+                    upto = upto.min(there.upto);
+                }
                 members.extend(there.members.iter().copied());
             }
             if upto > told {

@@ -116,6 +116,13 @@ impl Shared {
         Ok(table)
     }
 
+    pub async fn numbers(&self, chunk: ChunkRef) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
+        let slot = self.good(chunk)?;
+        let inside = slot.inside.lock().await;
+        is_good(chunk, *slot.known.lock())?;
+        Ok(inside.numbers.iter().map(|(s, n)| (*s, *n)).collect())
+    }
+
     /// A suspect becomes good as it is. Blocks that are damaged stay so, and the masters hear of them.
     pub async fn bless(&self, chunk: ChunkRef, term: Term) -> Result<ChunkStat, ChunkError> {
         let id = chunk.id;
@@ -179,6 +186,7 @@ impl Shared {
                 self.fence(session).await;
                 Ok(ControlReply::Gone)
             }
+            Control::Numbers { chunk } => self.numbers(chunk).await.map(ControlReply::Numbers),
             Control::Bless { chunk, term } => self.bless(chunk, term).await.map(ControlReply::Done),
         }
     }

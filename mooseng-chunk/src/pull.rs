@@ -83,7 +83,8 @@ pub(crate) async fn pull(
             };
         }
     }
-    let guard = finish(shared, &slot, guard, chunk.version, table.length).await?;
+    let numbers = numbers_of(chunk, &sources).await?;
+    let guard = finish(shared, &slot, guard, chunk.version, table.length, numbers).await?;
     match nowhere.first() {
         None => drop(shared.damaged.lock().remove(&chunk.id)),
         Some(first) => drop(shared.note(&slot, FileError::Damaged(*first, nowhere.len() as u64))),
@@ -200,14 +201,16 @@ async fn finish(
     guard: Guard,
     version: ChunkVersion,
     length: u64,
+    numbers: Vec<(SessionId, WriteNumber)>,
 ) -> Result<Guard, ChunkError> {
     let (id, noted) = (slot.id, slot.known.clone());
     let finish = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
         let file = inside.file.as_mut().ok_or_else(stopped)?;
         file.set_length(length)?;
         file.set_version(version, vec![], None)?;
-        // Nobody's numbers hold here: what others acknowledged came by way of the copy.
-        inside.numbers.clear();
+        // What is here now is what the source applied, and nothing else.
+        inside.numbers = numbers.into_iter().collect();
+        inside.knows_numbers = false;
         {
             let mut known = noted.lock();
             (known.version, known.length, known.state) = (version, length, ReplicaState::Good);
@@ -221,6 +224,15 @@ async fn finish(
 }
 
 type Sources = Vec<RemoteChunks>;
+
+/// What the source of the table had applied. Nothing is written while its version is not open.
+async fn numbers_of(chunk: ChunkRef, sources: &Sources) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
+    let source = sources.first().ok_or(ChunkError::NotFound(chunk.id))?;
+    match source.control(&CallContext::internal(ANSWER), Control::Numbers { chunk }).await? {
+        ControlReply::Numbers(numbers) => Ok(numbers),
+        _ => Err(ChunkError::Invalid("a question for numbers was answered with something else".into())),
+    }
+}
 
 async fn table_of(
     shared: &Shared,

@@ -167,6 +167,22 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether the head has a frame already. Then all members have, for nothing else is under way to them
+    /// when the head may send, and the next version makes equal what a failure left different.
+    pub async fn is_repeat(
+        &self,
+        slot: &Slot,
+        req: &WriteRequest,
+        number: WriteNumber,
+        first: bool,
+    ) -> Result<bool, ChunkError> {
+        let inside = slot.inside.lock().await;
+        if slot.known.lock().made {
+            is_good(req.chunk, *slot.known.lock())?;
+        }
+        admits(&inside, slot.id, req.session.id, number, first).map(|admitted| !admitted)
+    }
+
     /// Applies one verified frame in its turn.
     pub async fn apply(
         &self,
@@ -183,13 +199,8 @@ impl Shared {
         let guard = opened.ok_or(ChunkError::NotFound(slot.id))?;
         is_good(req.chunk, *slot.known.lock())?;
         let (session, number) = (req.session.id, frame.head.number);
-        match guard.admit(session, number, first) {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            Err(expected) => {
-                let (expected, got) = (expected.get(), number.get());
-                return Err(ChunkError::OutOfOrder { chunk: slot.id, expected, got });
-            }
+        if !admits(&guard, slot.id, session, number, first)? {
+            return Ok(());
         }
         if slot.disk.space().1 < frame.data.len() as u64 {
             return Err(ChunkError::NoSpace(self.server));
@@ -340,6 +351,19 @@ impl Shared {
 pub(crate) fn clean(disk: &DataDisk, id: ChunkId, known: &Mutex<Known>) {
     known.lock().dirty = false;
     disk.unmark(id);
+}
+
+fn admits(
+    inside: &Inside,
+    chunk: ChunkId,
+    session: SessionId,
+    number: WriteNumber,
+    first: bool,
+) -> Result<bool, ChunkError> {
+    inside.admit(session, number, first).map_err(|expected| {
+        let (expected, got) = (expected.get(), number.get());
+        ChunkError::OutOfOrder { chunk, expected, got }
+    })
 }
 
 pub(crate) fn right_version(chunk: ChunkRef, known: Known) -> Result<(), ChunkError> {

@@ -26,6 +26,8 @@ pub(crate) struct Inside {
     pub file: Option<ChunkFile>,
     /// The last number applied of each session.
     pub numbers: BTreeMap<SessionId, WriteNumber>,
+    /// Whether they are all that count: a head that has started since asks those behind it first.
+    pub knows_numbers: bool,
     pub gone: bool,
 }
 
@@ -56,7 +58,8 @@ impl Inside {
     }
 
     pub fn applied(&mut self, session: SessionId, number: WriteNumber) {
-        self.numbers.insert(session, number);
+        let last = self.numbers.entry(session).or_default();
+        *last = number.max(*last);
         if self.numbers.len() > WRITERS_MAX
             && let Some(oldest) = self.numbers.keys().copied().find(|s| *s != session)
         {

@@ -87,3 +87,54 @@ async fn what_hangs_on_its_way_does_not_come_after_another_clients_write() {
     assert_eq!(same_everywhere(&world, c, &[1, 2]).await, pattern(2, 3000));
     assert_eq!(writes(), before, "the late one was refused");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_again_after_a_bump_does_not_come_after_another_clients_write() {
+    let late = Arc::new(Late::default());
+    let world = World::on(MemoryNetwork::with_faults(late.clone())).await;
+    let _s = servers(&world, 2).await;
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 3000))]).await.unwrap();
+    let again = || vec![frame(1, 2, 0, pattern(1, 3000))];
+    late.0.lock().push_back(60_000);
+    world.write(chunk(1, 1), &[1, 2], again()).await.unwrap_err();
+    let c = world.bump(chunk(1, 1), &[1, 2]).await;
+    assert_eq!(same_everywhere(&world, c, &[1, 2]).await, pattern(1, 3000), "the head had it");
+    let other = world.write_request_of(OTHER, c, &[1, 2]);
+    world.write_as(other, vec![frame(1, 1, 0, pattern(2, 3000))]).await.unwrap();
+    let ack = world.write(c, &[1, 2], again()).await.unwrap().unwrap();
+    assert_eq!(ack.upto, WriteNumber(2), "a repeat is acknowledged");
+    assert_eq!(same_everywhere(&world, c, &[1, 2]).await, pattern(2, 3000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_restarted_knows_what_was_written_before() {
+    let world = World::new().await;
+    let mut s = servers(&world, 3).await;
+    let (c, chain) = (chunk(1, 1), [1, 2, 3]);
+    let first = || vec![frame(1, 1, 0, pattern(1, 3000))];
+    let other = || world.write_request_of(OTHER, c, &chain);
+    world.write(c, &chain, first()).await.unwrap();
+    world.write_as(other(), vec![frame(1, 1, 0, pattern(2, 3000))]).await.unwrap();
+    let (disk, old) = s.remove(&1).unwrap();
+    old.shutdown().await;
+    let _again = world.start(1, &disk).await;
+    // The first client heard of the restart, and sends again what it does not know to be synced.
+    world.write(c, &chain, first()).await.unwrap();
+    assert_eq!(same_everywhere(&world, c, &chain).await, pattern(2, 3000));
+    world.write(c, &chain, vec![frame(1, 2, 0, pattern(3, 3000))]).await.unwrap();
+    assert_eq!(same_everywhere(&world, c, &chain).await, pattern(3, 3000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_lost_a_fresh_chunk_does_not_make_it_anew_over_those_behind() {
+    let world = World::new().await;
+    let mut s = servers(&world, 2).await;
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(1, 3000))]).await.unwrap();
+    let (disk, old) = s.remove(&1).unwrap();
+    drop(old);
+    disk.power_fails();
+    let again = world.start(1, &disk).await;
+    until("its orders are there", || again.is_ready()).await;
+    let e = world.write(chunk(1, 1), &[1, 2], vec![frame(1, 2, 9000, vec![2])]).await.unwrap_err();
+    assert!(matches!(e, ChunkError::NotFound(_) | ChunkError::Suspect(_)), "{e}");
+}

@@ -180,7 +180,8 @@ impl Cluster {
         }
     }
 
-    fn transport(&self, role: Role, node: u64, name: &str) -> Arc<dyn Transport> {
+    /// The place of one more node on the network, for tests and simulations that look at the others.
+    pub fn transport(&self, role: Role, node: u64, name: &str) -> Arc<dyn Transport> {
         let mut hash = [0; 32];
         for (i, b) in name.bytes().enumerate() {
             hash[i % 32] ^= b.rotate_left((i / 32) as u32);

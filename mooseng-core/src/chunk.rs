@@ -100,7 +100,7 @@ pub struct SyncDone {
     pub on_disk: Vec<ServerId>,
 }
 
-/// Commands of the leading master (and of chunkservers among themselves: `Stat`, `Table`).
+/// Commands of the leading master (and of chunkservers among themselves: `Stat`, `Table`, `Numbers`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Control {
     /// What is here of a chunk.
@@ -161,6 +161,11 @@ pub enum Control {
         /// The leader's term.
         term: Term,
     },
+    /// The last write of each session that this server remembers.
+    Numbers {
+        /// Of which chunk at which version.
+        chunk: ChunkRef,
+    },
 }
 
 /// Answers to [`Control`].
@@ -172,6 +177,8 @@ pub enum ControlReply {
     Gone,
     /// Of [`Control::Table`].
     Table(ChecksumTable),
+    /// Of [`Control::Numbers`].
+    Numbers(Vec<(SessionId, WriteNumber)>),
 }
 
 /// What a chunkserver has of a chunk.

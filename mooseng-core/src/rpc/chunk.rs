@@ -136,7 +136,9 @@ impl ChunkHandler {
 
 fn control_allowed(role: Role, op: &Control) -> bool {
     match op {
-        Control::Stat { .. } | Control::Table { .. } => matches!(role, Role::Master | Role::Chunkserver),
+        Control::Stat { .. } | Control::Table { .. } | Control::Numbers { .. } => {
+            matches!(role, Role::Master | Role::Chunkserver)
+        }
         Control::SetVersion { .. }
         | Control::Pull { .. }
         | Control::Delete { .. }

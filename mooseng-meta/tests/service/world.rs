@@ -74,6 +74,7 @@ fn kind(op: &Control) -> &'static str {
         Control::Pull { .. } => "pull",
         Control::Delete { .. } => "delete",
         Control::Table { .. } => "table",
+        Control::Numbers { .. } => "numbers",
         Control::Fence { .. } => "fence",
         Control::Bless { .. } => "bless",
     }
@@ -126,6 +127,7 @@ impl Fake {
             Control::Table { .. } => {
                 return Ok(ControlReply::Table(ChecksumTable { length: 0, blocks: vec![] }));
             }
+            Control::Numbers { .. } => return Ok(ControlReply::Numbers(vec![])),
         };
         let h = *s.has.get(&id).ok_or(ChunkError::NotFound(id))?;
         let chunk = ChunkRef { id, version: ChunkVersion(h.version) };

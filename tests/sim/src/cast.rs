@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -90,6 +90,8 @@ pub struct Stage {
     pub groups: Vec<Group>,
     /// Whether anything may fail now.
     pub calm: Calm,
+    /// Whether a power failure may have taken data of the file that all write.
+    pub shared_lossy: AtomicBool,
     /// Steps that were acknowledged, and that failed.
     pub acknowledged: AtomicU64,
     /// Steps that failed in a fault.
@@ -116,6 +118,7 @@ impl Stage {
             network,
             groups: (0..groups).map(group).collect(),
             calm: Calm::default(),
+            shared_lossy: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             longest_ms: AtomicU64::new(0),
@@ -124,6 +127,7 @@ impl Stage {
 
     /// All replicas of whatever may have lost power: what was not synced is promised to nobody.
     pub fn power_failed(&self) {
+        self.shared_lossy.store(true, Ordering::Relaxed);
         self.groups.iter().for_each(|g| g.book.lock().worlds.power_failed());
     }
 }
@@ -131,7 +135,8 @@ impl Stage {
 impl Stage {
     /// Whether a power failure may have taken data of a file that is still there.
     pub fn is_lossy(&self) -> bool {
-        self.groups.iter().any(|g| !g.book.lock().worlds.lossy().is_empty())
+        self.shared_lossy.load(Ordering::Relaxed)
+            || self.groups.iter().any(|g| !g.book.lock().worlds.lossy().is_empty())
     }
 }
 

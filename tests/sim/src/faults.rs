@@ -111,6 +111,11 @@ impl Troublemaker {
         Self { cluster, media, stage, admin, rng, clients, down, powerless, hurt }
     }
 
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     fn note(&self, what: impl std::fmt::Display) {
         self.stage.journal.note("fault", what);
     }

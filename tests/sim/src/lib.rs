@@ -11,6 +11,7 @@
 //!     │                                               disk    ─ what a power failure takes
 //!     └─ workload ×2 ─ what clients do ─▶ steps ─▶ the SDK
 //!            └─ look ─ what they see ───▶ oracle ─ whether it was promised
+//!     at the end: replicas ─ whether those of each chunk are equal
 //! ```
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
@@ -20,6 +21,7 @@ pub mod faults;
 pub mod journal;
 pub mod look;
 pub mod oracle;
+pub mod replicas;
 pub mod steps;
 pub mod weather;
 pub mod workload;

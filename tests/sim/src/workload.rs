@@ -3,10 +3,12 @@
 //! Two workers with sessions of their own change the groups in turn, so that what one closed or
 //! synced is what the other must see. All share the root directory.
 //!
-//! Kept away from on purpose, because nothing is promised there yet: two clients that write one
-//! chunk at the same time (the numbers of a session order its own frames only; shared mode of
-//! PROTOCOL §2 is to come), and a power failure of all replicas between an overwrite of synced blocks
-//! and its sync (the redo log of PROTOCOL §4 is to come; the oracle lets such blocks go whole).
+//! One file is written by both at the same time: what of it wins is promised to nobody (shared mode of
+//! PROTOCOL §2 is to come), but that it wins at every replica is.
+//!
+//! Kept away from on purpose, because nothing is promised there yet: a power failure of all replicas
+//! between an overwrite of synced blocks and its sync (the redo log of PROTOCOL §4 is to come; the oracle
+//! lets such blocks go whole).
 
 use crate::{
     cast::{Book, Group, SETTLES, Stage},
@@ -16,13 +18,20 @@ use crate::{
 };
 use anyhow::{Context as _, Result, anyhow};
 use mooseng_client::{Client, File, Filesystem, OpenFlags};
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// Operations of one worker in a run.
 const OPERATIONS: u64 = 45;
 /// Longest pause between two operations.
 const PAUSE_MS: u64 = 1200;
+/// The file that all workers write at the same time, and its largest size.
+const SHARED: &str = "/shared";
+const SHARED_BYTES: u64 = 64 << 10;
 /// Names of files: also in directories that may not be there.
 const FILES: [&str; 6] = ["a", "b", "c/x", "c/y", "d/x", "d/s/z"];
 /// Names of directories.
@@ -68,6 +77,10 @@ impl Worker {
         let stage = self.stage();
         for _ in 0..OPERATIONS {
             tokio::time::sleep(Duration::from_millis(self.hands.random() % PAUSE_MS)).await;
+            if self.hands.random().is_multiple_of(8) {
+                self.contend().await?;
+                continue;
+            }
             let group = &stage.groups[(self.hands.random() % stage.groups.len() as u64) as usize];
             let _turn = group.turn.lock().await;
             if self.lives.len() > 1 && self.hands.random().is_multiple_of(32) {
@@ -77,6 +90,30 @@ impl Worker {
             }
         }
         Ok(self)
+    }
+
+    /// Writes the file that the other worker may be writing now. It may fail at any time: whom a power
+    /// failure took bytes of it, nobody notes.
+    async fn contend(&mut self) -> Result<()> {
+        let fs = self.fs()?;
+        let flags = OpenFlags { read: true, write: true, create: true, ..OpenFlags::default() };
+        let Ok(file) = self.hands.try_step("open shared", fs.open_with(SHARED, flags, 0o644)).await? else {
+            return Ok(());
+        };
+        for _ in 0..=self.hands.random() % 8 {
+            let r = self.hands.random();
+            self.written += 1;
+            let (at, len) = (r % SHARED_BYTES, (r >> 24) % 9000 + 1);
+            let data = bytes(self.written ^ (u64::from(self.writer) << 32), len as usize);
+            drop(self.hands.try_step("write shared", file.write_at(at, data)).await?);
+            match (r >> 48) % 4 {
+                0 => drop(self.hands.try_step("sync shared", file.sync_all()).await?),
+                1 => drop(self.hands.try_step("flush shared", file.flush_all()).await?),
+                _ => {}
+            }
+        }
+        drop(self.hands.try_step("close shared", file.close()).await?);
+        Ok(())
     }
 
     /// Looks at everything a last time.
@@ -104,6 +141,9 @@ impl Worker {
                 let op = NameOp::Unlink(name.clone());
                 self.named(group, op, fs.remove_file(&group.path(&name))).await?;
             }
+        }
+        if stage.shared_lossy.load(Relaxed) {
+            drop(self.hands.try_step("remove shared", fs.remove_file(SHARED)).await?);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::{
     cast::Stage,
     faults::{CONVERGES, Media, NODES, Troublemaker},
     journal::Journal,
+    replicas,
     weather::{Weather, node_of},
     workload::Worker,
 };
@@ -39,6 +40,8 @@ pub struct Outline {
     /// From the end of the faults to a whole cluster, or from the last removal to nothing left to
     /// delete, whichever took longer, in milliseconds of virtual time.
     pub converged_ms: u64,
+    /// Replicas that were compared with another at the end.
+    pub replicas: u64,
     /// Virtual time of the run in milliseconds.
     pub virtual_ms: u64,
 }
@@ -114,6 +117,7 @@ async fn live(
     for worker in done {
         worker.look_at_all().await.context("after the faults")?;
     }
+    let replicas = replicas::equal(trouble.cluster(), NODES).await.context("after the faults")?;
     let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     Ok(Outline {
         trace: journal.hash(),
@@ -122,6 +126,7 @@ async fn live(
         failed: count(&stage.failed),
         longest_ms: count(&stage.longest_ms),
         converged_ms: whole.max(idle).as_millis() as u64,
+        replicas: replicas as u64,
         virtual_ms: journal.elapsed().as_millis() as u64,
     })
 }

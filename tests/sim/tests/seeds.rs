@@ -76,16 +76,18 @@ fn no_promise_is_broken() {
     let sum = |of: fn(&Outline) -> u64| outlines.iter().map(of).sum::<u64>();
     let max = |of: fn(&Outline) -> u64| outlines.iter().map(of).max().unwrap_or(0);
     eprintln!(
-        "{} seeds: {} steps acknowledged, {} failed in a fault; the longest took {} ms, the slowest convergence {} ms; {} s of virtual time",
+        "{} seeds: {} steps acknowledged, {} failed in a fault; the longest took {} ms, the slowest convergence {} ms; {} replicas compared; {} s of virtual time",
         outlines.len(),
         sum(|o| o.acknowledged),
         sum(|o| o.failed),
         max(|o| o.longest_ms),
         max(|o| o.converged_ms),
+        sum(|o| o.replicas),
         sum(|o| o.virtual_ms) / 1000
     );
     assert!(broken.is_empty(), "promises were broken in seeds {broken:?}");
     assert!(sum(|o| o.acknowledged) > 0, "nothing was acknowledged: nothing was proven");
+    assert!(sum(|o| o.replicas) > 0, "no replicas were compared");
 }
 
 #[test]
