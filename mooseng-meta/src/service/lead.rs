@@ -99,6 +99,16 @@ impl Memory {
         self.avoid.insert(server, now + AVOID);
     }
 
+    /// Servers that are avoided no longer may be asked again: what failed without them may be done now.
+    pub fn forgive(&mut self, now: Duration) {
+        let before = self.avoid.len();
+        self.avoid.retain(|_, until| *until > now);
+        if self.avoid.len() < before {
+            self.retry.clear();
+            self.look_at_all = true;
+        }
+    }
+
     /// A chunk could not be settled.
     pub fn back_off(&mut self, chunk: ChunkId, now: Duration) {
         let (tries, again) = self.retry.entry(chunk).or_default();
@@ -248,5 +258,11 @@ mod tests {
         m.back_off(chunk, now);
         m.came(ServerId(1));
         assert!(!m.is_early(chunk, now), "a server that comes may be what was missing");
+        m.avoid(ServerId(1), now);
+        m.back_off(chunk, now);
+        m.forgive(now + AVOID / 2);
+        assert!(m.is_early(chunk, now) && !m.look_at_all, "it is still avoided");
+        m.forgive(now + AVOID);
+        assert!(!m.is_early(chunk, now) && m.look_at_all, "it may be what was missing");
     }
 }

@@ -119,6 +119,7 @@ impl Inner {
         .map_err(internal)?;
         let asked = {
             let mut m = lead.memory.lock();
+            m.forgive(now);
             let named = std::mem::take(&mut m.wanted);
             // A bump under way, or one that a client asked for: somebody waits.
             let named = named.into_iter().map(|(id, force)| (id, force, force));
