@@ -18,6 +18,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, anyhow};
 use mooseng_client::{Client, File, Filesystem, OpenFlags};
+use mooseng_core::error::Errno;
 use std::{
     future::Future,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 const OPERATIONS: u64 = 45;
 /// Longest pause between two operations.
 const PAUSE_MS: u64 = 1200;
-/// The file that all workers write at the same time, and its largest size.
+/// The file that all workers write at the same time; their writes begin below this.
 const SHARED: &str = "/shared";
 const SHARED_BYTES: u64 = 64 << 10;
 /// Names of files: also in directories that may not be there.
@@ -92,12 +93,11 @@ impl Worker {
         Ok(self)
     }
 
-    /// Writes the file that the other worker may be writing now. It may fail at any time: whom a power
-    /// failure took bytes of it, nobody notes.
+    /// Writes the file that the other worker may be writing now.
     async fn contend(&mut self) -> Result<()> {
         let fs = self.fs()?;
         let flags = OpenFlags { read: true, write: true, create: true, ..OpenFlags::default() };
-        let Ok(file) = self.hands.try_step("open shared", fs.open_with(SHARED, flags, 0o644)).await? else {
+        let Some(file) = self.on_shared("open", fs.open_with(SHARED, flags, 0o644)).await? else {
             return Ok(());
         };
         for _ in 0..=self.hands.random() % 8 {
@@ -105,15 +105,31 @@ impl Worker {
             self.written += 1;
             let (at, len) = (r % SHARED_BYTES, (r >> 24) % 9000 + 1);
             let data = bytes(self.written ^ (u64::from(self.writer) << 32), len as usize);
-            drop(self.hands.try_step("write shared", file.write_at(at, data)).await?);
+            self.on_shared("write", file.write_at(at, data)).await?;
             match (r >> 48) % 4 {
-                0 => drop(self.hands.try_step("sync shared", file.sync_all()).await?),
-                1 => drop(self.hands.try_step("flush shared", file.flush_all()).await?),
+                0 => drop(self.on_shared("sync", file.sync_all()).await?),
+                1 => drop(self.on_shared("flush", file.flush_all()).await?),
                 _ => {}
             }
         }
-        drop(self.hands.try_step("close shared", file.close()).await?);
+        self.on_shared("close", file.close()).await?;
         Ok(())
+    }
+
+    /// A step on the file that all write. Errors: it failed in calm weather, though no power failure can
+    /// have taken any of it. EIO is no failure: that a replica restarted before what a closed handle
+    /// wrote was synced is told as a loss, also when the others had it (PROTOCOL §4).
+    async fn on_shared<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = mooseng_client::Result<T>>,
+    ) -> Result<Option<T>> {
+        let calm = self.hands.calm();
+        match self.hands.try_step(&format!("{what} {SHARED}"), work).await? {
+            Ok(t) => Ok(Some(t)),
+            Err(e) if e.errno() == Errno::EIO || self.stage().shared_lossy.load(Relaxed) => Ok(None),
+            Err(e) => self.hands.failed(&e, calm).map(|()| None),
+        }
     }
 
     /// Looks at everything a last time.
@@ -143,7 +159,7 @@ impl Worker {
             }
         }
         if stage.shared_lossy.load(Relaxed) {
-            drop(self.hands.try_step("remove shared", fs.remove_file(SHARED)).await?);
+            self.on_shared("remove", fs.remove_file(SHARED)).await?;
         }
         Ok(())
     }

@@ -24,9 +24,21 @@ fn seeds() -> std::ops::Range<u64> {
     from.parse().unwrap()..to.parse().unwrap()
 }
 
+/// Virtual time, from about the run's start when it is the only one.
+struct Virtual(tokio::time::Instant);
+
+impl tracing_subscriber::fmt::time::FormatTime for Virtual {
+    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(w, "{:9.3} s", self.0.elapsed().as_secs_f64())
+    }
+}
+
 fn log() {
     if let Ok(filter) = std::env::var("MOOSENG_LOG") {
-        let format = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().without_time();
+        let format = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .with_timer(Virtual(tokio::time::Instant::now()));
         let _ = format.try_init();
     }
 }
