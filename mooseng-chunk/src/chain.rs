@@ -73,12 +73,12 @@ impl Forward {
         self.pass.as_ref().is_some_and(Pass::is_held)
     }
 
-    async fn take_pass(&mut self) -> Result<(), ChunkError> {
+    async fn take_pass(&mut self, bytes: usize) -> Result<(), ChunkError> {
         if self.pass.as_ref().is_some_and(Pass::is_over) {
             self.end_pass(true).await;
         }
         match &mut self.pass {
-            Some(pass) => pass.take().await,
+            Some(pass) => pass.take(bytes).await,
             None => Ok(()),
         }
     }
@@ -166,23 +166,27 @@ async fn take(
             let frame = frame?;
             shared.verify(slot.id, &frame)?;
             if let Some(next) = &mut forward {
-                next.take_pass().await?;
+                next.take_pass(frame.data.len()).await?;
             }
-            // The head admits a frame or does not, for the whole chain; a fence waits for those admitted.
-            // Those behind it do not ask, so that two chains through two servers never wait in a ring.
             if head {
                 learn_numbers(&shared, &slot, &req).await?;
             }
+            // The head admits a frame or does not, for the whole chain; a fence waits for those admitted.
+            // Those behind it do not ask, so that two chains through two servers never wait in a ring.
             let _admitted = if head { Some(shared.admitted.read().await) } else { None };
             if head {
                 shared.access.not_fenced(req.session)?;
-                if shared.is_repeat(&slot, &req, frame.head.number, first).await? {
+                if shared.is_repeat(&slot, &req, frame.head.number, first)? {
                     return Ok(frame.head.number);
                 }
             }
+            let mut _sending = None;
             if let Some(next) = &forward {
-                next.send(frame.clone()).await;
+                if head {
+                    _sending = Some(shared.before_sending(&slot, &req, &frame).await?);
+                }
                 whole = false;
+                next.send(frame.clone()).await;
             }
             shared.apply(&slot, &req, &frame, first).await?;
             whole = true;
@@ -208,7 +212,7 @@ async fn take(
 /// A head that has started since knows from those behind it what it applied before: none of them may
 /// take for new what another takes for a repeat.
 async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Result<(), ChunkError> {
-    if slot.inside.lock().await.knows_numbers {
+    if slot.numbers.lock().complete {
         return Ok(());
     }
     let ask = |member: &Replica| {
@@ -233,11 +237,11 @@ async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Resu
     if !told.is_empty() && !slot.known.lock().made {
         return Err(ChunkError::NotFound(slot.id));
     }
-    let mut inside = slot.inside.lock().await;
+    let mut numbers = slot.numbers.lock();
     for (session, number) in told {
-        inside.applied(session, number);
+        numbers.applied(session, number);
     }
-    inside.knows_numbers = true;
+    numbers.complete = true;
     Ok(())
 }
 

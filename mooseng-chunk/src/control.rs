@@ -86,7 +86,6 @@ impl Shared {
         let (id, noted) = (chunk.id, slot.known.clone());
         let remove = move |inside: &mut Inside, disk: &DataDisk| {
             inside.file = None;
-            inside.numbers.clear();
             disk.remove(id)?;
             let mut known = noted.lock();
             (known.made, known.dirty) = (false, false);
@@ -118,9 +117,10 @@ impl Shared {
 
     pub async fn numbers(&self, chunk: ChunkRef) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
         let slot = self.good(chunk)?;
-        let inside = slot.inside.lock().await;
+        // Behind what is being applied.
+        let _order = slot.inside.lock().await;
         is_good(chunk, *slot.known.lock())?;
-        Ok(inside.numbers.iter().map(|(s, n)| (*s, *n)).collect())
+        Ok(slot.numbers.lock().list())
     }
 
     /// A suspect becomes good as it is. Blocks that are damaged stay so, and the masters hear of them.

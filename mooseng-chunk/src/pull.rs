@@ -5,7 +5,7 @@ use crate::{
     chunk_file::{FileError, UNKNOWN},
     disk::DataDisk,
     shared::{Shared, clean},
-    slot::{Inside, Slot, stopped},
+    slot::{Inside, Numbers, Slot, stopped},
 };
 use futures::StreamExt as _;
 use mooseng_core::{
@@ -203,14 +203,13 @@ async fn finish(
     length: u64,
     numbers: Vec<(SessionId, WriteNumber)>,
 ) -> Result<Guard, ChunkError> {
-    let (id, noted) = (slot.id, slot.known.clone());
+    let (id, noted, known_numbers) = (slot.id, slot.known.clone(), slot.numbers.clone());
     let finish = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
         let file = inside.file.as_mut().ok_or_else(stopped)?;
         file.set_length(length)?;
         file.set_version(version, vec![], None)?;
         // What is here now is what the source applied, and nothing else.
-        inside.numbers = numbers.into_iter().collect();
-        inside.knows_numbers = false;
+        *known_numbers.lock() = Numbers::of_copy(numbers);
         {
             let mut known = noted.lock();
             (known.version, known.length, known.state) = (version, length, ReplicaState::Good);

@@ -6,7 +6,7 @@ use crate::{
     chunk_file::FileError,
     disk::DataDisk,
     peers::Peers,
-    slot::{Inside, Known, Slot, stopped},
+    slot::{Inside, Known, Sending, Slot, stopped},
 };
 use mooseng_core::{
     checksum::frame_crcs,
@@ -115,7 +115,7 @@ impl Shared {
                 let best = usable.max_by_key(|(free, _)| *free);
                 let room = best.filter(|(free, _)| *free >= FRAME_BYTES_MAX as u64);
                 let (_, disk) = room.ok_or(ChunkError::NoSpace(self.server))?;
-                let known = Known { version, length: 0, state, dirty: false, made: false };
+                let known = Known { version, length: 0, state, dirty: false, sending: false, made: false };
                 let slot = Arc::new(Slot::new(id, disk.clone(), known));
                 self.slots.lock().entry(id).or_insert(slot).clone()
             }
@@ -169,18 +169,53 @@ impl Shared {
 
     /// Whether the head has a frame already. Then all members have, for nothing else is under way to them
     /// when the head may send, and the next version makes equal what a failure left different.
-    pub async fn is_repeat(
+    pub fn is_repeat(
         &self,
         slot: &Slot,
         req: &WriteRequest,
         number: WriteNumber,
         first: bool,
     ) -> Result<bool, ChunkError> {
-        let inside = slot.inside.lock().await;
-        if slot.known.lock().made {
-            is_good(req.chunk, *slot.known.lock())?;
+        let known = *slot.known.lock();
+        if known.made {
+            is_good(req.chunk, known)?;
         }
-        admits(&inside, slot.id, req.session.id, number, first).map(|admitted| !admitted)
+        admits(slot, req.session.id, number, first).map(|admitted| !admitted)
+    }
+
+    /// Before the head sends a frame on: there is room for it here, and the note that the chunk is
+    /// dirty is durable, and stays so until the answer is dropped. A head that dies before it has applied the frame itself is a suspect then,
+    /// and never takes the frame for applied because those behind it have it.
+    pub async fn before_sending<'a>(
+        &self,
+        slot: &'a Slot,
+        req: &WriteRequest,
+        frame: &Frame,
+    ) -> Result<Sending<'a>, ChunkError> {
+        if slot.disk.space().1 < frame.data.len() as u64 {
+            return Err(ChunkError::NoSpace(self.server));
+        }
+        let (sending, dirty) = Sending::begin(slot);
+        if !dirty {
+            let guard = self.open_to_write(slot, req).await?;
+            self.mark_dirty(slot, guard).await?;
+        }
+        Ok(sending)
+    }
+
+    async fn open_to_write(
+        &self,
+        slot: &Slot,
+        req: &WriteRequest,
+    ) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
+        let members: Vec<_> = req.chain.iter().map(|r| r.server).collect();
+        let opened = slot.open(req.create.then_some(members)).await.map_err(|e| {
+            self.give_up(slot);
+            self.disk_error(e)
+        })?;
+        let guard = opened.ok_or(ChunkError::NotFound(slot.id))?;
+        is_good(req.chunk, *slot.known.lock())?;
+        Ok(guard)
     }
 
     /// Applies one verified frame in its turn.
@@ -191,28 +226,22 @@ impl Shared {
         frame: &Frame,
         first: bool,
     ) -> Result<(), ChunkError> {
-        let members: Vec<_> = req.chain.iter().map(|r| r.server).collect();
-        let opened = slot.open(req.create.then_some(members)).await.map_err(|e| {
-            self.give_up(slot);
-            self.disk_error(e)
-        })?;
-        let guard = opened.ok_or(ChunkError::NotFound(slot.id))?;
-        is_good(req.chunk, *slot.known.lock())?;
+        let guard = self.open_to_write(slot, req).await?;
         let (session, number) = (req.session.id, frame.head.number);
-        if !admits(&guard, slot.id, session, number, first)? {
+        if !admits(slot, session, number, first)? {
             return Ok(());
         }
         if slot.disk.space().1 < frame.data.len() as u64 {
             return Err(ChunkError::NoSpace(self.server));
         }
         let guard = self.mark_dirty(slot, guard).await?;
-        let (f, noted) = (frame.clone(), slot.known.clone());
+        let (f, noted, numbers) = (frame.clone(), slot.known.clone(), slot.numbers.clone());
         let write = move |inside: &mut Inside, _: &DataDisk| {
             let Some(file) = inside.file.as_mut() else { return Err(FileError::Io(stopped())) };
             file.dirty = true;
             file.write(f.head.at.get(), &f.data, &f.head.crcs)?;
             noted.lock().length = file.header.length;
-            inside.applied(session, number);
+            numbers.lock().applied(session, number);
             Ok(())
         };
         let (guard, done) = slot.with(false, guard, write).await.map_err(|e| self.disk_error(e))?;
@@ -349,20 +378,17 @@ impl Shared {
 /// Notes that all of a chunk is on disk. A note that stays makes a crash suspect too much, never too
 /// little.
 pub(crate) fn clean(disk: &DataDisk, id: ChunkId, known: &Mutex<Known>) {
-    known.lock().dirty = false;
-    disk.unmark(id);
+    let mut known = known.lock();
+    if !known.sending {
+        known.dirty = false;
+        disk.unmark(id);
+    }
 }
 
-fn admits(
-    inside: &Inside,
-    chunk: ChunkId,
-    session: SessionId,
-    number: WriteNumber,
-    first: bool,
-) -> Result<bool, ChunkError> {
-    inside.admit(session, number, first).map_err(|expected| {
+fn admits(slot: &Slot, session: SessionId, number: WriteNumber, first: bool) -> Result<bool, ChunkError> {
+    slot.numbers.lock().admit(session, number, first).map_err(|expected| {
         let (expected, got) = (expected.get(), number.get());
-        ChunkError::OutOfOrder { chunk, expected, got }
+        ChunkError::OutOfOrder { chunk: slot.id, expected, got }
     })
 }
 

@@ -16,6 +16,9 @@ pub(crate) struct Known {
     pub length: u64,
     pub state: ReplicaState,
     pub dirty: bool,
+    /// Whether a frame goes to the server behind this one that is not applied here yet: the note that
+    /// the chunk is dirty stays until it is.
+    pub sending: bool,
     /// Whether there is a file. Without one it is a place that a first write or a copy will fill.
     pub made: bool,
 }
@@ -24,11 +27,15 @@ pub(crate) struct Known {
 #[derive(Default)]
 pub(crate) struct Inside {
     pub file: Option<ChunkFile>,
-    /// The last number applied of each session.
-    pub numbers: BTreeMap<SessionId, WriteNumber>,
-    /// Whether they are all that count: a head that has started since asks those behind it first.
-    pub knows_numbers: bool,
     pub gone: bool,
+}
+
+/// The last write of each session that the content here has.
+#[derive(Default)]
+pub(crate) struct Numbers {
+    last: BTreeMap<SessionId, WriteNumber>,
+    /// Whether these are all that count: a head that has started since asks those behind it first.
+    pub complete: bool,
 }
 
 pub(crate) struct Slot {
@@ -37,6 +44,8 @@ pub(crate) struct Slot {
     /// Changed by the jobs themselves, so that a caller who gives up leaves nothing half noted.
     pub known: Arc<Mutex<Known>>,
     pub inside: Arc<tokio::sync::Mutex<Inside>>,
+    /// Changed under the order lock, read without.
+    pub numbers: Arc<Mutex<Numbers>>,
     /// To the servers behind this one, when it is the chain's head.
     pub way: Way,
 }
@@ -46,11 +55,29 @@ pub(crate) fn stopped() -> io::Error {
     io::Error::other("the disk's thread was stopped")
 }
 
-impl Inside {
+/// A frame that the head sends on and has not applied yet; the way is its stream's.
+pub(crate) struct Sending<'a>(&'a Slot);
+
+impl<'a> Sending<'a> {
+    /// Begins; and whether the chunk is dirty, with a durable note.
+    pub fn begin(slot: &'a Slot) -> (Self, bool) {
+        let mut known = slot.known.lock();
+        known.sending = true;
+        (Self(slot), known.dirty)
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.known.lock().sending = false;
+    }
+}
+
+impl Numbers {
     /// Whether a frame is to be applied. The first of a stream may leave numbers out: those were
     /// given up by their writer.
     pub fn admit(&self, session: SessionId, number: WriteNumber, first: bool) -> Result<bool, WriteNumber> {
-        match self.numbers.get(&session) {
+        match self.last.get(&session) {
             Some(last) if number <= *last => Ok(false),
             Some(last) if !first && number != last.next() => Err(last.next()),
             _ => Ok(true),
@@ -58,19 +85,36 @@ impl Inside {
     }
 
     pub fn applied(&mut self, session: SessionId, number: WriteNumber) {
-        let last = self.numbers.entry(session).or_default();
+        let last = self.last.entry(session).or_default();
         *last = number.max(*last);
-        if self.numbers.len() > WRITERS_MAX
-            && let Some(oldest) = self.numbers.keys().copied().find(|s| *s != session)
+        if self.last.len() > WRITERS_MAX
+            && let Some(oldest) = self.last.keys().copied().find(|s| *s != session)
         {
-            self.numbers.remove(&oldest);
+            self.last.remove(&oldest);
         }
+    }
+
+    /// All, for another server.
+    pub fn list(&self) -> Vec<(SessionId, WriteNumber)> {
+        self.last.iter().map(|(s, n)| (*s, *n)).collect()
+    }
+
+    /// Those of a server whose content was taken over.
+    pub fn of_copy(list: Vec<(SessionId, WriteNumber)>) -> Self {
+        Self { last: list.into_iter().collect(), complete: false }
     }
 }
 
 impl Slot {
     pub fn new(id: ChunkId, disk: Arc<DataDisk>, known: Known) -> Self {
-        Self { id, disk, known: Arc::new(Mutex::new(known)), inside: Default::default(), way: Way::default() }
+        Self {
+            id,
+            disk,
+            known: Arc::new(Mutex::new(known)),
+            inside: Default::default(),
+            numbers: Default::default(),
+            way: Way::default(),
+        }
     }
 
     /// Runs `work` on the chunk's open file, on a lane of its disk, under the order lock.

@@ -55,7 +55,7 @@ impl DiskStore {
             for (id, f) in found {
                 let state = if f.dirty { ReplicaState::Suspect } else { ReplicaState::Good };
                 let (version, length) = (f.header.version, f.header.length);
-                let known = Known { version, length, state, dirty: f.dirty, made: true };
+                let known = Known { version, length, state, dirty: f.dirty, sending: false, made: true };
                 slots.insert(id, Arc::new(Slot::new(id, disk.clone(), known)));
             }
             all.push(disk);

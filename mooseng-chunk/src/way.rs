@@ -13,8 +13,8 @@ use std::sync::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-/// Frames of one pass while others wait.
-const PASS_FRAMES: u32 = 16;
+/// Bytes of one pass while others wait.
+const PASS_BYTES: usize = 4 << 20;
 
 /// The way from a chunk's head to the servers behind it.
 #[derive(Default)]
@@ -32,7 +32,7 @@ pub(crate) struct Pass {
     version: ChunkVersion,
     next: ServerId,
     held: Option<OwnedMutexGuard<Broken>>,
-    frames: u32,
+    bytes: usize,
 }
 
 struct Waiting<'a>(&'a AtomicUsize);
@@ -45,7 +45,7 @@ impl Drop for Waiting<'_> {
 
 impl Pass {
     pub fn new(slot: Arc<Slot>, version: ChunkVersion, next: ServerId) -> Self {
-        Self { slot, version, next, held: None, frames: 0 }
+        Self { slot, version, next, held: None, bytes: 0 }
     }
 
     pub fn is_held(&self) -> bool {
@@ -54,12 +54,12 @@ impl Pass {
 
     /// Whether others wait, and this one had its share.
     pub fn is_over(&self) -> bool {
-        self.is_held() && self.frames >= PASS_FRAMES && self.slot.way.waiting.load(Ordering::Relaxed) > 0
+        self.is_held() && self.bytes >= PASS_BYTES && self.slot.way.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits for the way, in the order of asking. Errors: [`ChunkError::Chain`] when the chain of this
-    /// version has failed.
-    pub async fn take(&mut self) -> Result<(), ChunkError> {
+    /// Waits for the way for so many bytes more, in the order of asking. Errors:
+    /// [`ChunkError::Chain`] when the chain of this version has failed.
+    pub async fn take(&mut self, bytes: usize) -> Result<(), ChunkError> {
         if self.held.is_none() {
             self.slot.way.waiting.fetch_add(1, Ordering::Relaxed);
             let waiting = Waiting(&self.slot.way.waiting);
@@ -72,9 +72,9 @@ impl Pass {
                 }
                 _ => {}
             }
-            (self.held, self.frames) = (Some(guard), 0);
+            (self.held, self.bytes) = (Some(guard), 0);
         }
-        self.frames += 1;
+        self.bytes += bytes;
         Ok(())
     }
 

@@ -28,7 +28,7 @@ impl Faults for Late {
     }
 }
 
-/// Writes frames one after the other, each when the one before was acknowledged.
+/// Writes frames one after the other, four at a time under way.
 async fn write_slowly(world: &World, session: SessionStamp, seed: u64, writes: u64) {
     let (tx, rx) = tokio::sync::mpsc::channel(4);
     let frames = futures::stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|f| (Ok(f), rx)) });
@@ -107,22 +107,40 @@ async fn what_is_sent_again_after_a_bump_does_not_come_after_another_clients_wri
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_restarted_knows_what_was_written_before() {
+async fn a_member_that_restarted_takes_no_repeat_for_new() {
+    for restarted in 1..=3 {
+        let world = World::new().await;
+        let mut s = servers(&world, 3).await;
+        let (c, chain) = (chunk(1, 1), [1, 2, 3]);
+        let first = || vec![frame(1, 1, 0, pattern(1, 3000))];
+        let other = || world.write_request_of(OTHER, c, &chain);
+        world.write(c, &chain, first()).await.unwrap();
+        world.write_as(other(), vec![frame(1, 1, 0, pattern(2, 3000))]).await.unwrap();
+        let (disk, old) = s.remove(&restarted).unwrap();
+        old.shutdown().await;
+        let _again = world.start(restarted, &disk).await;
+        // The first client heard of the restart, and sends again what it does not know to be synced.
+        world.write(c, &chain, first()).await.unwrap();
+        assert_eq!(same_everywhere(&world, c, &chain).await, pattern(2, 3000), "{restarted} restarted");
+        world.write(c, &chain, vec![frame(1, 2, 0, pattern(3, 3000))]).await.unwrap();
+        assert_eq!(same_everywhere(&world, c, &chain).await, pattern(3, 3000), "{restarted} restarted");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_becomes_the_head_knows_what_its_source_knew() {
     let world = World::new().await;
-    let mut s = servers(&world, 3).await;
-    let (c, chain) = (chunk(1, 1), [1, 2, 3]);
+    let _s = servers(&world, 2).await;
     let first = || vec![frame(1, 1, 0, pattern(1, 3000))];
-    let other = || world.write_request_of(OTHER, c, &chain);
-    world.write(c, &chain, first()).await.unwrap();
-    world.write_as(other(), vec![frame(1, 1, 0, pattern(2, 3000))]).await.unwrap();
-    let (disk, old) = s.remove(&1).unwrap();
-    old.shutdown().await;
-    let _again = world.start(1, &disk).await;
-    // The first client heard of the restart, and sends again what it does not know to be synced.
-    world.write(c, &chain, first()).await.unwrap();
-    assert_eq!(same_everywhere(&world, c, &chain).await, pattern(2, 3000));
-    world.write(c, &chain, vec![frame(1, 2, 0, pattern(3, 3000))]).await.unwrap();
-    assert_eq!(same_everywhere(&world, c, &chain).await, pattern(3, 3000));
+    world.write(chunk(1, 1), &[1], first()).await.unwrap();
+    world
+        .write_as(world.write_request_of(OTHER, chunk(1, 1), &[1]), vec![frame(1, 1, 0, pattern(2, 3000))])
+        .await
+        .unwrap();
+    world.pull(2, chunk(1, 1), &[1]).await.unwrap();
+    let c = world.bump(chunk(1, 1), &[2]).await;
+    world.write(c, &[2], first()).await.unwrap();
+    assert_eq!(same_everywhere(&world, c, &[2]).await, pattern(2, 3000));
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,4 +155,28 @@ async fn a_head_that_lost_a_fresh_chunk_does_not_make_it_anew_over_those_behind(
     until("its orders are there", || again.is_ready()).await;
     let e = world.write(chunk(1, 1), &[1, 2], vec![frame(1, 2, 9000, vec![2])]).await.unwrap_err();
     assert!(matches!(e, ChunkError::NotFound(_) | ChunkError::Suspect(_)), "{e}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_died_before_it_applied_does_not_believe_those_behind() {
+    let world = World::new().await;
+    let mut s = servers(&world, 2).await;
+    let write = |n| world.write(chunk(1, 1), &[1, 2], vec![frame(1, n, 0, pattern(n, 3000))]);
+    write(1).await.unwrap();
+    world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+    // So that nothing is noted as dirty.
+    let (disk, old) = s.remove(&1).unwrap();
+    old.shutdown().await;
+    let again = world.start(1, &disk).await;
+    disk.kill();
+    write(2).await.unwrap_err();
+    drop(again);
+    let _again = world.start(1, &disk).await;
+    // It is a suspect, or it takes the write; it does not say that it has what it has not.
+    if write(2).await.is_ok() {
+        assert_eq!(same_everywhere(&world, chunk(1, 1), &[1, 2]).await, pattern(2, 3000));
+    } else {
+        let stat = world.stat(1, 1).await.unwrap();
+        assert_eq!(stat.report.state, mooseng_core::meta::ReplicaState::Suspect);
+    }
 }
