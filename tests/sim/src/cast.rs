@@ -92,6 +92,8 @@ pub struct Stage {
     pub calm: Calm,
     /// Whether a power failure may have taken data of the file that all write.
     pub shared_lossy: AtomicBool,
+    /// How often all replicas of something may have lost power.
+    pub power_failures: AtomicU64,
     /// Steps that were acknowledged, and that failed.
     pub acknowledged: AtomicU64,
     /// Steps that failed in a fault.
@@ -119,6 +121,7 @@ impl Stage {
             groups: (0..groups).map(group).collect(),
             calm: Calm::default(),
             shared_lossy: AtomicBool::new(false),
+            power_failures: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             longest_ms: AtomicU64::new(0),
@@ -128,6 +131,7 @@ impl Stage {
     /// All replicas of whatever may have lost power: what was not synced is promised to nobody.
     pub fn power_failed(&self) {
         self.shared_lossy.store(true, Ordering::Relaxed);
+        self.power_failures.fetch_add(1, Ordering::Relaxed);
         self.groups.iter().for_each(|g| g.book.lock().worlds.power_failed());
     }
 }

@@ -202,8 +202,13 @@ impl Worker {
     }
 
     async fn look(&self, group: &Group) -> Result<()> {
-        let fs = self.fs()?;
+        let (fs, stage) = (self.fs()?, self.stage());
+        let failures = stage.power_failures.load(Relaxed);
         let Some(seen) = look(&self.hands, &fs, group).await? else { return Ok(()) };
+        // What was seen before a power failure may be gone by the end of the look.
+        if stage.power_failures.load(Relaxed) != failures {
+            return Ok(());
+        }
         group.book.lock().worlds.saw(&seen).map_err(|e| broken(group, e))
     }
 
