@@ -412,6 +412,23 @@ impl ChunkFile {
         Ok((ChecksumTable { length: self.header.length, blocks }, damaged))
     }
 
+    /// The table with every block looked at. Entries say from now on what is on disk: of a block whose
+    /// last write was lost that is what was there before.
+    pub fn settled_table(&mut self) -> io::Result<(ChecksumTable, BTreeSet<u64>)> {
+        self.dirty = true;
+        let (table, damaged) = self.table()?;
+        for (block, crc) in table.blocks.iter().enumerate() {
+            if let (Some(crc), Some(e)) = (*crc, self.entries.get_mut(block).and_then(Option::as_mut))
+                && e.now != crc
+                && !damaged.contains(&(block as u64))
+            {
+                *e = Entry { now: crc, before: crc };
+                self.behind_pages.insert(page_of(block as u64));
+            }
+        }
+        Ok((table, damaged))
+    }
+
     /// Makes a range of whole blocks a hole, whatever was there.
     pub fn make_hole(&mut self, blocks: Range<u64>) -> io::Result<()> {
         let end = (blocks.end as usize).min(self.entries.len());

@@ -5,7 +5,7 @@ use crate::{
     chunk_file::FileError,
     disk::DataDisk,
     shared::{Shared, clean, is_good, right_version},
-    slot::{Inside, Slot, stopped},
+    slot::{Inside, Numbers, Slot, stopped},
 };
 use mooseng_core::{chunk::*, error::ChunkError, ids::*, meta::ReplicaState};
 use std::{cmp::Ordering, sync::Arc};
@@ -52,10 +52,14 @@ impl Shared {
         if cut_to.is_some() {
             guard = self.mark_dirty(&slot, guard).await?;
         }
-        let noted = slot.known.clone();
+        let (noted, numbers) = (slot.known.clone(), slot.numbers.clone());
         let set = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
             let file = inside.file.as_mut().ok_or_else(stopped)?;
             file.set_version(to, members, cut_to)?;
+            // It begins with nothing: what was written before is written again.
+            if create {
+                *numbers.lock() = Numbers::default();
+            }
             {
                 let mut known = noted.lock();
                 (known.version, known.length) = (to, file.header.length);

@@ -102,11 +102,8 @@ async fn own_table(
     slot: &Slot,
     guard: Guard,
 ) -> Result<(Guard, ChecksumTable, BTreeSet<u64>), ChunkError> {
-    let own = move |inside: &mut Inside, _: &DataDisk| {
-        let file = inside.file.as_mut().ok_or_else(stopped)?;
-        file.dirty = true;
-        file.table()
-    };
+    let own =
+        move |inside: &mut Inside, _: &DataDisk| inside.file.as_mut().ok_or_else(stopped)?.settled_table();
     let (guard, own) = slot.with(false, guard, own).await.map_err(|e| shared.disk_error(e))?;
     let (own, damaged) = own.map_err(|e| shared.note(slot, FileError::Io(e)))?;
     Ok((guard, own, damaged))

@@ -230,3 +230,46 @@ async fn a_place_that_got_a_version_empty_refuses_a_late_first_write() {
     assert!(matches!(late, Err(ChunkError::Stale { .. })), "{late:?}");
     world.write(chunk(1, 2), &[1], vec![frame(1, 1, 0, vec![1])]).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_what_was_there_before_a_lost_write_can_be_read() {
+    for changes in 0..12 {
+        let world = World::new().await;
+        let mut s = servers(&world, 2).await;
+        world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(1, 3 * BLOCK))]).await.unwrap();
+        world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+        // The second server alone begins a write that no other has, and dies in the middle.
+        s[&2].0.dies_after(changes);
+        let _ = world.write(chunk(1, 1), &[2], vec![frame(1, 2, 0, pattern(2, BLOCK))]).await;
+        let (disk, old) = s.remove(&2).unwrap();
+        drop(old);
+        disk.kill();
+        let _again = world.start(2, &disk).await;
+        world.pull(2, chunk(1, 1), &[1]).await.unwrap();
+        let read = world.read(chunk(1, 1), 2, 0, CHUNK_BYTES).await;
+        assert!(
+            read.as_ref().is_ok_and(|r| *r == pattern(1, 3 * BLOCK)),
+            "after {changes} changes: {:?}",
+            read.err()
+        );
+        let table = |n| world.control(n, Control::Table { chunk: chunk(1, 1) });
+        assert_eq!(table(1).await.unwrap(), table(2).await.unwrap(), "after {changes} changes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_begins_with_nothing_takes_again_what_is_written_again() {
+    let world = World::new().await;
+    let _s = servers(&world, 1).await;
+    let frames = || vec![frame(1, 1, 0, pattern(1, 9000))];
+    world.write(chunk(1, 1), &[1], frames()).await.unwrap();
+    let (members, term) = (vec![ServerId(1)], Term(1));
+    let (to, cut_to) = (ChunkVersion(2), Some(0));
+    let anew = Control::SetVersion { chunk: ChunkId(1), to, members, cut_to, create: true, term };
+    world.control(1, anew.clone()).await.unwrap();
+    world.write(chunk(1, 2), &[1], frames()).await.unwrap();
+    assert_eq!(world.read(chunk(1, 2), 1, 0, CHUNK_BYTES).await.unwrap(), pattern(1, 9000));
+    // The command again changes nothing.
+    world.control(1, anew).await.unwrap();
+    assert_eq!(world.read(chunk(1, 2), 1, 0, CHUNK_BYTES).await.unwrap(), pattern(1, 9000));
+}
