@@ -251,8 +251,8 @@ impl Masters {
                 let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
                 meta.register(&cx, r).await?
             } else {
-                let damaged = self.store.0.damaged_now();
-                meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged }).await?
+                let (damaged, broken) = (self.store.0.damaged_now(), self.store.0.broken_now());
+                meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged, broken }).await?
             };
             Ok::<_, MetaError>((meta, orders))
         };

@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub disks: Vec<Arc<DataDisk>>,
     pub slots: Mutex<BTreeMap<ChunkId, Arc<Slot>>>,
     pub damaged: Mutex<BTreeSet<ChunkId>>,
+    /// Chunks that are headed here and whose chain failed with frames under way.
+    pub broken: Mutex<BTreeSet<ChunkRef>>,
     pub access: Access,
     pub peers: Peers,
     pub counters: Counters,
@@ -302,6 +304,13 @@ impl Shared {
         let ids: Vec<_> = self.damaged.lock().iter().copied().collect();
         let now = |id| Some(ChunkRef { id, version: self.slot(id).ok()?.known.lock().version });
         ids.into_iter().filter_map(now).collect()
+    }
+
+    /// Chunks whose chain is broken until they get another version.
+    pub fn broken_now(&self) -> Vec<ChunkRef> {
+        let mut broken = self.broken.lock();
+        broken.retain(|c| self.slot(c.id).is_ok_and(|s| s.known.lock().version == c.version));
+        broken.iter().copied().collect()
     }
 
     /// Makes a chunk's writes durable on this server.

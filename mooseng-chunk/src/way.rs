@@ -3,9 +3,10 @@
 //! by different connections or streams, which keep no order among each other.
 //!
 //! A chain that fails while frames are under way is not used again: they may arrive at any time, or never.
-//! The next version makes its members equal, and refuses frames of the one before.
+//! The next version makes its members equal, and refuses frames of the one before. The masters hear that
+//! it is wanted with the next heartbeat: the writer may be gone.
 
-use crate::slot::Slot;
+use crate::{shared::Shared, slot::Slot};
 use mooseng_core::{error::ChunkError, ids::*};
 use std::sync::{
     Arc,
@@ -28,6 +29,7 @@ type Broken = Option<(ChunkVersion, ServerId)>;
 
 /// One stream's use of the way: it has it, then others, then it again.
 pub(crate) struct Pass {
+    shared: Arc<Shared>,
     slot: Arc<Slot>,
     version: ChunkVersion,
     next: ServerId,
@@ -44,8 +46,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Pass {
-    pub fn new(slot: Arc<Slot>, version: ChunkVersion, next: ServerId) -> Self {
-        Self { slot, version, next, held: None, bytes: 0 }
+    pub fn new(shared: Arc<Shared>, slot: Arc<Slot>, version: ChunkVersion, next: ServerId) -> Self {
+        Self { shared, slot, version, next, held: None, bytes: 0 }
     }
 
     pub fn is_held(&self) -> bool {
@@ -83,7 +85,9 @@ impl Pass {
         if let Some(mut guard) = self.held.take()
             && !clear
         {
+            tracing::warn!(chunk = %self.slot.id, version = %self.version, next = %self.next, "a chain failed with frames under way");
             *guard = Some((self.version, self.next));
+            self.shared.broken.lock().insert(ChunkRef { id: self.slot.id, version: self.version });
         }
     }
 }

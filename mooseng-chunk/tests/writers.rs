@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use futures::StreamExt as _;
-use mooseng_core::{chunk::*, error::ChunkError, ids::*, limits::CHUNK_BYTES, net::Role};
+use mooseng_core::{chunk::*, error::ChunkError, ids::*, limits::CHUNK_BYTES, meta::MetaRequest, net::Role};
 use mooseng_net::memory::{Event, Fate, Faults, MemoryNetwork};
 use parking_lot::Mutex;
 use std::{
@@ -86,6 +86,29 @@ async fn what_hangs_on_its_way_does_not_come_after_another_clients_write() {
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(same_everywhere(&world, c, &[1, 2]).await, pattern(2, 3000));
     assert_eq!(writes(), before, "the late one was refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_masters_hear_of_a_broken_chain_though_its_writer_is_gone() {
+    let late = Arc::new(Late::default());
+    let world = World::on(MemoryNetwork::with_faults(late.clone())).await;
+    let _s = servers(&world, 2).await;
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 3000))]).await.unwrap();
+    late.0.lock().push_back(60_000);
+    let one = futures::stream::iter([Ok(frame(1, 2, 0, pattern(1, 3000)))]).boxed();
+    let client = world.remote(Role::Client, 1).await;
+    drop(client.write(&cx(), world.write_request(chunk(1, 1), &[1, 2]), one).await.unwrap());
+    drop(client);
+    let told = || {
+        let mut heard = world.leader.heard.lock();
+        heard.drain(..).any(|r| matches!(r, MetaRequest::Heartbeat(h) if h.broken == [chunk(1, 1)]))
+    };
+    until("the head tells it", told).await;
+    world.bump(chunk(1, 1), &[1, 2]).await;
+    until("it is over", || !told() && late.0.lock().is_empty()).await;
+    world.leader.heard.lock().clear();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!told(), "a version that is over is told of");
 }
 
 #[tokio::test(start_paused = true)]

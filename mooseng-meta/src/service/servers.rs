@@ -86,6 +86,15 @@ impl Inner {
                 lead.wake.notify_one();
             }
         }
+        let view = self.view()?;
+        for chunk in r.broken {
+            // One that has another version already was made equal with it.
+            let rec = namespace::chunk(&view, chunk.id).map_err(internal)?;
+            if rec.is_some_and(|rec| rec.version == chunk.version) {
+                lead.memory.lock().wanted.insert(chunk.id, true);
+                lead.wake.notify_one();
+            }
+        }
         self.orders(lead, r.server)
     }
 

@@ -1,7 +1,9 @@
 //! Bumps that cannot go on as they began.
 
 use crate::world::*;
-use mooseng_core::{attr::SetAttr, error::MetaError, ids::*, meta::*};
+use mooseng_core::{
+    attr::SetAttr, context::CallContext, error::MetaError, ids::*, meta::*, net::Role, rpc::RemoteMeta,
+};
 use mooseng_meta::service::ServiceTimings;
 
 fn suspect(w: &World, server: ServerId, chunk: ChunkId) {
@@ -101,6 +103,33 @@ async fn what_was_written_before_a_set_was_made_anew_is_not_committed() {
     let late = w.commit(s, inode, place.chunk).await;
     assert!(matches!(late, Err(MetaError::LayoutStale)), "those bytes are nowhere now: {late:?}");
     w.commit(s, inode, now.chunk).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_whose_chain_broke_gets_a_new_version_though_its_writer_is_gone() {
+    let w = World::of(2, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    let head = place.chain[0].server;
+    let tell = async |chunk| {
+        let (incarnation, disks, damaged) = (Incarnation(1), vec![], vec![]);
+        let beat = Heartbeat { server: head, incarnation, disks, damaged, broken: vec![chunk] };
+        let cx = CallContext::internal(secs(5));
+        of_server(&w, head).await.heartbeat(&cx, beat).await.unwrap();
+    };
+    tell(place.chunk).await;
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain.len(), 2, "nobody is left out: all are made equal");
+    assert!(now.chain[1..].iter().all(|r| w.fake(r.server).count("pull") > 0));
+    // Told late, of a version that is over.
+    tell(place.chunk).await;
+    tokio::time::sleep(secs(5)).await;
+    assert_eq!(w.opened(s, inode, place.chunk.version).await.chunk, now.chunk);
+}
+
+async fn of_server(w: &World, server: ServerId) -> RemoteMeta {
+    let transport = w.net.transport(identity(Role::Chunkserver, server.get()));
+    RemoteMeta::new(transport.connect("master").await.unwrap())
 }
 
 fn secs(n: u64) -> std::time::Duration {

@@ -81,8 +81,13 @@ async fn a_leader_that_is_cut_off_answers_nobody_as_a_leader() {
         version: "t".into(),
     };
     of_server.register(&cx(), r).await.unwrap();
-    let beat =
-        || Heartbeat { server: ServerId(1), incarnation: Incarnation(1), disks: vec![], damaged: vec![] };
+    let beat = || Heartbeat {
+        server: ServerId(1),
+        incarnation: Incarnation(1),
+        disks: vec![],
+        damaged: vec![],
+        broken: vec![],
+    };
     // Nobody asks anything for long: it stays sure as long as the others answer it.
     for _ in 0..50 {
         tokio::time::sleep(Duration::from_millis(150)).await;
