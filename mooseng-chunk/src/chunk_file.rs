@@ -1,7 +1,14 @@
-//! One chunk's file: blocks with checksums, a header in two slots. Blocking; run on a lane or for
-//! short reads inline.
+//! One chunk's file: blocks with checksums, a header and table pages in two slots each. What is written
+//! over a synced block goes to the disk's redo log first (`images`). Blocking; run on a lane or for short
+//! reads inline.
 
-use crate::format::{DATA_AT, ENTRIES, Entry, Header, PAGE, TABLE_AT, TABLE_PAGES, decode_page, encode_page};
+mod images;
+mod mend;
+
+use crate::{
+    format::{DATA_AT, ENTRIES, Entry, Header, PAGE, TABLE_PAGES, decode_page, encode_page, page_at},
+    redo::{AppendError, Image, Redo},
+};
 use bytes::Bytes;
 use mooseng_core::{
     checksum::{block_crc, blocks_of},
@@ -11,12 +18,28 @@ use mooseng_core::{
     limits::{BLOCK_BYTES, CHUNK_BYTES, FRAME_BYTES_MAX},
     seam::DiskFile,
 };
-use std::{collections::BTreeSet, io, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Range,
+    sync::Arc,
+};
 
 /// Given for a block whose checksum is not known: its page of the table is lost.
 pub(crate) const UNKNOWN: u32 = u32::MAX;
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
+
+/// Where a page of the table is written. What a sync made durable is never written over: the next
+/// writing goes to the other slot.
+#[derive(Clone, Copy, Debug)]
+struct PagePlace {
+    /// The slot that was written last.
+    slot: usize,
+    stamp: u64,
+    /// Whether it was written since the file was synced.
+    fresh: bool,
+}
 
 /// A chunk's file, open.
 #[derive(Debug)]
@@ -25,6 +48,17 @@ pub(crate) struct ChunkFile {
     pub header: Header,
     next_slot: u64,
     entries: Vec<Option<Entry>>,
+    pages: Vec<PagePlace>,
+    /// Whether what was read at the opening is known to be durable.
+    anchored: bool,
+    /// Blocks that are in the redo log and not in the file yet.
+    images: BTreeMap<u64, Image>,
+    /// The last record of this chunk in the log.
+    logged: u64,
+    /// Whether there are writes that only a sync of the file makes durable.
+    in_place: bool,
+    /// Whether the log has what is not durable in the file.
+    behind: bool,
     /// Table pages that do not verify: their blocks are damaged.
     lost_pages: BTreeSet<usize>,
     /// Table pages that are not on disk as they are here; written with the next sync.
@@ -40,6 +74,8 @@ pub(crate) enum FileError {
     Io(io::Error),
     /// First damaged block and how many.
     Damaged(u64, u64),
+    /// The disk's redo log has no room at the moment: the same write may come again.
+    LogFull,
 }
 
 impl From<io::Error> for FileError {
@@ -48,14 +84,32 @@ impl From<io::Error> for FileError {
     }
 }
 
+impl From<AppendError> for FileError {
+    fn from(e: AppendError) -> Self {
+        match e {
+            AppendError::Full => Self::LogFull,
+            AppendError::Io(e) => Self::Io(e),
+        }
+    }
+}
+
 impl FileError {
     pub fn of(self, chunk: ChunkId, server: ServerId) -> ChunkError {
         match self {
             Self::Damaged(first, blocks) => ChunkError::Damaged { chunk, first, blocks },
+            Self::LogFull => ChunkError::Busy(format!("the redo log of a disk of {server} is full")),
             Self::Io(e) if e.kind() == io::ErrorKind::StorageFull => ChunkError::NoSpace(server),
             Self::Io(e) => ChunkError::Disk { server, cause: e.to_string() },
         }
     }
+}
+
+/// Blocks of a frame that are written where they are.
+struct Run {
+    block: u64,
+    /// Within the frame.
+    range: Range<usize>,
+    entries: Vec<Entry>,
 }
 
 fn page_of(block: u64) -> usize {
@@ -63,22 +117,34 @@ fn page_of(block: u64) -> usize {
 }
 
 impl ChunkFile {
-    /// A new chunk in an empty file.
-    pub fn create(file: Arc<dyn DiskFile>, chunk: ChunkRef, members: Vec<ServerId>) -> io::Result<Self> {
+    /// A new chunk in an empty file. Records of the log up to `log_seq` are not its.
+    pub fn create(
+        file: Arc<dyn DiskFile>,
+        chunk: ChunkRef,
+        members: Vec<ServerId>,
+        log_seq: u64,
+    ) -> io::Result<Self> {
         let header = Header {
             counter: 0,
             id: chunk.id,
             version: chunk.version,
             length: 0,
             synced: 0,
-            pages: 0,
+            log_seq,
             members,
+            stamps: [0; TABLE_PAGES],
         };
         let mut f = Self {
             file,
             header,
             next_slot: 0,
             entries: vec![],
+            pages: vec![PagePlace { slot: 1, stamp: 0, fresh: false }; TABLE_PAGES],
+            anchored: true,
+            images: BTreeMap::new(),
+            logged: log_seq,
+            in_place: true,
+            behind: false,
             lost_pages: BTreeSet::new(),
             behind_pages: BTreeSet::new(),
             dirty: true,
@@ -103,33 +169,66 @@ impl ChunkFile {
             return Ok(None);
         };
         let (mut entries, mut lost_pages) = (Vec::new(), BTreeSet::new());
+        let mut pages = Vec::with_capacity(TABLE_PAGES);
         for n in 0..TABLE_PAGES {
-            let p = page(TABLE_AT + (n * PAGE) as u64)?;
-            let known = header.pages & (1 << n) != 0;
-            if !known && p.iter().all(|b| *b == 0) {
-                entries.resize((n + 1) * ENTRIES, None);
-                continue;
-            }
-            match decode_page(header.id, n, &p) {
-                Some(page) => entries.extend(page),
+            let slots = [page(page_at(n, 0))?, page(page_at(n, 1))?];
+            let newest = (0..2)
+                .filter_map(|slot| Some((decode_page(header.id, n, &slots[slot])?, slot)))
+                .max_by_key(|((stamp, _), _)| *stamp)
+                .filter(|((stamp, _), _)| *stamp >= header.stamps[n]);
+            let mut place = PagePlace { slot: 1, stamp: header.stamps[n], fresh: false };
+            match newest {
+                Some(((stamp, page), slot)) => {
+                    place = PagePlace { slot, stamp, fresh: false };
+                    entries.extend(page);
+                }
                 None => {
-                    lost_pages.insert(n);
+                    // A page that no sync knows has nothing that was synced: power tore its first writing.
+                    if header.stamps[n] > 0 || (!dirty && slots.iter().flatten().any(|b| *b != 0)) {
+                        lost_pages.insert(n);
+                    }
                     entries.resize((n + 1) * ENTRIES, None);
                 }
             }
+            pages.push(place);
         }
         let mut header = header;
-        let present = entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let mut present = entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let mut behind_pages = BTreeSet::new();
         if dirty {
             // Writes since the last header made it longer: what has a checksum counts. The last
             // block is whole then; what a file has of it is the masters' to say.
             let data_end = file_len.saturating_sub(DATA_AT).min(present as u64 * BLOCK_BYTES);
             header.length = header.length.max(data_end);
+            // Of what is behind the end power took the data: it was never synced.
+            let blocks = header.length.div_ceil(BLOCK_BYTES) as usize;
+            if present > blocks {
+                behind_pages.extend(page_of(blocks as u64)..page_of(present as u64 - 1) + 1);
+                present = blocks;
+            }
+        } else {
+            for e in entries.iter_mut().flatten() {
+                e.before = e.now;
+            }
         }
         entries.truncate(present);
         entries.shrink_to_fit();
-        let behind_pages = BTreeSet::new();
-        Ok(Some(Self { file, header, next_slot, entries, lost_pages, behind_pages, dirty, file_len }))
+        Ok(Some(Self {
+            file,
+            next_slot,
+            entries,
+            pages,
+            anchored: false,
+            images: BTreeMap::new(),
+            logged: header.log_seq,
+            in_place: dirty,
+            behind: false,
+            lost_pages,
+            behind_pages,
+            dirty,
+            file_len,
+            header,
+        }))
     }
 
     fn entry(&self, block: u64) -> Option<Entry> {
@@ -144,18 +243,47 @@ impl ChunkFile {
         Ok(())
     }
 
-    /// After a header is durable its twin follows, so that damage to one slot does not bring an older
-    /// header back. Until then the twin is the older one, which a torn write leaves in force.
-    fn write_twin(&mut self) -> io::Result<()> {
+    /// Makes durable what was written to the file. The header that goes with it names the pages of the
+    /// sync before, for those of this one may be torn with it; its twin, which follows, names these, so
+    /// that neither an older header nor an older page is taken for the newest when one is damaged.
+    fn harden(&mut self) -> io::Result<()> {
+        self.write_header()?;
+        self.file.sync()?;
+        self.anchored = true;
+        for (n, place) in self.pages.iter_mut().enumerate().filter(|(_, p)| p.fresh) {
+            place.fresh = false;
+            self.header.stamps[n] = place.stamp;
+        }
+        if self.images.is_empty() {
+            self.header.log_seq = self.logged;
+            self.behind = false;
+        }
+        // Over the older one: the header that is durable stays until another is.
+        self.header.counter += 1;
         self.file.write_at(self.next_slot, &self.header.encode())
     }
 
     fn write_pages(&mut self, pages: Range<usize>) -> io::Result<()> {
+        if !self.anchored {
+            // The newest page may be one that only the kernel has; the other slot is what a power
+            // failure leaves.
+            self.file.sync()?;
+            self.anchored = true;
+        }
         for n in pages {
             let end = ((n + 1) * ENTRIES).min(self.entries.len());
-            let page = encode_page(self.header.id, n, self.entries.get(n * ENTRIES..end).unwrap_or(&[]));
-            self.file.write_at(TABLE_AT + (n * PAGE) as u64, &page)?;
-            self.header.pages |= 1 << n;
+            let PagePlace { slot, stamp, fresh } = self.pages[n];
+            let place = match fresh {
+                true => self.pages[n],
+                false => {
+                    let stamp = (stamp + 1).max(self.header.counter + 1);
+                    PagePlace { slot: 1 - slot, stamp, fresh: true }
+                }
+            };
+            let entries = self.entries.get(n * ENTRIES..end).unwrap_or(&[]);
+            let page = encode_page(self.header.id, n, place.stamp, entries);
+            self.file.write_at(page_at(n, place.slot), &page)?;
+            self.pages[n] = place;
             self.lost_pages.remove(&n);
             self.behind_pages.remove(&n);
         }
@@ -178,7 +306,7 @@ impl ChunkFile {
         }
     }
 
-    /// Bytes of the data area as they are on disk; zeros past the file's end.
+    /// Bytes of the data area as they are in the file; zeros past its end.
     fn raw(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut buf = vec![0; len];
         let there = self.file_len.saturating_sub(DATA_AT + at).min(len as u64) as usize;
@@ -188,34 +316,63 @@ impl ChunkFile {
         Ok(buf)
     }
 
-    /// Applies a verified frame.
-    pub fn write(&mut self, at: u64, data: &[u8], crcs: &[u32]) -> Result<(), FileError> {
+    /// Applies a verified frame. One that failed may have been applied in part.
+    pub fn write(&mut self, at: u64, data: &Bytes, crcs: &[u32], redo: &Redo) -> Result<(), FileError> {
         let end = at + data.len() as u64;
         debug_assert!(end <= CHUNK_BYTES && !data.is_empty());
-        let mut fresh = Vec::with_capacity(crcs.len());
+        let (mut images, mut runs) = (Vec::new(), Vec::<Run>::new());
         for ((block, range), given) in blocks_of(Offset(at), data.len()).zip(crcs) {
-            let now = if range.len() == PAGE && !self.lost_pages.contains(&page_of(block)) {
-                *given
-            } else {
-                self.merged_crc(block, at + range.start as u64, &data[range])?
+            let whole = range.len() == PAGE;
+            let from = at + range.start as u64;
+            if self.is_synced(block) {
+                images.push(match whole {
+                    true => Image { block, crc: *given, bytes: data.slice(range) },
+                    false => self.merged(block, from, &data[range])?,
+                });
+                continue;
+            }
+            let now = match whole && !self.lost_pages.contains(&page_of(block)) {
+                true => *given,
+                false => self.merged_crc(block, from, &data[range.clone()])?,
             };
-            fresh.push(self.entry(block).map_or(Entry::over_hole(now), |o| Entry { now, before: o.now }));
+            let entry = self.entry(block).map_or(Entry::over_hole(now), |o| Entry { now, before: o.now });
+            match runs.last_mut() {
+                Some(run) if run.block + run.entries.len() as u64 == block => {
+                    run.entries.push(entry);
+                    run.range.end = range.end;
+                }
+                _ => runs.push(Run { block, range, entries: vec![entry] }),
+            }
         }
-        let blocks = (at / BLOCK_BYTES) as usize..end.div_ceil(BLOCK_BYTES) as usize;
+        let length = self.header.length.max(end);
+        for run in runs {
+            self.write_run(at + run.range.start as u64, &data[run.range], run.block, run.entries)?;
+        }
+        if !images.is_empty() {
+            self.log(redo, length, images)?;
+        }
+        self.header.length = length;
+        self.bound_images(redo)?;
+        Ok(())
+    }
+
+    /// Writes blocks where they are: nothing was promised of them.
+    fn write_run(&mut self, at: u64, data: &[u8], first: u64, fresh: Vec<Entry>) -> Result<(), FileError> {
+        let blocks = first as usize..first as usize + fresh.len();
         if self.entries.len() < blocks.end {
             self.entries.resize(blocks.end, None);
         }
         for (block, entry) in blocks.clone().zip(fresh) {
             self.entries[block] = Some(entry);
         }
+        self.in_place = true;
         let pages = page_of(blocks.start as u64)..page_of(blocks.end as u64 - 1) + 1;
         let done = self.write_pages(pages).and_then(|()| self.file.write_at(DATA_AT + at, data));
         if let Err(e) = done {
             self.settle(blocks);
             return Err(e.into());
         }
-        self.file_len = self.file_len.max(DATA_AT + end);
-        self.header.length = self.header.length.max(end);
+        self.file_len = self.file_len.max(DATA_AT + at + data.len() as u64);
         Ok(())
     }
 
@@ -231,46 +388,6 @@ impl ChunkFile {
         let from = (at - block_at) as usize;
         content[from..from + data.len()].copy_from_slice(data);
         Ok(block_crc(self.header.id, block, &content))
-    }
-
-    /// Makes the entries of a range say what is on disk. Returns the damaged blocks.
-    fn settle(&mut self, blocks: Range<usize>) -> Vec<u64> {
-        let mut damaged = Vec::new();
-        for block in blocks.start..blocks.end.min(self.entries.len()) {
-            let lost = self.lost_pages.contains(&page_of(block as u64));
-            if self.entries[block].is_none() && !lost {
-                continue;
-            }
-            let content = self.raw(block as u64 * BLOCK_BYTES, PAGE).map_err(FileError::from);
-            match content.and_then(|c| self.verify(block as u64, &c)) {
-                Ok(Some(crc)) => {
-                    self.entries[block] = Some(Entry { now: crc, before: crc });
-                    self.behind_pages.insert(page_of(block as u64));
-                }
-                Ok(None) => {}
-                Err(_) => damaged.push(block as u64),
-            }
-        }
-        damaged
-    }
-
-    /// Settles all blocks and makes that durable: the chunk is good as it is but for the blocks
-    /// returned, which are damaged.
-    pub fn bless(&mut self) -> io::Result<Vec<u64>> {
-        let blocks = self.entries.len().max(self.header.length.div_ceil(BLOCK_BYTES) as usize);
-        self.entries.resize(blocks, None);
-        let damaged = self.settle(0..blocks);
-        self.sync()?;
-        Ok(damaged)
-    }
-
-    /// Before a copy changes anything: the replica is of no version until the copy is whole, so that
-    /// nobody can take a half for it. Durable.
-    pub fn begin_copy(&mut self) -> io::Result<()> {
-        self.header.version = ChunkVersion(0);
-        self.write_header()?;
-        self.file.sync()?;
-        self.write_twin()
     }
 
     /// Reads the blocks of a range as frames, verified. Ends at the chunk's length.
@@ -305,6 +422,11 @@ impl ChunkFile {
         let mut buf = self.raw(at, len.next_multiple_of(PAGE))?;
         let mut crcs = Vec::with_capacity(buf.len() / PAGE);
         for (block, range) in blocks_of(Offset(at), buf.len()) {
+            if let Some(image) = self.images.get(&block) {
+                buf[range].copy_from_slice(&image.bytes);
+                crcs.push(image.crc);
+                continue;
+            }
             match self.verify(block, &buf[range])? {
                 Some(crc) => crcs.push(crc),
                 None => return Err(FileError::Damaged(block, 1)),
@@ -321,19 +443,28 @@ impl ChunkFile {
         Ok(Frame { head, data: buf.into() })
     }
 
-    /// Makes everything durable: data, table, header.
-    pub fn sync(&mut self) -> io::Result<()> {
+    /// Makes everything durable: by the log when that has all of it, otherwise data, table, header.
+    pub fn sync(&mut self, redo: &Redo) -> io::Result<()> {
+        if self.in_place || !self.behind_pages.is_empty() {
+            return self.sync_file(redo);
+        }
+        self.apply_images(redo)?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Makes everything durable in the file.
+    fn sync_file(&mut self, redo: &Redo) -> io::Result<()> {
+        self.apply_images(redo)?;
         for n in self.behind_pages.clone() {
             self.write_pages(n..n + 1)?;
         }
         self.header.synced = self.header.length;
-        self.write_header()?;
-        self.file.sync()?;
-        self.write_twin()?;
+        self.harden()?;
         for e in self.entries.iter_mut().flatten() {
             e.before = e.now;
         }
-        self.dirty = false;
+        (self.dirty, self.in_place) = (false, false);
         Ok(())
     }
 
@@ -343,22 +474,27 @@ impl ChunkFile {
         version: ChunkVersion,
         members: Vec<ServerId>,
         cut_to: Option<u64>,
+        redo: &Redo,
     ) -> Result<(), FileError> {
         if let Some(cut) = cut_to.filter(|c| *c < self.header.length) {
-            self.cut(cut)?;
+            self.cut(cut, redo)?;
         }
         self.header.version = version;
         self.header.members = members;
-        Ok(self.sync()?)
+        Ok(self.sync_file(redo)?)
     }
 
-    fn cut(&mut self, to: u64) -> Result<(), FileError> {
+    /// Cuts. The new checksums are durable before the data goes, beside the old ones, and with them that
+    /// what the log has of the chunk is in the file.
+    fn cut(&mut self, to: u64, redo: &Redo) -> Result<(), FileError> {
         let block = to / BLOCK_BYTES;
         let within = (to % BLOCK_BYTES) as usize;
         if self.lost_pages.contains(&page_of(block)) && to > (page_of(block) * ENTRIES * PAGE) as u64 {
             // Rewriting the page would turn its blocks into holes.
             return Err(FileError::Damaged(block, 1));
         }
+        self.apply_images(redo)?;
+        self.harden()?;
         if within > 0 && self.entry(block).is_some() {
             let mut content = self.raw(block * BLOCK_BYTES, PAGE)?;
             match self.verify(block, &content) {
@@ -376,97 +512,14 @@ impl ChunkFile {
         self.header.length = to;
         self.dirty = true;
         for n in page_of(block)..TABLE_PAGES {
-            if self.header.pages & (1 << n) != 0 {
+            if self.pages[n].stamp > 0 {
                 self.write_pages(n..n + 1)?;
             }
             self.lost_pages.remove(&n);
         }
+        self.harden()?;
         self.file.set_len(DATA_AT + to)?;
         self.file_len = DATA_AT + to;
-        Ok(())
-    }
-
-    /// Checksums of all blocks as they are, and which of them are damaged. Of a damaged block it has
-    /// the checksum it should have, or [`UNKNOWN`], never a hole. A block that is not dirty is taken at
-    /// its entry's word.
-    pub fn table(&self) -> io::Result<(ChecksumTable, BTreeSet<u64>)> {
-        let mut damaged = BTreeSet::new();
-        let mut blocks = Vec::with_capacity(self.header.length.div_ceil(BLOCK_BYTES) as usize);
-        for block in 0..self.header.length.div_ceil(BLOCK_BYTES) {
-            let entry = self.entry(block);
-            let lost = self.lost_pages.contains(&page_of(block));
-            let crc = match entry {
-                None if !lost => None,
-                Some(e) if !self.dirty => Some(e.now),
-                _ => match self.verify(block, &self.raw(block * BLOCK_BYTES, PAGE)?) {
-                    Ok(crc) => crc,
-                    Err(FileError::Io(e)) => return Err(e),
-                    Err(FileError::Damaged(..)) => {
-                        damaged.insert(block);
-                        Some(entry.map_or(UNKNOWN, |e| e.now))
-                    }
-                },
-            };
-            blocks.push(crc);
-        }
-        Ok((ChecksumTable { length: self.header.length, blocks }, damaged))
-    }
-
-    /// The table with every block looked at. Entries say from now on what is on disk: of a block whose
-    /// last write was lost that is what was there before.
-    pub fn settled_table(&mut self) -> io::Result<(ChecksumTable, BTreeSet<u64>)> {
-        self.dirty = true;
-        let (table, damaged) = self.table()?;
-        for (block, crc) in table.blocks.iter().enumerate() {
-            if let (Some(crc), Some(e)) = (*crc, self.entries.get_mut(block).and_then(Option::as_mut))
-                && e.now != crc
-                && !damaged.contains(&(block as u64))
-            {
-                *e = Entry { now: crc, before: crc };
-                self.behind_pages.insert(page_of(block as u64));
-            }
-        }
-        Ok((table, damaged))
-    }
-
-    /// Makes a range of whole blocks a hole, whatever was there.
-    pub fn make_hole(&mut self, blocks: Range<u64>) -> io::Result<()> {
-        let end = (blocks.end as usize).min(self.entries.len());
-        for e in self.entries.get_mut(blocks.start as usize..end).into_iter().flatten() {
-            *e = None;
-        }
-        self.dirty = true;
-        self.write_pages(page_of(blocks.start)..page_of(blocks.end.saturating_sub(1)) + 1)?;
-        self.file.punch(DATA_AT + blocks.start * BLOCK_BYTES, (blocks.end - blocks.start) * BLOCK_BYTES)
-    }
-
-    /// A block whose content nobody has: it is damaged, with the checksum that it should have.
-    pub fn lose(&mut self, block: u64, crc: u32) -> io::Result<()> {
-        let page = page_of(block);
-        let known = if self.lost_pages.contains(&page) { (page + 1) * ENTRIES } else { block as usize + 1 };
-        self.entries.resize(self.entries.len().max(known), None);
-        self.entries[block as usize] = Some(Entry { now: crc, before: crc });
-        self.dirty = true;
-        self.write_pages(page..page + 1)
-    }
-
-    /// Forgets what is known of blocks, so that the next whole write of them needs no old content.
-    pub fn forget(&mut self, block: u64) {
-        let page = page_of(block);
-        if self.lost_pages.remove(&page) {
-            self.entries.resize(self.entries.len().max((page + 1) * ENTRIES), None);
-        }
-        if let Some(e) = self.entries.get_mut(block as usize) {
-            *e = None;
-        }
-    }
-
-    /// Sets the length after a pull: the source's.
-    pub fn set_length(&mut self, length: u64) -> Result<(), FileError> {
-        if length < self.header.length {
-            self.cut(length)?;
-        }
-        self.header.length = length;
         Ok(())
     }
 }

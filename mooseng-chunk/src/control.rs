@@ -55,7 +55,7 @@ impl Shared {
         let (noted, numbers) = (slot.known.clone(), slot.numbers.clone());
         let set = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
             let file = inside.file.as_mut().ok_or_else(stopped)?;
-            file.set_version(to, members, cut_to)?;
+            file.set_version(to, members, cut_to, &disk.redo)?;
             // It begins with nothing: what was written before is written again.
             if create {
                 *numbers.lock() = Numbers::default();
@@ -69,7 +69,7 @@ impl Shared {
         };
         let (guard, done) = slot.with(true, guard, set).await.map_err(|e| self.disk_error(e))?;
         done.map_err(|e| match e {
-            FileError::Damaged(..) => self.note(&slot, e),
+            FileError::Damaged(..) | FileError::LogFull => self.note(&slot, e),
             FileError::Io(_) => self.poisoned(&slot, e),
         })?;
         drop(guard);
@@ -142,7 +142,7 @@ impl Shared {
         let noted = slot.known.clone();
         let bless = move |inside: &mut Inside, disk: &DataDisk| -> std::io::Result<Vec<u64>> {
             let file = inside.file.as_mut().ok_or_else(stopped)?;
-            let damaged = file.bless()?;
+            let damaged = file.bless(&disk.redo)?;
             {
                 let mut known = noted.lock();
                 known.state = ReplicaState::Good;

@@ -3,6 +3,7 @@
 use crate::{
     chunk_file::ChunkFile,
     format::{Header, PAGE},
+    redo::{self, Redo},
 };
 use mooseng_core::{
     ids::*,
@@ -112,6 +113,7 @@ pub(crate) struct DataDisk {
     pub io: Arc<dyn Lane>,
     /// Fsyncs and dirty marks.
     pub commit: Arc<dyn Lane>,
+    pub redo: Redo,
     /// None after a failure: redb takes no more from then on, and is opened anew for the next change.
     notes: Mutex<Option<Database>>,
     marks: Mutex<Marks>,
@@ -179,11 +181,13 @@ impl DataDisk {
                 }
             }
         }
+        let redo = recover(&disk, &mut found).map_err(failed)?;
         let name = disk.describe();
         let this = Self {
             id,
             io: seams.lanes.lane(&format!("io {name}")),
             commit: seams.lanes.lane(&format!("commit {name}")),
+            redo,
             disk,
             notes: Mutex::new(Some(dirty)),
             marks: Mutex::new(Marks { durable: marked, ..Marks::default() }),
@@ -245,7 +249,8 @@ impl DataDisk {
             Err(e) => return Err(e),
         }
         let Some(members) = create else { return Ok(None) };
-        let made = match ChunkFile::create(self.disk.create(&path)?, chunk, members) {
+        let log_seq = self.redo.last_seq();
+        let made = match ChunkFile::create(self.disk.create(&path)?, chunk, members, log_seq) {
             Ok(made) => made,
             Err(e) => {
                 // Without room for a header there is nothing to keep.
@@ -367,6 +372,33 @@ impl DataDisk {
         self.unmark(id);
         Ok(())
     }
+}
+
+/// Puts what the redo log has into the chunk files.
+fn recover(disk: &Arc<dyn Disk>, found: &mut BTreeMap<ChunkId, FoundChunk>) -> io::Result<Redo> {
+    let seq = found.values().map(|f| f.header.log_seq).max().unwrap_or_default();
+    let bytes = redo::segment_bytes(disk.space()?.0);
+    let (redo, there) = Redo::open(disk.clone(), bytes, seq)?;
+    if there.damaged {
+        tracing::error!(disk = %disk.describe(), "the redo log is damaged: all chunks are suspect");
+        found.values_mut().for_each(|f| f.dirty = true);
+    }
+    let mut of_chunk: BTreeMap<ChunkId, Vec<_>> = BTreeMap::new();
+    for record in there.records {
+        of_chunk.entry(record.chunk).or_default().push(record);
+    }
+    for (id, records) in of_chunk {
+        let Some(f) = found.get_mut(&id).filter(|f| f.header.version > ChunkVersion(0)) else { continue };
+        let file = disk.open(&path_of(id).0);
+        match file.and_then(|file| ChunkFile::redo(file, f.dirty, records)) {
+            Ok(header) => f.header = header.unwrap_or_else(|| f.header.clone()),
+            Err(e) => {
+                tracing::error!(chunk = %id, error = %e, "what the redo log has cannot be written: the chunk is suspect");
+                f.dirty = true;
+            }
+        }
+    }
+    Ok(redo)
 }
 
 fn header_of(file: &dyn DiskFile) -> io::Result<Option<Header>> {

@@ -15,14 +15,24 @@ pub const ENTRIES: usize = 496;
 /// Pages of a full table.
 pub const TABLE_PAGES: usize = (CHUNK_BLOCKS as usize).div_ceil(ENTRIES);
 /// Where the data begins.
-pub const DATA_AT: u64 = 256 << 10;
+pub const DATA_AT: u64 = 320 << 10;
 
 const MAGIC: &[u8; 8] = b"MNGCHUNK";
 const FORMAT: u32 = 1;
 const BITS_AT: usize = 16;
 const ENTRIES_AT: usize = 80;
+const STAMP_AT: usize = ENTRIES_AT + 8 * ENTRIES;
+const MEMBERS_AT: usize = 72;
+const STAMPS_AT: usize = 1024;
 
-const _: () = assert!(TABLE_AT + (TABLE_PAGES * PAGE) as u64 <= DATA_AT && TABLE_PAGES <= 64);
+const _: () = assert!(TABLE_AT + (2 * TABLE_PAGES * PAGE) as u64 <= DATA_AT && STAMP_AT + 8 <= PAGE);
+const _: () =
+    assert!(MEMBERS_AT + 16 * COPIES_MAX as usize <= STAMPS_AT && STAMPS_AT + 8 * TABLE_PAGES <= PAGE);
+
+/// Where one of the two slots of a table page is.
+pub const fn page_at(number: usize, slot: usize) -> u64 {
+    TABLE_AT + ((2 * number + slot) * PAGE) as u64
+}
 
 /// A chunk's header.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,10 +47,13 @@ pub struct Header {
     pub length: u64,
     /// Bytes that were there at the last sync.
     pub synced: u64,
-    /// Table pages that were ever written.
-    pub pages: u64,
+    /// Records of the disk's redo log up to this one need not be applied again: they are in the file.
+    pub log_seq: u64,
     /// Members at this version.
     pub members: Vec<ServerId>,
+    /// The stamps that the table's pages have at least, 0 for one that was never written. An older page
+    /// is of a time before the last sync.
+    pub stamps: [u64; TABLE_PAGES],
 }
 
 fn u64_at(b: &[u8], at: usize) -> u64 {
@@ -56,12 +69,18 @@ impl Header {
         let mut p = vec![0; PAGE];
         p[..8].copy_from_slice(MAGIC);
         p[8..12].copy_from_slice(&FORMAT.to_le_bytes());
-        let numbers = [self.counter, self.id.get(), self.version.get(), self.length, self.synced, self.pages];
+        let numbers =
+            [self.counter, self.id.get(), self.version.get(), self.length, self.synced, self.log_seq];
         for (i, n) in numbers.iter().chain([&(self.members.len() as u64)]).enumerate() {
             p[16 + 8 * i..24 + 8 * i].copy_from_slice(&n.to_le_bytes());
         }
         for (i, m) in self.members.iter().enumerate() {
-            p[72 + 8 * i..80 + 8 * i].copy_from_slice(&m.get().to_le_bytes());
+            let at = MEMBERS_AT + 8 * i;
+            p[at..at + 8].copy_from_slice(&m.get().to_le_bytes());
+        }
+        for (i, stamp) in self.stamps.iter().enumerate() {
+            let at = STAMPS_AT + 8 * i;
+            p[at..at + 8].copy_from_slice(&stamp.to_le_bytes());
         }
         let crc = crc32c(&p[16..]);
         p[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -84,8 +103,9 @@ impl Header {
             version: ChunkVersion(u64_at(p, 32)),
             length: u64_at(p, 40),
             synced: u64_at(p, 48),
-            pages: u64_at(p, 56),
-            members: (0..members).map(|i| ServerId(u64_at(p, 72 + 8 * i))).collect(),
+            log_seq: u64_at(p, 56),
+            members: (0..members).map(|i| ServerId(u64_at(p, MEMBERS_AT + 8 * i))).collect(),
+            stamps: std::array::from_fn(|i| u64_at(p, STAMPS_AT + 8 * i)),
         })
     }
 
@@ -120,8 +140,8 @@ impl Entry {
     }
 }
 
-/// A table page's bytes.
-pub fn encode_page(id: ChunkId, number: usize, entries: &[Option<Entry>]) -> Vec<u8> {
+/// A table page's bytes. `stamp` rises with each writing of the page after a sync.
+pub fn encode_page(id: ChunkId, number: usize, stamp: u64, entries: &[Option<Entry>]) -> Vec<u8> {
     debug_assert!(entries.len() <= ENTRIES);
     let mut p = vec![0; PAGE];
     p[4..8].copy_from_slice(&(number as u32).to_le_bytes());
@@ -134,13 +154,14 @@ pub fn encode_page(id: ChunkId, number: usize, entries: &[Option<Entry>]) -> Vec
             p[at + 4..at + 8].copy_from_slice(&e.before.to_le_bytes());
         }
     }
+    p[STAMP_AT..STAMP_AT + 8].copy_from_slice(&stamp.to_le_bytes());
     let crc = crc32c(&p[4..]);
     p[..4].copy_from_slice(&crc.to_le_bytes());
     p
 }
 
-/// Entries of a table page; `None` when it is damaged, or another chunk's or place's.
-pub fn decode_page(id: ChunkId, number: usize, p: &[u8]) -> Option<Vec<Option<Entry>>> {
+/// Stamp and entries of a table page; `None` when it is damaged, or another chunk's or place's.
+pub fn decode_page(id: ChunkId, number: usize, p: &[u8]) -> Option<(u64, Vec<Option<Entry>>)> {
     let ok = p.len() == PAGE
         && u32_at(p, 0) == crc32c(&p[4..])
         && u32_at(p, 4) == number as u32
@@ -150,7 +171,8 @@ pub fn decode_page(id: ChunkId, number: usize, p: &[u8]) -> Option<Vec<Option<En
             now: u32_at(p, ENTRIES_AT + 8 * i),
             before: u32_at(p, ENTRIES_AT + 8 * i + 4),
         };
-        (0..ENTRIES).map(|i| (p[BITS_AT + i / 8] & (1 << (i % 8)) != 0).then(|| entry(i))).collect()
+        let there = |i: usize| p[BITS_AT + i / 8] & (1 << (i % 8)) != 0;
+        (u64_at(p, STAMP_AT), (0..ENTRIES).map(|i| there(i).then(|| entry(i))).collect())
     })
 }
 
@@ -165,8 +187,9 @@ mod tests {
             version: ChunkVersion(2),
             length: 5000,
             synced: 4096,
-            pages: 1,
+            log_seq: 9,
             members: vec![ServerId(1), ServerId(7)],
+            stamps: std::array::from_fn(|i| if i == 1 { 6 } else { 0 }),
         }
     }
 
@@ -174,17 +197,20 @@ mod tests {
     fn golden_header() {
         let p = header().encode();
         assert_eq!(&p[..12], b"MNGCHUNK\x01\0\0\0");
-        let numbers = [3u64, 0x1122, 2, 5000, 4096, 1, 2, 1, 7].map(u64::to_le_bytes).concat();
+        let numbers = [3u64, 0x1122, 2, 5000, 4096, 9, 2, 1, 7].map(u64::to_le_bytes).concat();
         assert_eq!(&p[16..88], numbers);
         assert_eq!(p[12..16], crc32c(&p[16..]).to_le_bytes());
-        assert!(p[88..].iter().all(|b| *b == 0));
+        assert_eq!(p[1032..1040], 6u64.to_le_bytes());
+        let rest = p[88..1032].iter().chain(&p[1040..]);
+        assert!(rest.into_iter().all(|b| *b == 0));
         assert_eq!(Header::decode(&p), Some(header()));
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
         let (h, t) =
-            (header().encode(), encode_page(ChunkId(5), 1, &[Some(Entry { now: 7, before: 9 }), None]));
+            (header().encode(), encode_page(ChunkId(5), 1, 3, &[Some(Entry { now: 7, before: 9 }), None]));
+        assert_eq!(decode_page(ChunkId(5), 1, &t).map(|(stamp, _)| stamp), Some(3));
         for bit in 0..PAGE * 8 {
             let mut p = h.clone();
             p[bit / 8] ^= 1 << (bit % 8);

@@ -174,7 +174,7 @@ async fn put(
     blocks: Range<u64>,
     frames: Vec<Frame>,
 ) -> Result<Guard, ChunkError> {
-    let write = move |inside: &mut Inside, _: &DataDisk| -> Result<(), FileError> {
+    let write = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
         let file = inside.file.as_mut().ok_or_else(stopped)?;
         if frames.iter().all(|f| f.head.hole == 0) && !frames.is_empty() {
             blocks.for_each(|block| file.forget(block));
@@ -182,7 +182,7 @@ async fn put(
             file.make_hole(blocks)?;
         }
         for f in frames.into_iter().filter(|f| f.head.hole == 0) {
-            file.write(f.head.at.get(), &f.data, &f.head.crcs)?;
+            file.write(f.head.at.get(), &f.data, &f.head.crcs, &disk.redo)?;
         }
         Ok(())
     };
@@ -203,8 +203,8 @@ async fn finish(
     let (id, noted, known_numbers) = (slot.id, slot.known.clone(), slot.numbers.clone());
     let finish = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
         let file = inside.file.as_mut().ok_or_else(stopped)?;
-        file.set_length(length)?;
-        file.set_version(version, vec![], None)?;
+        file.set_length(length, &disk.redo)?;
+        file.set_version(version, vec![], None, &disk.redo)?;
         // What is here now is what the source applied, and nothing else.
         *known_numbers.lock() = Numbers::of_copy(numbers);
         {

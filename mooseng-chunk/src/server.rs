@@ -2,6 +2,7 @@
 
 use crate::{
     disk::{DataDisk, StartError},
+    logkeeper,
     peers::Peers,
     store::DiskStore,
 };
@@ -17,7 +18,7 @@ use mooseng_core::{
     seam::{Disk, Seams, on_lane},
 };
 use std::{io, sync::Arc, time::Duration};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// Longest wait of a clean stop for writes under way.
 const STOP: Duration = Duration::from_secs(5);
@@ -81,7 +82,7 @@ pub struct Status {
 pub struct Chunkserver {
     store: DiskStore,
     listening: Option<Box<dyn Listening>>,
-    task: JoinHandle<()>,
+    tasks: JoinSet<()>,
     ready: tokio::sync::watch::Receiver<bool>,
 }
 
@@ -93,7 +94,7 @@ impl std::fmt::Debug for Chunkserver {
 
 impl Drop for Chunkserver {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.abort_all();
         self.store.0.crashed.cancel();
     }
 }
@@ -137,8 +138,12 @@ impl Chunkserver {
             reported: false,
             refused: false,
         };
-        let task = tokio::spawn(masters.keep_informed(said));
-        Ok(Self { store, listening: Some(listening), task, ready })
+        let mut tasks = JoinSet::new();
+        for disk in &store.0.disks {
+            tasks.spawn(logkeeper::keep_room(store.0.clone(), disk.clone()));
+        }
+        tasks.spawn(masters.keep_informed(said));
+        Ok(Self { store, listening: Some(listening), tasks, ready })
     }
 
     /// The store, for callers in the same process.
@@ -165,7 +170,7 @@ impl Chunkserver {
 
     /// Stops cleanly: nothing is taken any more, everything is on disk, nothing will be suspect.
     pub async fn shutdown(mut self) {
-        self.task.abort();
+        self.tasks.abort_all();
         if let Some(listening) = self.listening.take() {
             listening.close().await;
         }

@@ -220,7 +220,7 @@ impl Shared {
         Ok(guard)
     }
 
-    /// Applies one verified frame in its turn.
+    /// Applies one verified frame in its turn; waits while the disk's redo log has no room for it.
     pub async fn apply(
         &self,
         slot: &Slot,
@@ -228,30 +228,52 @@ impl Shared {
         frame: &Frame,
         first: bool,
     ) -> Result<(), ChunkError> {
+        loop {
+            let freed = slot.disk.redo.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if self.is_applied(slot, req, frame, first).await? {
+                return Ok(());
+            }
+            freed.await;
+        }
+    }
+
+    /// Not when the redo log has no room.
+    async fn is_applied(
+        &self,
+        slot: &Slot,
+        req: &WriteRequest,
+        frame: &Frame,
+        first: bool,
+    ) -> Result<bool, ChunkError> {
         let guard = self.open_to_write(slot, req).await?;
         let (session, number) = (req.session.id, frame.head.number);
         if !admits(slot, session, number, first)? {
-            return Ok(());
+            return Ok(true);
         }
         if slot.disk.space().1 < frame.data.len() as u64 {
             return Err(ChunkError::NoSpace(self.server));
         }
         let guard = self.mark_dirty(slot, guard).await?;
         let (f, noted, numbers) = (frame.clone(), slot.known.clone(), slot.numbers.clone());
-        let write = move |inside: &mut Inside, _: &DataDisk| {
+        let write = move |inside: &mut Inside, disk: &DataDisk| {
             let Some(file) = inside.file.as_mut() else { return Err(FileError::Io(stopped())) };
             file.dirty = true;
-            file.write(f.head.at.get(), &f.data, &f.head.crcs)?;
+            file.write(f.head.at.get(), &f.data, &f.head.crcs, &disk.redo)?;
             noted.lock().length = file.header.length;
             numbers.lock().applied(session, number);
             Ok(())
         };
         let (guard, done) = slot.with(false, guard, write).await.map_err(|e| self.disk_error(e))?;
         drop(guard);
-        done.map_err(|e| self.note(slot, e))?;
+        match done {
+            Err(FileError::LogFull) => return Ok(false),
+            done => done.map_err(|e| self.note(slot, e))?,
+        }
         self.counters.writes.fetch_add(1, Ordering::Relaxed);
         self.counters.written_bytes.fetch_add(frame.data.len() as u64, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 
     /// The note that a chunk is dirty is durable before its first write is acknowledged.
@@ -288,6 +310,7 @@ impl Shared {
                 self.damaged.lock().insert(slot.id);
             }
             FileError::Io(e) => slot.disk.failed(e),
+            FileError::LogFull => {}
         }
         e.of(slot.id, self.server)
     }
@@ -326,7 +349,7 @@ impl Shared {
         }
         let noted = slot.known.clone();
         let sync = move |inside: &mut Inside, disk: &DataDisk| {
-            inside.file.as_mut().map_or_else(|| Err(stopped()), |f| f.sync())?;
+            inside.file.as_mut().map_or_else(|| Err(stopped()), |f| f.sync(&disk.redo))?;
             clean(disk, id, &noted);
             Ok(())
         };

@@ -171,10 +171,11 @@ impl Slot {
         }
     }
 
-    /// Lets the file and its table go when nobody uses them and nothing is unsynced.
+    /// Lets the file and its table go when nobody uses them and all is durable in the file.
     pub fn unload(&self) {
         if let Ok(mut inside) = self.inside.try_lock()
             && !self.known.lock().dirty
+            && inside.file.as_ref().is_none_or(|f| !f.is_behind())
         {
             inside.file = None;
         }

@@ -5,6 +5,7 @@ use crate::{
     chain,
     chunk_file::FileError,
     disk::{DataDisk, FoundChunk},
+    logkeeper,
     peers::Peers,
     shared::{Counters, Shared, is_good, report_of},
     slot::{Inside, Known, Slot, stopped},
@@ -142,6 +143,11 @@ impl DiskStore {
                 && let Err(e) = self.0.sync_here(slot.id).await
             {
                 tracing::error!(chunk = %slot.id, error = %e, "a chunk could not be synced at the stop: it will be suspect");
+            }
+        }
+        for disk in &self.0.disks {
+            if let Err(e) = logkeeper::empty(&self.0, disk, true).await {
+                tracing::warn!(disk = %disk.disk.describe(), error = %e, "the redo log could not be emptied at the stop: the next start does it");
             }
         }
         self.0.settle_marks(true).await;

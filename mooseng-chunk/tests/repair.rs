@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use mooseng_core::{chunk::*, error::ChunkError, ids::*, limits::CHUNK_BYTES, meta::ReplicaState};
 
-const DATA: usize = 256 << 10;
+const DATA: usize = 320 << 10;
 
 fn set_version(id: u64, to: u64, cut_to: Option<u64>) -> Control {
     let members = vec![ServerId(1), ServerId(2)];

@@ -11,6 +11,11 @@ use std::{
     },
 };
 
+/// What a medium writes whole.
+const SECTOR: usize = 512;
+/// Bytes of the medium.
+const TOTAL: u64 = 2 << 30;
+
 #[derive(Default, Clone)]
 struct Content {
     now: Vec<u8>,
@@ -55,6 +60,30 @@ impl CrashDisk {
         for f in self.0.files.lock().values() {
             let mut f = f.lock();
             f.now = f.durable.clone();
+        }
+    }
+    /// Power fails: each sector that was not synced is kept or lost, as the seed decides.
+    pub fn power_tears(&self, seed: u64) {
+        self.kill();
+        let mut state = seed | 1;
+        let mut coin = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state & 4 == 0
+        };
+        for f in self.0.files.lock().values() {
+            let mut f = f.lock();
+            let (now, mut left) = (std::mem::take(&mut f.now), f.durable.clone());
+            if coin() {
+                left.resize(now.len(), 0);
+            }
+            for (to, from) in left.chunks_mut(SECTOR).zip(now.chunks(SECTOR)) {
+                if to.len() == from.len() && to != from && coin() {
+                    to.copy_from_slice(from);
+                }
+            }
+            (f.now, f.durable) = (left.clone(), left);
         }
     }
     /// The process dies before the change after so many.
@@ -195,7 +224,7 @@ impl Disk for Mounted {
     fn space(&self) -> io::Result<(u64, u64)> {
         self.medium.alive(self.boot)?;
         let used: usize = self.medium.files.lock().values().map(|f| f.lock().now.len()).sum();
-        Ok((1 << 40, (1 << 40) - used as u64))
+        Ok((TOTAL, TOTAL - used as u64))
     }
     fn describe(&self) -> String {
         "crash disk".into()
