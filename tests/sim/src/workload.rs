@@ -5,10 +5,6 @@
 //!
 //! One file is written by both at the same time: what of it wins is promised to nobody (shared mode of
 //! PROTOCOL §2 is to come), but that it wins at every replica is.
-//!
-//! Kept away from on purpose, because nothing is promised there yet: a power failure of all replicas
-//! between an overwrite of synced blocks and its sync (the redo log of PROTOCOL §4 is to come; the oracle
-//! lets such blocks go whole).
 
 use crate::{
     cast::{Book, Group, SETTLES, Stage},

@@ -45,6 +45,8 @@ pub struct FileState {
     beyond: Vec<Range<usize>>,
     /// Chunks whose file was durable once: of others a power failure may take everything.
     durable: BTreeSet<u64>,
+    /// Blocks of the file that a sync covered: what is written over them later is there whole or not at all.
+    solid: BTreeSet<u64>,
     /// Chunks that a power failure may have taken whole, with whatever they get by a growth.
     gone: BTreeSet<u64>,
     /// Whether a power failure took unsynced data of it: it may answer EIO until it is made anew.
@@ -106,11 +108,22 @@ impl FileState {
         (self.base + r.start as u64) / CHUNK_BYTES..(self.base + r.end as u64).div_ceil(CHUNK_BYTES)
     }
 
-    /// What a power failure may take together with a range that was not synced: whole blocks, whole
-    /// chunks where no sync had reached any of it.
+    fn blocks_of(&self, r: &Range<usize>) -> Range<u64> {
+        (self.base + r.start as u64) / BLOCK_BYTES..(self.base + r.end as u64).div_ceil(BLOCK_BYTES)
+    }
+
+    /// What a power failure may take together with a range that was not synced: nothing else of blocks
+    /// that a sync had covered, whole blocks otherwise, whole chunks where no sync had reached any of it.
     fn taken_with(&self, r: &Range<usize>) -> Range<usize> {
         let block = BLOCK_BYTES as usize;
-        let mut taken = r.start / block * block..r.end.next_multiple_of(block);
+        let mut taken = r.clone();
+        let blocks = self.blocks_of(r);
+        if !self.solid.contains(&blocks.start) {
+            taken.start = r.start / block * block;
+        }
+        if !self.solid.contains(&blocks.end.saturating_sub(1)) {
+            taken.end = r.end.next_multiple_of(block);
+        }
         for chunk in self.chunks_of(r).filter(|c| !self.durable.contains(c)) {
             let whole = self.range_of(chunk);
             taken = taken.start.min(whole.start)..taken.end.max(whole.end);
@@ -174,6 +187,7 @@ impl FileState {
         }
         for m in self.marks.iter().filter(|m| m.writer == writer) {
             subtract(&mut self.loose, &m.range);
+            self.solid.extend(self.blocks_of(&m.range));
         }
         self.durable.extend(done);
         self.marks.retain(|m| m.writer != writer);
@@ -197,10 +211,6 @@ impl FileState {
     }
 
     /// All replicas lost power, or may have.
-    ///
-    /// Whole blocks are lost with what was unsynced in them, also bytes of them that a sync had
-    /// covered before: overwrites of synced blocks go to their place at once as long as there is no
-    /// redo log (PROTOCOL §4), and a torn block fails its checksum.
     pub fn power_failed(&mut self) {
         self.lossy |= !self.marks.is_empty();
         let gone = self.marks.iter().flat_map(|m| self.chunks_of(&m.range));
@@ -221,6 +231,8 @@ impl FileState {
             self.beyond.clear();
             let chunks = (self.base + len as u64).div_ceil(CHUNK_BYTES);
             self.durable.retain(|c| *c < chunks);
+            let blocks = (self.base + len as u64).div_ceil(BLOCK_BYTES);
+            self.solid.retain(|b| *b < blocks);
             self.gone.retain(|c| *c < chunks);
         }
         self.grow(len);
@@ -348,8 +360,17 @@ mod tests {
         assert!(f.lossy);
         let mut other = vec![1; 5000];
         assert!(f.admits(&seen(&other)).is_ok(), "the unsynced overwrite may be gone");
-        other[4095] = 9;
-        assert!(f.admits(&seen(&other)).is_err(), "the block before it was synced");
+        other[4499] = 9;
+        assert!(f.admits(&seen(&other)).is_err(), "what was synced in the same block is there");
+        let bad = SeenFile { bad: vec![4096..5000], ..seen(&[1; 5000]) };
+        assert!(f.admits(&bad).is_err(), "a block that was synced once is never torn");
+        let mut fresh = written(&[1; 5000]);
+        fresh.synced(1).unwrap();
+        fresh.write(8192, &[2; 10], 1);
+        fresh.power_failed();
+        let mut torn = fresh.content().to_vec();
+        torn[8195] = 7;
+        assert!(fresh.admits(&seen(&torn)).is_ok(), "a new block may be anything");
     }
 
     #[test]
@@ -400,8 +421,9 @@ mod tests {
         f.failed(1);
         f.saw(&seen(&[1; 5000]));
         f.power_failed();
-        let torn = SeenFile { bad: vec![4096..5000], ..seen(&[1; 5000]) };
-        assert!(f.admits(&torn).is_ok());
+        let mut there = vec![1; 5000];
+        there[4500..4510].fill(2);
+        assert!(f.admits(&seen(&there)).is_ok());
     }
 
     #[test]
