@@ -295,14 +295,14 @@ async fn fetch(
     for source in sources {
         match fetch_from(shared, chunk, source, blocks.clone(), table).await {
             Ok(frames) => return Ok(frames.into_iter().map(Got::Frame).collect()),
-            // Damage is final; silence is not.
-            Err(e) if !matches!(failed, Some(ref f) if !is_damage(f)) => failed = Some(e),
+            // An answer is final; silence is not.
+            Err(e) if !matches!(failed, Some(ref f) if !lacks_it(f)) => failed = Some(e),
             Err(_) => {}
         }
     }
     let failed = failed.unwrap_or(ChunkError::NotFound(chunk.id));
     if blocks.end - blocks.start == 1 {
-        return if is_damage(&failed) { Ok(vec![Got::Nowhere(blocks.start)]) } else { Err(failed) };
+        return if lacks_it(&failed) { Ok(vec![Got::Nowhere(blocks.start)]) } else { Err(failed) };
     }
     let mut got = Vec::new();
     for block in blocks.clone() {
@@ -311,8 +311,17 @@ async fn fetch(
     Ok(got)
 }
 
-fn is_damage(e: &ChunkError) -> bool {
-    matches!(e, ChunkError::Damaged { .. })
+/// Whether a source has answered that it has not what the table says.
+fn lacks_it(e: &ChunkError) -> bool {
+    matches!(
+        e,
+        ChunkError::Damaged { .. }
+            | ChunkError::NotFound(_)
+            | ChunkError::Suspect(_)
+            | ChunkError::Stale { .. }
+            | ChunkError::TooNew { .. }
+            | ChunkError::BadFrame { .. }
+    )
 }
 
 /// A run from one source: all of it, verified, and what the table says.
@@ -326,11 +335,17 @@ async fn fetch_from(
     let bad = |what: &str| ChunkError::BadFrame { chunk: chunk.id, what: what.into() };
     let (at, len) = (Offset(blocks.start * BLOCK_BYTES), (blocks.end - blocks.start) * BLOCK_BYTES);
     let end = (at.get() + len).min(table.length);
-    let req = ReadRequest { chunk, at, len, capability: None };
     let silent = || ChunkError::Busy(format!("nothing came within {ANSWER:?}"));
     let cx = CallContext::internal(ANSWER);
-    let read = source.read(&cx, req);
-    let mut frames = tokio::time::timeout(ANSWER, read).await.map_err(|_| silent())??;
+    let read = async |chunk: ChunkRef| {
+        let read = source.read(&cx, ReadRequest { chunk, at, len, capability: None });
+        tokio::time::timeout(ANSWER, read).await.map_err(|_| silent())?
+    };
+    let mut frames = match read(chunk).await {
+        // One that is not of this version has no say; its blocks are good where the table says the same.
+        Err(ChunkError::TooNew { here, .. }) => read(ChunkRef { version: here, ..chunk }).await?,
+        other => other?,
+    };
     let (mut got, mut pos) = (Vec::new(), at.get());
     while let Some(frame) = tokio::time::timeout(ANSWER, frames.next()).await.map_err(|_| silent())? {
         let frame = frame?;

@@ -402,7 +402,11 @@ impl Shared {
     pub fn stat(&self, id: ChunkId) -> Result<ChunkStat, ChunkError> {
         let slot = self.slot(id)?;
         let known = *slot.known.lock();
-        let report = report_of(id, known);
+        let mut report = report_of(id, known);
+        // Before the next heartbeat says so: a copy elsewhere may be all that is left of a block.
+        if known.state == ReplicaState::Good && self.damaged.lock().contains(&id) {
+            report.state = ReplicaState::Damaged;
+        }
         Ok(ChunkStat { report, server: self.server, incarnation: self.incarnation, dirty: known.dirty })
     }
 }

@@ -273,3 +273,35 @@ async fn a_set_that_begins_with_nothing_takes_again_what_is_written_again() {
     world.control(1, anew).await.unwrap();
     assert_eq!(world.read(chunk(1, 2), 1, 0, CHUNK_BYTES).await.unwrap(), pattern(1, 9000));
 }
+
+/// The only member has a damaged block; a copy that was left out has it whole. What was written since is
+/// not taken from there.
+#[tokio::test(start_paused = true)]
+async fn a_block_that_is_damaged_at_the_members_comes_from_a_copy_that_was_left_out() {
+    let world = World::new().await;
+    let servers = servers(&world, 3).await;
+    let data = pattern(1, 5 * BLOCK);
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, data.clone())]).await.unwrap();
+    world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+    let v2 = world.bump(chunk(1, 1), &[1]).await;
+    let new = pattern(2, BLOCK);
+    world.write(v2, &[1], vec![frame(1, 2, 4 * BLOCK as u64, new.clone())]).await.unwrap();
+    world.sync(v2, &[1], vec![]).await.unwrap();
+    servers[&1].0.rot(&path(1), DATA + BLOCK + 7, 4);
+    let v3 = world.bump(v2, &[1]).await;
+    world.pull(3, v3, &[1, 2]).await.unwrap();
+    let mut want = data;
+    want[4 * BLOCK..].copy_from_slice(&new);
+    assert_eq!(world.read(v3, 3, 0, 5 * BLOCK as u64).await.unwrap(), want);
+    // The member says at once that it is damaged, so that nobody takes the set for whole.
+    assert_eq!(world.stat(1, 1).await.unwrap().report.state, ReplicaState::Damaged);
+    assert_eq!(world.stat(3, 1).await.unwrap().report.state, ReplicaState::Good);
+    // And a block that changed since is not taken from the old copy.
+    servers[&1].0.rot(&path(1), DATA + 4 * BLOCK + 7, 4);
+    world.control(3, Control::Delete { chunk: v3, term: Term(1) }).await.unwrap();
+    let v4 = world.bump(v3, &[1]).await;
+    world.pull(3, v4, &[1, 2]).await.unwrap();
+    assert_eq!(world.read(v4, 3, 0, 4 * BLOCK as u64).await.unwrap(), want[..4 * BLOCK]);
+    let e = world.read(v4, 3, 4 * BLOCK as u64, BLOCK as u64).await.unwrap_err();
+    assert!(matches!(e, ChunkError::Damaged { .. }), "{e}");
+}

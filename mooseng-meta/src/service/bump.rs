@@ -15,7 +15,7 @@ use mooseng_core::{
     ids::*,
     meta::*,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Time for one entry of a bump to pass the log.
 const COMMIT: Duration = Duration::from_secs(10);
@@ -231,7 +231,9 @@ impl Inner {
         fill: Vec<ServerId>,
     ) -> Result<Vec<ServerId>, MetaError> {
         let view = self.view()?;
-        let sources = ready.iter().map(|s| self.replica(&view, *s)).collect::<Result<Vec<_>, _>>()?;
+        let others = self.other_copies(lead, chunk.id, &ready);
+        let from = ready.iter().chain(&others);
+        let sources = from.map(|s| self.replica(&view, *s)).collect::<Result<Vec<_>, _>>()?;
         drop(view);
         let pull = |server: ServerId| {
             let from: Vec<_> = sources.iter().filter(|r| r.server != server).cloned().collect();
@@ -251,6 +253,18 @@ impl Inner {
             }
         }
         Ok(members)
+    }
+
+    /// Living servers with copies that do not count any more. A block that is damaged in all that do may be
+    /// whole there.
+    fn other_copies(&self, lead: &Lead, id: ChunkId, ready: &[ServerId]) -> Vec<ServerId> {
+        let rec = self.view().and_then(|v| namespace::chunk(&v, id).map_err(internal));
+        let members = rec.ok().flatten().map_or_else(Vec::new, |r| r.members);
+        let m = lead.memory.lock();
+        let surplus = m.surplus.range((id, ServerId(0))..=(id, ServerId(u64::MAX))).map(|((_, s), _)| *s);
+        let all: BTreeSet<_> = members.into_iter().chain(surplus).collect();
+        let lives = |s: &ServerId| m.is_alive(*s, self.now(), self.timings.server_dead);
+        all.into_iter().filter(|s| !ready.contains(s) && lives(s)).collect()
     }
 
     fn in_order(&self, lead: &Lead, id: ChunkId, members: &[ServerId]) {

@@ -33,6 +33,20 @@ pub(super) fn io_err(e: impl Into<redb::Error>) -> io::Error {
     }
 }
 
+fn damaged(name: &str, e: redb::DatabaseError) -> io::Error {
+    match e.into() {
+        redb::Error::Io(e) => e,
+        redb::Error::Corrupted(what) => io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "{name} is damaged ({what}). Nothing is served from it: remove this master from the cluster, empty \
+                 its directory and add it again, so that it is filled by the others; check the disk before"
+            ),
+        ),
+        other => io_err(other),
+    }
+}
+
 pub(super) fn open_db(disk: &Arc<dyn Disk>, name: &str, cache_bytes: usize) -> io::Result<Database> {
     let file = match disk.open(name) {
         Ok(file) => file,
@@ -43,10 +57,12 @@ pub(super) fn open_db(disk: &Arc<dyn Disk>, name: &str, cache_bytes: usize) -> i
         }
         Err(e) => return Err(e),
     };
+    // Pages are not verified when they are read: all of them are looked at once, here.
     let db = redb::Builder::new()
         .set_cache_size(cache_bytes)
+        .set_check_integrity_on_open(true)
         .create_with_backend(Backend(file))
-        .map_err(io_err)?;
+        .map_err(|e| damaged(name, e))?;
     let txn = db.begin_write().map_err(io_err)?;
     txn.open_table(ROWS).map_err(io_err)?;
     txn.commit().map_err(io_err)?;
