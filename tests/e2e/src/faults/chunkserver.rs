@@ -70,6 +70,8 @@ pub fn chunkserver(amount: Amount, report: &mut Report) -> Result<()> {
         stalls.push(waited.chain(loads.iter().map(|l| l.longest_since(at).0)).max().unwrap_or_default());
         stage.cluster.chunkservers[killed].start()?;
         stage.cluster.chunkservers[killed].wait_ready()?;
+        // The next kill shall not meet what this one left undecided.
+        stage.healed()?;
         let last = |times: &[Duration]| times.last().copied().map(secs).unwrap_or_default();
         report.say(format!(
             "chunkserver {} was killed: longest stall {}; of {hit} cold chunks on it the first was repaired after {}, all after {}",
