@@ -1,6 +1,10 @@
 //! One bit flipped in a file of a node: never wrong data; repaired, or the node refuses loudly.
 
-use super::{Amount, Stage, shared};
+use super::{
+    Amount, Stage,
+    flip::{Draw, Flip, copy, find},
+    shared,
+};
 use crate::{
     cluster::{Daemon, Plan, wait_for},
     load::Content,
@@ -12,13 +16,12 @@ use mooseng_core::{ids::MasterId, meta::TransferLeadership};
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 /// Files with chunks and files whose content is in the masters' state.
-const CHUNKED: u64 = 90;
+const CHUNKED: u64 = 140;
 const INLINE: u64 = 60;
 /// Longest that a node is given to be ready or to end after a flip.
 const STARTS: Duration = Duration::from_secs(15);
@@ -26,18 +29,6 @@ const STARTS: Duration = Duration::from_secs(15);
 const HEADER: u64 = 4096;
 const TABLE: u64 = 8192;
 const DATA: u64 = 262_144;
-
-/// Draws places: a small generator with a fixed beginning, so that a run can be repeated.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n.max(1)
-    }
-}
 
 /// What came of the flips of one kind.
 #[derive(Default)]
@@ -56,42 +47,6 @@ struct Flips<'a> {
     files: BTreeMap<String, Content>,
     tallies: BTreeMap<&'static str, Tally>,
     little: bool,
-}
-
-/// A flipped bit, which can be flipped back.
-struct Flip {
-    path: PathBuf,
-    at: u64,
-    bit: u8,
-    was: u8,
-}
-
-impl Flip {
-    fn make(path: &Path, at: u64, bit: u8) -> Result<Self> {
-        let file = fs::File::options().read(true).write(true).open(path)?;
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, at).with_context(|| format!("{} at {at}", path.display()))?;
-        file.write_all_at(&[byte[0] ^ (1 << bit)], at)?;
-        Ok(Self { path: path.into(), at, bit, was: byte[0] })
-    }
-
-    /// Whether the byte is as it was before; `None` when the file is gone.
-    fn is_mended(&self) -> Option<bool> {
-        let mut byte = [0];
-        fs::File::open(&self.path).ok()?.read_exact_at(&mut byte, self.at).ok()?;
-        Some(byte[0] == self.was)
-    }
-
-    /// Takes it back where nobody wrote since.
-    fn undo(&self) -> Result<()> {
-        let mut byte = [0];
-        let Ok(file) = fs::File::options().read(true).write(true).open(&self.path) else { return Ok(()) };
-        file.read_exact_at(&mut byte, self.at)?;
-        if byte[0] == self.was ^ (1 << self.bit) {
-            file.write_all_at(&[self.was], self.at)?;
-        }
-        Ok(())
-    }
 }
 
 /// How a node took a flip.
@@ -419,6 +374,7 @@ impl Flips<'_> {
     fn chunks(&mut self) -> Result<()> {
         let each = if self.little { 2 } else { 7 };
         let kinds = ["chunk: header slot A", "chunk: header slot B", "chunk: checksum table", "chunk: data"];
+        let mut touched = std::collections::BTreeSet::new();
         for server in 0..3 {
             let cleanly = server != 1;
             let node = &mut self.stage.cluster.chunkservers[server];
@@ -427,7 +383,12 @@ impl Flips<'_> {
             } else {
                 node.kill9()?
             }
-            let mut files = self.chunk_files(server).into_iter();
+            // Of each chunk one replica is touched in all: what nobody read is damaged still.
+            let untouched = |p: &PathBuf| !touched.contains(p.file_name().unwrap_or_default());
+            let files: Vec<_> =
+                self.chunk_files(server).into_iter().filter(untouched).take(each * 4 + 8).collect();
+            touched.extend(files.iter().filter_map(|p| Some(p.file_name()?.to_owned())));
+            let mut files = files.into_iter();
             let mut flips = Vec::new();
             for kind in kinds {
                 for _ in 0..each {
@@ -476,7 +437,7 @@ impl Flips<'_> {
             flips.iter().all(|(_, f)| f.is_mended() != Some(false)).then_some(())
         })
         .ok();
-        self.report.say(format!("{place}: {damages} damages met"));
+        self.report.say(format!("{place} met {damages} damages"));
         for (kind, flip) in flips {
             let mended = flip.is_mended() != Some(false);
             let tally = self.tally(kind);
@@ -585,14 +546,4 @@ impl Flips<'_> {
         }
         self.stage.masters_follow()
     }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status()?;
-    ensure!(done.success(), "{} cannot be copied", from.display());
-    Ok(())
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<u64> {
-    bytes.windows(what.len()).position(|w| w == what).map(|at| at as u64)
 }

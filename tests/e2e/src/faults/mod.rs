@@ -3,6 +3,7 @@
 
 mod bitflips;
 mod chunkserver;
+mod flip;
 mod full;
 mod leader;
 mod network;
