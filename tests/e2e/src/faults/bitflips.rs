@@ -352,7 +352,11 @@ impl Flips<'_> {
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 let path = entry.path();
-                if path.is_dir() { dirs.push(path) } else { found.push(path) }
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if entry.metadata().is_ok_and(|m| m.len() > DATA) {
+                    found.push(path);
+                }
             }
         }
         found.sort();
