@@ -20,6 +20,8 @@ use mooseng_core::{
 
 /// Symbolic links followed in one path (Linux MAXSYMLINKS).
 const LINKS_MAX: u32 = 40;
+/// Walks to a file that is replaced again and again, after each of which it was gone when opened.
+const WALKS_MAX: u32 = 10;
 const DIR_PAGE: u32 = 512;
 /// Bytes copied at once.
 const COPY_STEP: u64 = 1 << 20;
@@ -155,9 +157,17 @@ impl Filesystem {
                 Err(e) => return Err(e),
             }
         }
-        let inode = self.walk(path, true).await?.inode;
-        let (attr, fh) = vfs.open(&self.creds, inode, flags).await?;
-        Ok(File::new(vfs, self.creds.clone(), attr, fh))
+        let mut walks = 0;
+        loop {
+            walks += 1;
+            let inode = self.walk(path, true).await?.inode;
+            match vfs.open(&self.creds, inode, flags).await {
+                Ok((attr, fh)) => return Ok(File::new(vfs, self.creds.clone(), attr, fh)),
+                // It was replaced by a rename after the walk: the name names another one now.
+                Err(e) if e.errno() == Errno::ESTALE && walks < WALKS_MAX => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// Opens a file for reading.

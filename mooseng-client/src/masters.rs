@@ -2,6 +2,7 @@
 //! deadline, with the same slot stamp, so that a mutation is carried out once.
 
 use crate::error::{Error, Result};
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use mooseng_core::{
     attr::Access,
     context::{CallContext, Credentials},
@@ -28,6 +29,12 @@ use tokio::{
 
 /// One try's longest wait: a master that hangs is left for another.
 const TRY: Duration = Duration::from_secs(4);
+/// A try that has waited for this long is no reason to doubt the master, but one to look whether
+/// another leads: it costs two small calls, and a killed leader would be waited for till the try's end.
+const LOOK_AFTER: Duration = Duration::from_millis(400);
+/// Between two looks, and the longest wait for one.
+const LOOK_EACH: Duration = Duration::from_millis(100);
+const LOOK_TRY: Duration = Duration::from_secs(1);
 /// First and longest wait between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// Mutations in flight.
@@ -47,8 +54,12 @@ struct Session {
     term: Term,
 }
 
-/// Time for which a full cluster is asked again: space may come back, or its servers.
-pub(crate) const NO_SPACE: Duration = Duration::from_secs(5);
+/// Time for which a full cluster is asked again: space may come back, or its servers. With what comes
+/// before and after, whoever writes hears ENOSPC within 5 s.
+pub(crate) const NO_SPACE: Duration = Duration::from_secs(4);
+/// A leader that this client has known for less than this may not have heard of all chunkservers yet:
+/// they come to a new one within some seconds, and that it knows too few is no lack of space.
+const SETTLES: Duration = Duration::from_secs(10);
 /// Longest wait of a re-assertion for opens and releases under way.
 const QUIET: Duration = Duration::from_secs(2);
 /// New sessions for one request.
@@ -68,6 +79,10 @@ pub(crate) struct Masters {
     seams: Seams,
     deadline: Duration,
     leader: Mutex<Option<(String, Arc<dyn Connection>)>>,
+    /// Who answered as the leader last, and since when.
+    led: Mutex<Option<(String, Instant)>>,
+    /// One call looks for another leader on behalf of all that wait.
+    looking: tokio::sync::Mutex<()>,
     next: AtomicU64,
     session: tokio::sync::RwLock<Option<Session>>,
     /// A session that is open and has not been told yet what this client has open.
@@ -99,6 +114,8 @@ impl Masters {
             seams,
             deadline,
             leader: Mutex::default(),
+            led: Mutex::default(),
+            looking: Default::default(),
             next: AtomicU64::new(0),
             session: Default::default(),
             fresh: Mutex::default(),
@@ -115,13 +132,13 @@ impl Masters {
         self.deadline
     }
 
-    async fn connection(&self) -> std::result::Result<Arc<dyn Connection>, MetaError> {
-        if let Some((_, c)) = self.leader.lock().clone().filter(|(_, c)| !c.is_closed()) {
-            return Ok(c);
+    /// Whom to ask: the leader that is known, or the next in turn.
+    fn target(&self) -> (String, Option<Arc<dyn Connection>>) {
+        if let Some((addr, c)) = self.leader.lock().clone().filter(|(_, c)| !c.is_closed()) {
+            return (addr, Some(c));
         }
         let n = self.next.fetch_add(1, Ordering::Relaxed) as usize;
-        let addr = self.addrs[n % self.addrs.len()].clone();
-        self.connect(addr).await
+        (self.addrs[n % self.addrs.len()].clone(), None)
     }
 
     async fn connect(&self, addr: String) -> std::result::Result<Arc<dyn Connection>, MetaError> {
@@ -136,6 +153,75 @@ impl Masters {
         if leader.as_ref().is_some_and(|(_, l)| Arc::ptr_eq(l, c)) {
             *leader = None;
         }
+    }
+
+    /// A leader answers at `addr`; for how long it has done so.
+    fn led_by(&self, addr: &str) -> Duration {
+        let mut led = self.led.lock();
+        match &*led {
+            Some((at, since)) if at == addr => since.elapsed(),
+            _ => {
+                *led = Some((addr.to_owned(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// As [`Masters::forget`], by its address.
+    fn leave(&self, addr: &str) {
+        self.leader.lock().take_if(|(at, _)| at == addr);
+    }
+
+    /// Ends when another master than `asked` is known to lead, which is the one to ask then.
+    async fn elsewhere(&self, asked: &str) {
+        tokio::time::sleep(LOOK_AFTER).await;
+        let others = self.addrs.iter().filter(|a| *a != asked);
+        let mut others: Vec<_> = others.map(|a| (a, None)).collect();
+        loop {
+            let looking = self.looking.lock().await;
+            if self.leader.lock().as_ref().is_some_and(|(at, c)| at != asked && !c.is_closed()) {
+                return;
+            }
+            let mut looks: FuturesUnordered<_> =
+                others.iter_mut().map(|(addr, known)| self.leads(addr, known)).collect();
+            while let Some(found) = looks.next().await {
+                if let Some(found) = found {
+                    *self.leader.lock() = Some(found);
+                    self.look.notify_one();
+                    return;
+                }
+            }
+            drop(looks);
+            drop(looking);
+            tokio::time::sleep(LOOK_EACH).await;
+        }
+    }
+
+    /// A master that leads says so by any answer but those of one that does not.
+    async fn leads(
+        &self,
+        addr: &str,
+        known: &mut Option<Arc<dyn Connection>>,
+    ) -> Option<(String, Arc<dyn Connection>)> {
+        let look = async {
+            let c = match known.take().filter(|c| !c.is_closed()) {
+                Some(c) => c,
+                None => self.transport.connect(addr).await.ok()?,
+            };
+            *known = Some(c.clone());
+            let cx = self.context(&Credentials::root(), LOOK_TRY);
+            match RemoteMeta::new(c.clone()).call(&cx, StatFs {}.into()).await {
+                Err(
+                    MetaError::Net(_)
+                    | MetaError::NotLeader { .. }
+                    | MetaError::NoQuorum(_)
+                    | MetaError::Busy(_)
+                    | MetaError::Deadline(_),
+                ) => None,
+                _ => Some((addr.to_owned(), c)),
+            }
+        };
+        tokio::time::timeout(LOOK_TRY, look).await.ok().flatten()
     }
 
     fn context(&self, creds: &Credentials, budget: Duration) -> CallContext {
@@ -159,10 +245,11 @@ impl Masters {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let cx = cx.clone().with_budget(left.min(TRY));
+            let (asked, known) = hint.take().map_or_else(|| self.target(), |addr| (addr, None));
             let tried = async {
-                let c = match hint.take() {
-                    Some(addr) => self.connect(addr).await?,
-                    None => self.connection().await?,
+                let c = match known {
+                    Some(c) => c,
+                    None => self.connect(asked.clone()).await?,
                 };
                 let reply = RemoteMeta::new(c.clone()).call(&cx, req.clone()).await;
                 if let Err(MetaError::Net(_) | MetaError::NotLeader { .. }) = &reply {
@@ -170,22 +257,29 @@ impl Masters {
                 }
                 reply
             };
-            let e = match tokio::time::timeout(left.min(TRY), tried).await {
-                Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(e)) => e,
-                Err(_) => {
-                    *self.leader.lock() = None;
-                    MetaError::Deadline("a master did not answer".into())
-                }
+            let tried = tokio::time::timeout(left.min(TRY), tried);
+            let e = tokio::select! {
+                biased;
+                done = tried => match done {
+                    Ok(Ok(reply)) => {
+                        self.led_by(&asked);
+                        return Ok(reply);
+                    }
+                    Ok(Err(e)) => e,
+                    Err(_) => MetaError::Deadline("a master did not answer".into()),
+                },
+                () = self.elsewhere(&asked) => MetaError::Deadline("another master leads".into()),
             };
-            let full = matches!(e, MetaError::NoServers { .. }) && begin.elapsed() >= NO_SPACE;
+            let full = matches!(e, MetaError::NoServers { .. })
+                && self.led_by(&asked) >= SETTLES
+                && begin.elapsed() >= NO_SPACE;
             if !e.is_retryable() || full {
                 return Err(Failed { error: e.into(), maybe_applied });
             }
             maybe_applied |= e.outcome() != Outcome::NotApplied;
             // A leader that can only say "no quorum" or nothing may be cut off: ask another.
             if matches!(e, MetaError::NoQuorum(_) | MetaError::Deadline(_)) {
-                *self.leader.lock() = None;
+                self.leave(&asked);
             }
             let pause = match &e {
                 MetaError::NotLeader { leader: Some((_, addr)) } => {

@@ -366,3 +366,19 @@ async fn writers_wait_at_the_bound_and_nothing_is_lost() {
     assert!(written <= 4 << 20, "{written} bytes were taken over a bound of 4 MiB");
     assert_eq!(e.outcome(), Outcome::NotApplied);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_leader_is_left_for_the_next_before_a_try_ends() {
+    let (cluster, faults) = cluster(3, 2).await;
+    // The longest that one try waits: there is no time for a second after it.
+    let client = cluster.client_with(|b| b.deadline(Duration::from_secs(4))).await.unwrap();
+    let fs = client.filesystem();
+    fs.write("/before", "1").await.unwrap();
+    let old = client.status().await.unwrap().masters.iter().find(|m| m.leader).unwrap().id;
+    faults.silence(&format!("master-{}", old.get()));
+    // Another leads by now: this client, which begins anew, is served.
+    let another = within("another leader", cluster.client()).await.unwrap();
+    within("a write", another.filesystem().write("/another", "2")).await.unwrap();
+    fs.write("/after", "3").await.unwrap();
+    assert_eq!(another.filesystem().read_to_string("/after").await.unwrap(), "3");
+}

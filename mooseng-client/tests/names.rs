@@ -72,3 +72,24 @@ async fn bad_paths_are_refused_and_change_nothing() {
     assert_eq!(fs.metadata("/d/../d/./f").await.unwrap().size, 4, "dots inside a path are walked");
     assert_eq!(fs.metadata("../..").await.unwrap().inode, fs.metadata("/").await.unwrap().inode);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_replaced_is_there_all_the_time() {
+    let cluster = Cluster::builder().masters(1).chunkservers(2).start().await.unwrap();
+    let (writer, reader) = (cluster.client().await.unwrap(), cluster.client().await.unwrap());
+    let fs = writer.filesystem();
+    fs.write("/f", "0").await.unwrap();
+    let replacing = tokio::spawn(async move {
+        for n in 1..=300 {
+            fs.write("/f.new", n.to_string()).await.unwrap();
+            fs.rename("/f.new", "/f").await.unwrap();
+        }
+    });
+    let mut last = 0;
+    while !replacing.is_finished() {
+        let now: u32 = reader.filesystem().read_to_string("/f").await.unwrap().parse().unwrap();
+        assert!(now >= last, "{now} was read after {last}");
+        last = now;
+    }
+    replacing.await.unwrap();
+}

@@ -148,6 +148,14 @@ pub enum NetError {
     /// The stream was dropped by the other side.
     #[error("the stream was cancelled")]
     Cancelled,
+    /// The caller has as much as one may have at once; less may be had later.
+    #[error("{limit} {what}: there may be no more at once")]
+    Limit {
+        /// Of what.
+        what: String,
+        /// How many there may be.
+        limit: u64,
+    },
 }
 
 impl NetError {
@@ -161,6 +169,7 @@ impl NetError {
             | Self::TooLarge { .. }
             | Self::UnknownMethod(_)
             | Self::Version { .. }
+            | Self::Limit { .. }
             | Self::Closed { sent: false, .. } => Outcome::NotApplied,
             Self::Closed { .. } | Self::Deadline { .. } | Self::Malformed { .. } | Self::Cancelled => {
                 Outcome::Unknown
@@ -170,7 +179,11 @@ impl NetError {
     /// Whether the same call can succeed later or elsewhere.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Closed { .. } | Self::Deadline { .. } | Self::Cancelled => true,
+            Self::Connect { .. }
+            | Self::Closed { .. }
+            | Self::Deadline { .. }
+            | Self::Cancelled
+            | Self::Limit { .. } => true,
             Self::Identity { .. }
             | Self::Listen { .. }
             | Self::Refused { .. }
@@ -189,6 +202,7 @@ impl NetError {
             Self::Malformed { .. } | Self::UnknownMethod(_) | Self::Version { .. } => Errno::EPROTO,
             Self::TooLarge { .. } => Errno::E2BIG,
             Self::Cancelled => Errno::EINTR,
+            Self::Limit { .. } => Errno::EAGAIN,
         }
     }
 }

@@ -81,3 +81,13 @@ pub const TOKENS_MAX: usize = 4096;
 pub const TOKEN_LIFETIME_MAX_SECS: u64 = 7 * 86_400;
 /// Seconds that a node's certificate may be valid: as long as a cluster's authority.
 pub const CERT_VALIDITY_MAX_SECS: u64 = 20 * 365 * 86_400;
+/// Bytes of a text that a client tells of itself or of a problem: it is kept or logged as it is.
+pub const TEXT_BYTES_MAX: usize = 4096;
+/// Connections of one certificate at one listener. A client needs one; the programs of a machine may
+/// share a certificate. Past it the newest is refused.
+pub const PEER_CONNECTIONS_MAX: usize = 256;
+/// Connections of one listener whose handshake is under way: strangers cost that much at most, for
+/// the 5 s that a handshake may take.
+pub const HANDSHAKES_MAX: usize = 1024;
+/// The same from one address, so that one machine does not take all of them.
+pub const ADDRESS_HANDSHAKES_MAX: usize = 256;

@@ -223,9 +223,10 @@ pub(crate) async fn serve(service: &Service, send: SendStream, receive: RecvStre
             }
             Ok(Some(_)) => {
                 Err(NetError::Malformed { what: "a stream that does not begin with a request".into() })
+                    .inspect_err(|e| service.note(e))
             }
             Ok(None) => return,
-            Err(e) => Err(e),
+            Err(e) => Err(e).inspect_err(|e| service.note(e)),
         };
         let (first, body) = match reply {
             Ok(reply) => (frame::reply(0, &reply.head, frame::opening(&reply.body)), reply.body),

@@ -135,6 +135,9 @@ pub(crate) fn hello() -> Outgoing {
 
 /// Refuses a peer with which no version is shared.
 pub(crate) fn check_hello(frame: &Frame) -> Result<(), NetError> {
+    if frame.header.kind == FrameKind::Error {
+        return Err(frame.error());
+    }
     if frame.header.kind != FrameKind::Hello {
         return Err(NetError::Malformed { what: "the first frame is not a hello".into() });
     }

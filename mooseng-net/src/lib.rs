@@ -37,12 +37,14 @@
 //! ```
 //!
 //! Invariants: no call without a proven peer; every length is checked before it is allocated;
-//! every handler task is tracked, limited, and ended with its connection; nothing is read from a
+//! every handler task is tracked, limited, and ended with its connection; one certificate, and one
+//! address, has its share of connections and no more; nothing is read from a
 //! stream faster than it is polled, but for a bounded window.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 mod bulk;
 mod call;
+mod door;
 mod frame;
 pub mod identity;
 pub mod memory;

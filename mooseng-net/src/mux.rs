@@ -110,12 +110,13 @@ impl Link {
     }
 }
 
-/// Reads frames until the stream ends or fails; `take` gets each.
+/// Reads frames until the stream ends or fails; `take` gets each. The error, when the peer did not keep
+/// to the protocol.
 pub(crate) async fn read_on<R: AsyncRead + Unpin>(
     link: &Link,
     mut reader: FrameReader<R>,
     mut take: impl FnMut(frame::Frame) -> Result<(), NetError>,
-) {
+) -> Option<NetError> {
     let end = link.ended.run_until_cancelled(async {
         loop {
             match reader.next().await {
@@ -128,8 +129,12 @@ pub(crate) async fn read_on<R: AsyncRead + Unpin>(
     match end.await {
         None | Some(Ok(()) | Err(NetError::Cancelled)) => link.fail("the peer or this side closed it"),
         Some(Err(NetError::Closed { cause, .. })) => link.fail(cause),
-        Some(Err(e)) => link.fail(e),
+        Some(Err(e)) => {
+            link.fail(&e);
+            return Some(e);
+        }
     }
+    None
 }
 
 /// What the receiver of a stream still allows its sender.

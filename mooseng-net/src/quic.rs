@@ -10,6 +10,7 @@ pub use config::QuicOptions;
 use crate::{
     bulk,
     call::{bound_body, check_message, within},
+    door::{Door, Handshake, Knock},
     frame::{self, FrameReader},
     identity::{Identity, peer_of},
     mux::{
@@ -17,13 +18,14 @@ use crate::{
         caller::{Caller, Calls},
         server::{self, Service},
     },
-    socket::{CONNECT_TIMEOUT, SERVER_NAME, listen_addrs, listen_error, refusal, resolve},
+    socket::{CONNECT_TIMEOUT, SERVER_NAME, TURNED_AWAY, listen_addrs, listen_error, refusal, resolve},
 };
 use async_trait::async_trait;
 use mooseng_core::{
     context::CallContext,
     error::NetError,
     net::{Connection, Handler, Listening, Message, Method, PeerIdentity, Transport},
+    wire::encode,
 };
 use quinn::{Endpoint, VarInt};
 use rustls_pki_types::CertificateDer;
@@ -190,11 +192,26 @@ impl Connection for QuicConnection {
 }
 
 async fn accept(endpoint: Endpoint, handler: Arc<dyn Handler>, ended: CancellationToken, tasks: TaskTracker) {
+    let door = Arc::new(Door::default());
     while let Some(Some(incoming)) = ended.run_until_cancelled(endpoint.accept()).await {
+        let from = incoming.remote_address();
+        let handshake = match door.knock(from, incoming.remote_address_validated()) {
+            Knock::Begin(handshake) => handshake,
+            Knock::Prove => {
+                // It comes again with a token; one who cannot is refused by the drop.
+                let _ = incoming.retry();
+                continue;
+            }
+            Knock::TurnAway(e) => {
+                door.turned_away(from, &e);
+                incoming.refuse();
+                continue;
+            }
+        };
         let (handler, ended, connections) = (handler.clone(), ended.child_token(), tasks.clone());
+        let door = door.clone();
         tasks.spawn(async move {
-            let from = incoming.remote_address();
-            let serve = serve(incoming, handler, ended.clone(), connections);
+            let serve = serve(incoming, (door, handshake), handler, ended.clone(), connections);
             if let Some(Err(e)) = ended.run_until_cancelled(serve).await {
                 tracing::info!(%from, error = %e, "a connection was refused");
             }
@@ -207,6 +224,7 @@ async fn accept(endpoint: Endpoint, handler: Arc<dyn Handler>, ended: Cancellati
 /// Serves one connection until it ends.
 async fn serve(
     incoming: quinn::Incoming,
+    (door, handshake): (Arc<Door>, Handshake),
     handler: Arc<dyn Handler>,
     ended: CancellationToken,
     tasks: TaskTracker,
@@ -218,6 +236,7 @@ async fn serve(
     let shaking = async {
         let connection = incoming.await.map_err(|e| failed(&e))?;
         let peer = peer_at(&connection)?;
+        let inside = door.enter(&peer).inspect_err(|e| connection.close(TURNED_AWAY, &encode(e)))?;
         let (send, receive) = connection.accept_bi().await.map_err(|e| failed(&e))?;
         let mut reader = FrameReader::new(receive, &peer.name);
         let hello = reader.next().await?.ok_or(NetError::Cancelled)?;
@@ -227,13 +246,14 @@ async fn serve(
             connection.close(VarInt::from_u32(2), e.to_string().as_bytes());
             return Err(e);
         }
-        Ok((connection, peer, link, reader))
+        Ok((connection, peer, inside, link, reader))
     };
     let late = |_| NetError::Connect { to: from.clone(), cause: "the handshake took too long".into() };
-    let (connection, peer, link, reader) =
+    let (connection, peer, _inside, link, reader) =
         tokio::time::timeout(CONNECT_TIMEOUT, shaking).await.map_err(late)??;
+    drop(handshake);
     let open = Open(connection.clone());
-    let service = Arc::new(Service { handler, peer, tasks: tasks.clone() });
+    let service = Arc::new(Service { handler, peer, door, tasks: tasks.clone() });
     let small = server::serve(link, reader, service.clone(), Some(connection.clone()));
     let bulk = async {
         while let Ok((send, receive)) = connection.accept_bi().await {

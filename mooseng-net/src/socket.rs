@@ -1,6 +1,7 @@
 //! Addresses, sockets, and what their errors mean.
 
-use mooseng_core::error::NetError;
+use mooseng_core::{error::NetError, wire::decode};
+use quinn::VarInt;
 use rustls::{AlertDescription, CertificateError};
 use std::{error::Error, io, net::SocketAddr, time::Duration};
 
@@ -8,6 +9,8 @@ use std::{error::Error, io, net::SocketAddr, time::Duration};
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the TLS handshake names as the server; our certificates name nodes, not hosts.
 pub(crate) const SERVER_NAME: &str = "node.mooseng.invalid";
+/// Why a QUIC connection is closed whose member has too many: the reason is the encoded error.
+pub(crate) const TURNED_AWAY: VarInt = VarInt::from_u32(3);
 /// Silence after which a peer is asked whether it is there.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Silence after which a peer counts as gone.
@@ -49,7 +52,7 @@ pub(crate) fn listen_error(at: &str, e: &io::Error) -> NetError {
     NetError::Listen { at: at.into(), cause }
 }
 
-/// A TLS refusal anywhere in an error's chain.
+/// A refusal by TLS, or of one connection too many, anywhere in an error's chain.
 pub(crate) fn refusal(peer: &str, error: &(dyn Error + 'static)) -> Option<NetError> {
     let identity = |cause: String| Some(NetError::Identity { peer: peer.into(), cause });
     let mut next = Some(error);
@@ -70,6 +73,9 @@ pub(crate) fn refusal(peer: &str, error: &(dyn Error + 'static)) -> Option<NetEr
             Some(quinn::ConnectionError::ConnectionClosed(e)) if is_crypto(e.error_code) => {
                 let alert = AlertDescription::from((u64::from(e.error_code) & 0xff) as u8);
                 return identity(alert_cause(alert));
+            }
+            Some(quinn::ConnectionError::ApplicationClosed(e)) if e.error_code == TURNED_AWAY => {
+                return decode(&e.reason).ok();
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 
 use crate::{
     bulk::keep,
+    door::{Door, Handshake, Knock},
     frame::{self, FrameReader},
     identity::{Identity, client_config, peer_of, server_config},
     mux::{
@@ -123,7 +124,8 @@ impl Transport for TcpTransport {
         let listener = bind(&listen_addrs(at).await?).map_err(|e| listen_error(at, &e))?;
         let local = listener.local_addr().map_err(|e| listen_error(at, &e))?;
         let (ended, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let server = Server { acceptor: self.acceptor.clone(), handler, other: self.options.other.clone() };
+        let (acceptor, other) = (self.acceptor.clone(), self.options.other.clone());
+        let server = Server { acceptor, handler, other, door: Arc::default() };
         tasks.spawn(accept(listener, Arc::new(server), ended.clone(), tasks.clone()));
         Ok(Box::new(TcpListening { local, ended, tasks }))
     }
@@ -182,6 +184,7 @@ struct Server {
     acceptor: TlsAcceptor,
     handler: Arc<dyn Handler>,
     other: Option<TakeOther>,
+    door: Arc<Door>,
 }
 
 async fn accept(listener: TcpListener, server: Arc<Server>, ended: CancellationToken, tasks: TaskTracker) {
@@ -195,9 +198,17 @@ async fn accept(listener: TcpListener, server: Arc<Server>, ended: CancellationT
                 continue;
             }
         };
+        let handshake = match server.door.knock(from, true) {
+            Knock::Begin(handshake) => handshake,
+            Knock::TurnAway(e) => {
+                server.door.turned_away(from, &e);
+                continue;
+            }
+            Knock::Prove => continue,
+        };
         let (server, ended, connections) = (server.clone(), ended.child_token(), tasks.clone());
         tasks.spawn(async move {
-            let serve = server.serve(stream, from, ended.clone(), connections);
+            let serve = server.serve((stream, from), handshake, ended.clone(), connections);
             if let Some(Err(e)) = ended.run_until_cancelled(serve).await {
                 tracing::info!(%from, error = %e, "a connection was refused");
             }
@@ -209,8 +220,8 @@ async fn accept(listener: TcpListener, server: Arc<Server>, ended: CancellationT
 impl Server {
     async fn serve(
         &self,
-        stream: TcpStream,
-        from: SocketAddr,
+        (stream, from): (TcpStream, SocketAddr),
+        handshake: Handshake,
         ended: CancellationToken,
         tasks: TaskTracker,
     ) -> Result<(), NetError> {
@@ -233,15 +244,19 @@ impl Server {
             let (read, write) = tokio::io::split(stream);
             let mut reader = FrameReader::new(read, &peer.name);
             let link = Link::new(write, ended, &peer.name);
-            link.out.push(frame::hello());
+            // Read first: an end with something unread would take what was said along.
             let hello = reader.next().await?.ok_or(NetError::Cancelled)?;
+            let inside = self.door.enter(&peer).inspect_err(|e| link.out.push(frame::error(0, e)))?;
+            link.out.push(frame::hello());
             frame::check_hello(&hello)?;
-            Ok(Some((peer, link, reader)))
+            Ok(Some((peer, inside, link, reader)))
         };
         let late = |_| NetError::Connect { to: from.clone(), cause: "the handshake took too long".into() };
         let shaken = tokio::time::timeout(CONNECT_TIMEOUT, shaking).await.map_err(late)??;
-        if let Some((peer, link, reader)) = shaken {
-            let service = Arc::new(Service { handler: self.handler.clone(), peer, tasks });
+        drop(handshake);
+        if let Some((peer, _inside, link, reader)) = shaken {
+            let (handler, door) = (self.handler.clone(), self.door.clone());
+            let service = Arc::new(Service { handler, peer, door, tasks });
             server::serve(link, reader, service, None).await;
         }
         Ok(())

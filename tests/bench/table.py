@@ -36,7 +36,8 @@ def main():
     rows = list(next(iter(data.values())))
     print("# Benchmark\n")
     print("Made by `tests/bench/run.sh`: all columns in one run, one after the other, on the same disk.")
-    print("Two copies, one chunkserver disk each; MB/s in the rows with 1M, operations per second in the others.")
+    print("Two copies, one chunkserver disk each; MB/s in the rows with 1M, operations per second in the others;")
+    print("the rows with 1M are the median of three.")
     print(f"Linux {platform.release()}, {os.cpu_count()} CPUs.\n")
     head = ["row"] + [title for _, title in columns] + [title for _, title in ratios]
     print("| " + " | ".join(head) + " |")

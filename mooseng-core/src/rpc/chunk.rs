@@ -1,6 +1,6 @@
 //! The chunk store over a connection. Payload bytes pass by reference count.
 
-use super::method;
+use super::{Refusals, method};
 use crate::{
     chunk::*,
     context::CallContext,
@@ -125,12 +125,26 @@ impl ChunkStore for RemoteChunks {
 
 /// Answers calls with a chunk store; checks that the peer's role allows each request. Capabilities
 /// are the store's to check: it sees the peer in `cx.peer`.
-pub struct ChunkHandler(Arc<dyn ChunkStore>);
+pub struct ChunkHandler(Arc<dyn ChunkStore>, Refusals);
 
 impl ChunkHandler {
     /// Around a store.
     pub fn new(store: Arc<dyn ChunkStore>) -> Self {
-        Self(store)
+        Self(store, Refusals::default())
+    }
+
+    /// Notes an answer that says that the caller asked for what it may not have, or for nonsense.
+    fn noted<T>(
+        &self,
+        peer: &PeerIdentity,
+        what: &str,
+        answer: Result<T, ChunkError>,
+    ) -> Result<T, ChunkError> {
+        use ChunkError::{Fenced, Forbidden, Invalid, OldTerm};
+        if let Err(e @ (Forbidden(_) | Fenced | OldTerm { .. } | Invalid(_))) = &answer {
+            self.1.note(peer, format_args!("{what}: {e}"));
+        }
+        answer
     }
 }
 
@@ -166,7 +180,7 @@ impl Handler for ChunkHandler {
         cx.peer = Some(Arc::new(peer.clone()));
         match method {
             method::CHUNK_READ => {
-                let frames = self.0.read(&cx, decode(&msg.head)?).await;
+                let frames = self.noted(peer, "a read", self.0.read(&cx, decode(&msg.head)?).await);
                 Ok(streaming(frames.map(frames_to_pieces)))
             }
             method::CHUNK_WRITE => {
@@ -174,10 +188,11 @@ impl Handler for ChunkHandler {
                     return Err(NetError::Malformed { what: "a write without a stream".into() });
                 };
                 let acks = self.0.write(&cx, decode(&msg.head)?, pieces_to_frames(pieces)).await;
+                let acks = self.noted(peer, "a write", acks);
                 Ok(streaming(acks.map(acks_to_pieces)))
             }
             method::CHUNK_SYNC => {
-                let reply = self.0.sync(&cx, decode(&msg.head)?).await;
+                let reply = self.noted(peer, "a sync", self.0.sync(&cx, decode(&msg.head)?).await);
                 Ok(Message::of_head(encode(&reply)))
             }
             method::CHUNK_CONTROL => {
@@ -185,7 +200,8 @@ impl Handler for ChunkHandler {
                 if !control_allowed(peer.role, &op) {
                     super::need_role("this command", peer.role, &[])?;
                 }
-                Ok(Message::of_head(encode(&self.0.control(&cx, op).await)))
+                let reply = self.noted(peer, "a command", self.0.control(&cx, op).await);
+                Ok(Message::of_head(encode(&reply)))
             }
             method::CHUNK_LIST => {
                 super::need_role("listing chunks", peer.role, &[Role::Master, Role::Admin])?;

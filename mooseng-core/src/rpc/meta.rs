@@ -1,10 +1,11 @@
 //! The metadata service over a connection.
 
-use super::method;
+use super::{Refusals, method};
 use crate::{
     context::CallContext,
     error::{MetaError, NetError},
     ids::EventSeq,
+    limits::TEXT_BYTES_MAX,
     meta::{Events, MetaReply, MetaRequest, MetadataService, OpKind, SessionEvent},
     net::{Body, Connection, Handler, Message, Method, PeerIdentity, Piece, Role},
     wire::{decode, encode},
@@ -46,12 +47,29 @@ impl MetadataService for RemoteMeta {
 }
 
 /// Answers calls with a metadata service; checks that the peer's role allows each request.
-pub struct MetaHandler(Arc<dyn MetadataService>);
+pub struct MetaHandler(Arc<dyn MetadataService>, Refusals);
 
 impl MetaHandler {
     /// Around a service.
     pub fn new(service: Arc<dyn MetadataService>) -> Self {
-        Self(service)
+        Self(service, Refusals::default())
+    }
+}
+
+/// Whether an error says that the caller asked for what it may not have, or for nonsense.
+fn is_refusal(e: &MetaError) -> bool {
+    matches!(
+        e,
+        MetaError::Role { .. } | MetaError::Fenced { .. } | MetaError::Invalid(_) | MetaError::SlotMisuse
+    )
+}
+
+/// Bytes of the longest free text of a client's request: the masters keep or log it.
+fn longest_text(req: &MetaRequest) -> usize {
+    match req {
+        MetaRequest::OpenSession(r) => r.client.len().max(r.host.len()).max(r.version.len()),
+        MetaRequest::ReportReplica(r) => r.problem.len(),
+        _ => 0,
     }
 }
 
@@ -77,11 +95,19 @@ impl Handler for MetaHandler {
         match method {
             method::META_CALL => {
                 let req: MetaRequest = decode(&msg.head)?;
-                let reply = if allowed(peer.role, req.kind()) {
-                    self.0.call(&cx, req).await
+                let name = req.name();
+                let reply = if !allowed(peer.role, req.kind()) {
+                    Err(MetaError::Role { request: name.into(), role: peer.role.as_str().into() })
+                } else if longest_text(&req) > TEXT_BYTES_MAX {
+                    Err(MetaError::Invalid(format!("a text has at most {TEXT_BYTES_MAX} bytes")))
                 } else {
-                    Err(MetaError::Role { request: req.name().into(), role: peer.role.as_str().into() })
+                    self.0.call(&cx, req).await
                 };
+                if let Err(e) = &reply
+                    && is_refusal(e)
+                {
+                    self.1.note(peer, format_args!("{name}: {e}"));
+                }
                 Ok(Message::of_head(encode(&reply)))
             }
             method::META_EVENTS => {

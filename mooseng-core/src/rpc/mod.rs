@@ -5,9 +5,11 @@
 
 mod chunk;
 mod meta;
+mod refusals;
 
 pub use chunk::{ChunkHandler, RemoteChunks};
 pub use meta::{MetaHandler, RemoteMeta};
+pub use refusals::Refusals;
 
 use crate::{error::NetError, net::Role};
 

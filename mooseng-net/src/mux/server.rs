@@ -4,6 +4,7 @@ use super::{Inbound, Link, Room, arriving, read_on};
 use crate::{
     bulk,
     call::{bound_body, check_reply},
+    door::Door,
     frame::{self, Frame, FrameReader},
 };
 use futures::FutureExt as _;
@@ -22,12 +23,29 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Service {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) peer: PeerIdentity,
+    pub(crate) door: Arc<Door>,
     pub(crate) tasks: TaskTracker,
 }
 
 impl Service {
     /// Runs the handler on a request; a panic ends its call alone.
     pub(crate) async fn answer(&self, request: Frame, body: Body) -> Result<Message, NetError> {
+        let answer = self.run(request, body).await;
+        if let Err(e) = &answer {
+            self.note(e);
+        }
+        answer
+    }
+
+    /// Logs that the peer asked for what it may not have, or for nonsense.
+    pub(crate) fn note(&self, e: &NetError) {
+        use NetError::{Limit, Malformed, Refused, TooLarge, UnknownMethod};
+        if let Refused { .. } | Malformed { .. } | TooLarge { .. } | UnknownMethod(_) | Limit { .. } = e {
+            self.door.refusals.note(&self.peer, e);
+        }
+    }
+
+    async fn run(&self, request: Frame, body: Body) -> Result<Message, NetError> {
         let method = Method(request.header.method);
         let (cx, head) = frame::split_context(request.head)
             .map_err(|e| NetError::Refused { cause: format!("the request: {e}") })?;
@@ -72,7 +90,11 @@ pub(crate) async fn serve<R: AsyncRead + Unpin>(
 ) {
     service.tasks.spawn(link.clone().write_on());
     let calls = Calls::default();
-    read_on(&link, reader, |frame| take(&link, &calls, &service, own_streams.as_ref(), frame)).await;
+    let end =
+        read_on(&link, reader, |frame| take(&link, &calls, &service, own_streams.as_ref(), frame)).await;
+    if let Some(e) = end {
+        tracing::info!(peer = %service.peer.name, role = %service.peer.role, error = %e, "a connection was ended");
+    }
     let calls = std::mem::take(&mut *calls.lock());
     calls.into_values().for_each(|c| c.task.abort());
 }
@@ -92,8 +114,10 @@ fn take(
                 return Err(NetError::Malformed { what: "a call's number is in use".into() });
             }
             if running.len() >= CALLS_IN_FLIGHT_MAX {
-                let cause = format!("{CALLS_IN_FLIGHT_MAX} calls are in flight on this connection");
-                link.out.push(frame::error(id, &NetError::Refused { cause }));
+                let what = "calls are in flight on this connection".into();
+                let e = NetError::Limit { what, limit: CALLS_IN_FLIGHT_MAX as u64 };
+                service.note(&e);
+                link.out.push(frame::error(id, &e));
                 return Ok(());
             }
             let (inbound, body) = if frame.streams() {

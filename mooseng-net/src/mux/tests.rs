@@ -52,7 +52,7 @@ fn server() -> DuplexStream {
     };
     let (read, write) = tokio::io::split(ours);
     let link = Link::new(write, CancellationToken::new(), "peer");
-    let service = Service { handler: Arc::new(Echo), peer, tasks: TaskTracker::new() };
+    let service = Service { handler: Arc::new(Echo), peer, door: Arc::default(), tasks: TaskTracker::new() };
     tokio::spawn(async move { serve(link, FrameReader::new(read, "peer"), Arc::new(service), None).await });
     theirs
 }

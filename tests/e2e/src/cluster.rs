@@ -11,7 +11,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -31,7 +31,8 @@ pub fn wait_for<T>(what: &str, patience: Duration, mut condition: impl FnMut() -
     }
 }
 
-/// Directory of the binaries as users run them; builds them once.
+/// Directory of the binaries as users run them; builds them once. Who has built them already names
+/// their directory in `MOOSENG_E2E_BINARIES`.
 pub fn binaries() -> Result<PathBuf> {
     static DONE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = DONE.get_or_init(|| build().map_err(|e| format!("{e:#}")));
@@ -39,9 +40,13 @@ pub fn binaries() -> Result<PathBuf> {
 }
 
 fn build() -> Result<PathBuf> {
+    if let Some(built) = std::env::var_os("MOOSENG_E2E_BINARIES") {
+        return Ok(built.into());
+    }
+    // target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM.
     let exe = std::env::current_exe()?;
-    let profile = exe.ancestors().find(|p| p.ends_with("deps")).and_then(Path::parent);
-    let target = profile.and_then(Path::parent).context("the test is not below target/PROFILE/deps/")?;
+    let profile = exe.ancestors().find(|p| p.ends_with("deps")).unwrap_or(&exe).parent();
+    let target = profile.and_then(Path::parent).context("the test is not below target/PROFILE/")?;
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     cargo.args([
         "build",
@@ -71,8 +76,9 @@ pub fn free_port() -> Result<u16> {
 }
 
 /// `GET path` of a daemon's HTTP port: status and body.
-pub fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
-    let mut s = TcpStream::connect(("127.0.0.1", port))?;
+pub fn http_get(host: &str, port: u16, path: &str) -> Result<(u16, String)> {
+    let at = std::net::SocketAddr::new(host.parse()?, port);
+    let mut s = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
     s.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
@@ -81,10 +87,28 @@ pub fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
     Ok((status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
 }
 
+/// Where a daemon runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// Address it listens on.
+    pub addr: String,
+    /// Network namespace it runs in, when it is not this program's.
+    pub namespace: Option<String>,
+}
+
+impl Host {
+    /// This program's own network.
+    pub fn local() -> Self {
+        Self { addr: "127.0.0.1".into(), namespace: None }
+    }
+}
+
 /// One daemon: how it is started, and whether it runs.
 pub struct Daemon {
     /// For messages and the log file.
     pub name: String,
+    /// Where it listens.
+    pub host: Host,
     /// HTTP port of metrics and health.
     pub metrics_port: u16,
     program: PathBuf,
@@ -97,7 +121,15 @@ impl Daemon {
     /// Starts it; its output goes to its log file.
     pub fn start(&mut self) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.host.namespace {
+            None => Command::new(&self.program),
+            Some(name) => {
+                // `ip netns exec` would hide a mount from everybody else.
+                let mut inside = Command::new("nsenter");
+                inside.arg(format!("--net=/run/netns/{name}")).arg(&self.program);
+                inside
+            }
+        };
         command.envs(self.env.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().with_context(|| format!("cannot start {}", self.name))?);
@@ -116,6 +148,56 @@ impl Daemon {
         self.signal(Signal::SIGKILL)
     }
 
+    /// Process id, while it was started and not ended by us.
+    pub fn pid(&self) -> Option<Pid> {
+        self.child.as_ref().map(|c| Pid::from_raw(c.id() as i32))
+    }
+
+    fn send(&self, signal: Signal) -> Result<()> {
+        Ok(kill(self.pid().with_context(|| format!("{} does not run", self.name))?, signal)?)
+    }
+
+    /// Stops its threads where they are.
+    pub fn pause(&self) -> Result<()> {
+        self.send(Signal::SIGSTOP)
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) -> Result<()> {
+        self.send(Signal::SIGCONT)
+    }
+
+    /// Whether it ended by itself; it can be started again then.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(child) = self.child.as_mut() else { return Ok(None) };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
+    }
+
+    /// `GET path` of its HTTP port.
+    pub fn http(&self, path: &str) -> Result<(u16, String)> {
+        http_get(&self.host.addr, self.metrics_port, path)
+    }
+
+    /// Sum of a metric's points, as it tells them now.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let (_, body) = self.http("/metrics")?;
+        let of = |l: &str| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values = body.lines().filter(|l| of(l)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum())
+    }
+
+    /// The last lines of its log.
+    pub fn log_end(&self, lines: usize) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let last: Vec<_> = log.lines().rev().take(lines).collect();
+        last.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
     /// Stops it with SIGTERM and waits for its end.
     pub fn stop(&mut self) -> Result<()> {
         self.signal(Signal::SIGTERM)
@@ -125,16 +207,13 @@ impl Daemon {
     pub fn wait_ready(&mut self) -> Result<()> {
         let begin = Instant::now();
         loop {
-            if http_get(self.metrics_port, "/readyz").is_ok_and(|(status, _)| status == 200) {
+            if self.http("/readyz").is_ok_and(|(status, _)| status == 200) {
                 return Ok(());
             }
             let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
             let ended = child.try_wait()?;
             if ended.is_some() || begin.elapsed() > PATIENCE {
-                let log = fs::read_to_string(&self.log).unwrap_or_default();
-                let lines: Vec<_> = log.lines().rev().take(20).collect();
-                let tail = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
-                bail!("{} is not ready ({ended:?}); its log ends:\n{tail}", self.name);
+                bail!("{} is not ready ({ended:?}); its log ends:\n{}", self.name, self.log_end(20));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -149,6 +228,37 @@ impl Drop for Daemon {
     }
 }
 
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Masters.
+    pub masters: usize,
+    /// Chunkservers, with two disks each.
+    pub chunkservers: usize,
+    /// Settings for every daemon.
+    pub env: Vec<(String, String)>,
+    /// Where each daemon runs, masters first; on this program's network where there is none.
+    pub hosts: Vec<Host>,
+}
+
+impl Plan {
+    /// Daemons with their defaults on this program's network.
+    pub fn new(masters: usize, chunkservers: usize) -> Self {
+        Self { masters, chunkservers, env: vec![], hosts: vec![] }
+    }
+
+    /// With a setting for every daemon.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    fn host(&self, at: usize) -> Host {
+        self.hosts.get(at).cloned().unwrap_or_else(Host::local)
+    }
+}
+
 /// Three masters and chunkservers with two disks each, on QUIC with mutual TLS.
 pub struct ProcessCluster {
     /// Masters, by position.
@@ -159,6 +269,7 @@ pub struct ProcessCluster {
     pub master_addrs: Vec<String>,
     dir: PathBuf,
     bin: PathBuf,
+    plan: Plan,
 }
 
 fn run(program: &Path, args: &[&str]) -> Result<String> {
@@ -171,30 +282,44 @@ fn run(program: &Path, args: &[&str]) -> Result<String> {
 impl ProcessCluster {
     /// Makes identities, configures and starts everything below `dir`, and waits until it is ready.
     pub fn start(dir: &Path, masters: usize, chunkservers: usize) -> Result<Self> {
+        Self::start_plan(dir, Plan::new(masters, chunkservers))
+    }
+
+    /// As [`ProcessCluster::start`], as planned.
+    pub fn start_plan(dir: &Path, plan: Plan) -> Result<Self> {
+        let mut c = Self::make(dir, plan)?;
+        c.start_all()?;
+        Ok(c)
+    }
+
+    fn make(dir: &Path, plan: Plan) -> Result<Self> {
         let bin = binaries()?;
+        let (masters, chunkservers) = (plan.masters, plan.chunkservers);
         fs::create_dir_all(dir)?;
         let identities = dir.join("identities");
         let (m, s, at) = (masters.to_string(), chunkservers.to_string(), identities.display().to_string());
         let args = ["cluster", "init", "--dir", &at, "--masters", &m, "--chunkservers", &s];
         run(&bin.join("mooseng"), &args)?;
         let mut c =
-            Self { masters: vec![], chunkservers: vec![], master_addrs: vec![], dir: dir.into(), bin };
+            Self { masters: vec![], chunkservers: vec![], master_addrs: vec![], dir: dir.into(), bin, plan };
         let mut raft = Vec::new();
-        for _ in 0..masters {
-            c.master_addrs.push(format!("127.0.0.1:{}", free_port()?));
-            raft.push(format!("127.0.0.1:{}", free_port()?));
+        for i in 0..masters {
+            let host = c.plan.host(i).addr;
+            c.master_addrs.push(format!("{host}:{}", free_port()?));
+            raft.push(format!("{host}:{}", free_port()?));
         }
         for i in 0..masters {
             let env = c.master_env(i, &raft)?;
-            let daemon = c.daemon("mooseng-master", &format!("master-{}", i + 1), env)?;
+            let host = c.plan.host(i);
+            let daemon = c.daemon("mooseng-master", &format!("master-{}", i + 1), &host, env)?;
             c.masters.push(daemon);
         }
         for i in 0..chunkservers {
             let env = c.chunkserver_env(i)?;
-            let daemon = c.daemon("mooseng-chunkserver", &format!("chunkserver-{}", i + 1), env)?;
+            let host = c.plan.host(masters + i);
+            let daemon = c.daemon("mooseng-chunkserver", &format!("chunkserver-{}", i + 1), &host, env)?;
             c.chunkservers.push(daemon);
         }
-        c.start_all()?;
         Ok(c)
     }
 
@@ -216,26 +341,37 @@ impl ProcessCluster {
         self.dir.join("identities").join(name)
     }
 
+    /// Directory of a daemon's data: `master-1`, `chunkserver-2`, ….
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     /// A mount at `at`, not yet started.
     pub fn mount(&self, name: &str, at: &Path) -> Result<Daemon> {
+        self.mount_on(name, at, &Host::local())
+    }
+
+    /// As [`ProcessCluster::mount`], with its network at `host`.
+    pub fn mount_on(&self, name: &str, at: &Path, host: &Host) -> Result<Daemon> {
         fs::create_dir_all(at)?;
         let env = vec![
             ("MOOSENG_MASTER_ADDRS".into(), self.master_addrs.join(",")),
             ("MOOSENG_MOUNT_POINT".into(), at.display().to_string()),
+            ("MOOSENG_LISTEN_ADDR".into(), host.addr.clone()),
         ];
-        self.daemon("mooseng-mount", name, self.with_identity(env, "client-1"))
+        self.daemon("mooseng-mount", name, host, self.with_identity(env, "client-1"))
     }
 
     /// Position of the leading master, as the masters' health tells.
     pub fn leader(&self) -> Result<usize> {
-        wait_for("a master leads", PATIENCE, || {
-            self.masters.iter().position(|m| {
-                m.child.is_some()
-                    && http_get(m.metrics_port, "/metrics").is_ok_and(|(_, body)| {
-                        body.lines().any(|l| l.starts_with("mooseng_raft_is_leader") && l.ends_with(" 1"))
-                    })
-            })
-        })
+        wait_for("a master leads", PATIENCE, || self.leads(None))
+    }
+
+    /// Position of a master that says it leads, other than `not`.
+    pub fn leads(&self, not: Option<usize>) -> Option<usize> {
+        let leads =
+            |m: &Daemon| m.child.is_some() && m.metric("mooseng_raft_is_leader").is_ok_and(|v| v == 1.0);
+        (0..self.masters.len()).find(|i| Some(*i) != not && leads(&self.masters[*i]))
     }
 
     fn with_identity(&self, mut env: Vec<(String, String)>, name: &str) -> Vec<(String, String)> {
@@ -250,7 +386,7 @@ impl ProcessCluster {
             ("MOOSENG_NODE_ID".into(), (i + 1).to_string()),
             ("MOOSENG_RAFT_PEERS".into(), raft.join(",")),
             ("MOOSENG_MASTER_ADDRS".into(), self.master_addrs.join(",")),
-            ("MOOSENG_LISTEN_ADDR".into(), "127.0.0.1".into()),
+            ("MOOSENG_LISTEN_ADDR".into(), self.plan.host(i).addr),
             ("MOOSENG_LISTEN_PORT".into(), port(&self.master_addrs[i])?),
             ("MOOSENG_RAFT_PORT".into(), port(&raft[i])?),
             ("MOOSENG_DATA_DIR".into(), self.dir.join(&name).display().to_string()),
@@ -265,17 +401,25 @@ impl ProcessCluster {
             ("MOOSENG_SERVER_ID".into(), (i + 1).to_string()),
             ("MOOSENG_MASTER_ADDRS".into(), self.master_addrs.join(",")),
             ("MOOSENG_DATA_DIRS".into(), format!("{},{}", disk(1), disk(2))),
-            ("MOOSENG_LISTEN_ADDR".into(), "127.0.0.1".into()),
+            ("MOOSENG_LISTEN_ADDR".into(), self.plan.host(self.plan.masters + i).addr),
             ("MOOSENG_LISTEN_PORT".into(), free_port()?.to_string()),
         ];
         Ok(self.with_identity(env, &name))
     }
 
-    fn daemon(&self, program: &str, name: &str, mut env: Vec<(String, String)>) -> Result<Daemon> {
+    fn daemon(
+        &self,
+        program: &str,
+        name: &str,
+        host: &Host,
+        mut env: Vec<(String, String)>,
+    ) -> Result<Daemon> {
         let metrics_port = free_port()?;
+        env.extend(self.plan.env.iter().cloned());
         env.push(("MOOSENG_METRICS_PORT".into(), metrics_port.to_string()));
         Ok(Daemon {
             name: name.into(),
+            host: host.clone(),
             metrics_port,
             program: self.bin.join(program),
             env,
