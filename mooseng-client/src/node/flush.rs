@@ -167,12 +167,13 @@ impl Node {
         Ok(())
     }
 
-    /// Somebody cut the file since the writes began: what is still held goes to the chunks that are
-    /// there now. What was on disk already and was cut away counts as written before the cut. Or the
-    /// file has inline data that chunk 0 is to have.
+    /// Somebody cut the file since the writes began: what the masters do not know of yet is written anew
+    /// to the chunks that are there now, also when a chunk has it, for the cut may have taken it. What
+    /// was on disk already and was cut away counts as written before the cut. Or the file has inline
+    /// data that chunk 0 is to have.
     async fn catch_up(&self) -> Result<()> {
         let now = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?;
-        *self.shared.truncates.lock() = now.truncates;
+        let was_cut = std::mem::replace(&mut *self.shared.truncates.lock(), now.truncates) != now.truncates;
         let covered = {
             let mut s = self.state.lock();
             s.forget_places();
@@ -186,7 +187,7 @@ impl Node {
             let index = queue.index;
             let layout = self.layout(&self.cx.creds, index, 1).await?;
             match layout.chunks.iter().find(|p| p.index == index).map(|p| p.chunk) {
-                Some(there) if there == chunk => {}
+                Some(there) if there == chunk && !was_cut => {}
                 Some(there) if there.id == chunk.id => queue.relocate(),
                 _ if !queue.is_synced() => queue.relocate(),
                 _ => drop(self.state.lock().queues.remove(&index)),
