@@ -115,6 +115,7 @@ async fn live(
     }
     let idle = trouble.whole(CONVERGES, true).await.context("after the faults")?;
     for worker in done {
+        worker.look_at_contended().await.context("after the faults")?;
         worker.look_at_all().await.context("after the faults")?;
     }
     let replicas = replicas::equal(trouble.cluster(), NODES).await.context("after the faults")?;
