@@ -454,11 +454,11 @@ impl Writer {
     }
 
     /// Learns where the chunk is now. When its set changed, all that is held goes to the new one,
-    /// which acknowledges it anew. When another chunk took its place, or a flush asks for it, the file was
-    /// cut meanwhile: what the masters knew of by then counts as cut away, the rest is written anew. The
-    /// replicas would take it for a repeat under its old numbers, and have nothing of it.
+    /// which acknowledges it anew. When the file was cut meanwhile, what the masters knew of by then counts
+    /// as cut away, and the rest is written anew, with other numbers: under its old ones the replicas
+    /// would take it for a repeat, and have nothing of it.
     async fn relocate(&mut self, within: Duration) -> Result<()> {
-        let Located { place, inline, session } =
+        let Located { place, inline, session, truncates } =
             locate(&self.cx, &self.shared, self.queue.index, within).await?;
         let now = place.place.chunk;
         let before = self.queue.chunk();
@@ -471,7 +471,7 @@ impl Writer {
         }
         let mut q = self.queue.inner.lock();
         let mut cut_away = None;
-        let was_cut = before.is_some_and(|b| b.id != now.id) || q.relocate;
+        let was_cut = before.is_some_and(|b| b.id != now.id || q.truncates != Some(truncates));
         if was_cut {
             q.held.iter_mut().for_each(|h| h.number = None);
             cut_away = Some(q.committed);
@@ -480,6 +480,7 @@ impl Writer {
             q.members.clear();
         }
         q.place = Some(place);
+        q.truncates = Some(truncates);
         q.relocate = false;
         let moving = q.base.is_some();
         drop(q);
