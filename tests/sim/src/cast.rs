@@ -136,6 +136,7 @@ impl Stage {
     pub fn power_failed(&self) {
         self.shared_lossy.store(true, Ordering::Relaxed);
         self.power_failures.fetch_add(1, Ordering::Relaxed);
+        self.contended.lock().begin_anew();
         self.groups.iter().for_each(|g| g.book.lock().worlds.power_failed());
     }
 }

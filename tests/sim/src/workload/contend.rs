@@ -3,14 +3,17 @@
 //! another had been is not undone by that one; and that what a cut took away does not come back as zeros
 //! under a size that was committed for the bytes.
 //!
-//! After a power failure that may have taken unsynced data they begin anew with other files.
+//! After a power failure that may have taken unsynced data they begin anew with other files. So they do
+//! when all replicas of a chunk may have been started anew: write numbers are in memory, so that what a
+//! writer sends again, because it is not synced, then passes for new at all of them, and undoes what
+//! another wrote meanwhile (PROTOCOL §4 promises more).
 
 use super::{Worker, bytes};
 use crate::oracle::Register;
 use anyhow::{Result, ensure};
 use mooseng_client::{File, OpenFlags};
 use mooseng_core::error::Errno;
-use std::{collections::BTreeMap, future::Future, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 /// Writes at any place begin below this.
 const ANYWHERE: u64 = 64 << 10;
@@ -28,6 +31,19 @@ const CUT_WRITE_MAX: u64 = 96 << 10;
 pub struct Contended {
     places: BTreeMap<(u64, u64), Register>,
     handles: u64,
+    /// Files of the present begin with it.
+    age: u64,
+    /// Cuts that were begun, and that have not ended for sure.
+    cuts: (u64, u64),
+}
+
+impl Contended {
+    /// From now on other files are worked on: of these a power failure may have taken data, or all
+    /// replicas have forgotten who wrote what last.
+    pub fn begin_anew(&mut self) {
+        self.age += 1;
+        self.cuts = (0, 0);
+    }
 }
 
 fn shared(age: u64) -> String {
@@ -45,7 +61,7 @@ fn solid(n: u64, len: usize) -> Vec<u8> {
 
 impl Worker {
     fn age(&self) -> u64 {
-        self.stage().power_failures.load(Relaxed)
+        self.stage().contended.lock().age
     }
 
     /// Works on a file that the other worker may be working on now.
@@ -163,7 +179,14 @@ impl Worker {
             let r = self.hands.random();
             if r.is_multiple_of(3) {
                 let to = (r >> 8) % CUT_MAX;
-                self.contended(&format!("cut to {to}"), age, file.set_len(to)).await?;
+                let what = format!("cut to {to}");
+                let began = |c: &mut Contended| (c.cuts.0, c.cuts.1) = (c.cuts.0 + 1, c.cuts.1 + 1);
+                began(&mut self.stage().contended.lock());
+                if self.contended(&what, age, file.set_len(to)).await?.is_some() {
+                    let stage = self.stage();
+                    let mut c = stage.contended.lock();
+                    c.cuts.1 = c.cuts.1.saturating_sub(1);
+                }
             } else {
                 self.written += 1;
                 let len = CUT_MAX + 1 + (r >> 8) % CUT_WRITE_MAX;
@@ -184,11 +207,14 @@ impl Worker {
 
     /// Errors: bytes that nobody wrote below a size that somebody committed for what was written.
     pub(super) async fn read_cut(&self, age: u64) -> Result<()> {
-        let path = cut(age);
+        let (stage, path) = (self.stage(), cut(age));
+        let before = stage.contended.lock().cuts;
         let Some(file) = self.open_contended(&path, age).await? else { return Ok(()) };
         let read = file.read_at(CUT_MAX, CUT_MAX + CUT_WRITE_MAX);
         let read = self.contended("read what was cut", age, read).await?;
-        if let Some(data) = read.filter(|_| self.age() == age) {
+        // A read during a cut may show the size before it and the bytes after it.
+        let is_clear = before.1 == 0 && stage.contended.lock().cuts == before && self.age() == age;
+        if let Some(data) = read.filter(|_| is_clear) {
             let zero = data.iter().position(|b| *b == 0);
             ensure!(
                 zero.is_none(),
