@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use mooseng_client::embedded::Cluster;
 use mooseng_core::ids::ChunkId;
 use mooseng_host::SeededRng;
+use mooseng_meta::raft::RaftTimings;
 use mooseng_net::memory::MemoryNetwork;
 use std::{
     collections::BTreeSet,
@@ -25,6 +26,9 @@ use std::{
 const GROUPS: u64 = 4;
 /// Clients that work at the same time.
 const WORKERS: u32 = 2;
+/// Entries between two snapshots of a master, and kept behind one: few, so that a run has some.
+const SNAPSHOT_ENTRIES: u64 = 100;
+const KEPT_ENTRIES: u64 = 20;
 /// Copies of each chunk.
 const COPIES: usize = 2;
 /// Processes that each of them may be, one after the other.
@@ -101,7 +105,13 @@ async fn live(
         move |name: &str| media.get(name).mount()
     };
     let seams = mooseng_host::sim_seams(seed);
-    let cluster = Cluster::builder().seams(seams).disks(disks).network(network.clone()).start().await?;
+    let raft = RaftTimings {
+        snapshot_entries: SNAPSHOT_ENTRIES,
+        kept_entries: KEPT_ENTRIES,
+        ..RaftTimings::default()
+    };
+    let builder = Cluster::builder().seams(seams).disks(disks).network(network.clone()).raft(raft);
+    let cluster = builder.start().await?;
     let stage = Arc::new(Stage::new(weather.clone(), journal.clone(), network.clone(), GROUPS));
     tokio::spawn(end_silent_connections(weather.clone(), network));
     let closer = cluster.client_named("closer", |b| b).await?;
