@@ -37,6 +37,8 @@ pub struct ClusterBuilder {
     network: MemoryNetwork,
     timings: ServiceTimings,
     disks: Option<DiskSource>,
+    raft: RaftTimings,
+    seams_of: Option<SeamSource>,
 }
 
 /// Gives a node's disk by name, for each start of the node.
@@ -48,6 +50,18 @@ type GiveDisk = dyn Fn(&str) -> Arc<dyn Disk> + Send + Sync;
 impl std::fmt::Debug for DiskSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("DiskSource")
+    }
+}
+
+/// Gives a node's seams by name.
+#[derive(Clone)]
+struct SeamSource(Arc<GiveSeams>);
+
+type GiveSeams = dyn Fn(&str) -> Seams + Send + Sync;
+
+impl std::fmt::Debug for SeamSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SeamSource")
     }
 }
 
@@ -120,6 +134,24 @@ impl ClusterBuilder {
         self
     }
 
+    /// Times and sizes of the masters' Raft.
+    #[must_use]
+    pub fn raft(mut self, timings: RaftTimings) -> Self {
+        self.raft = timings;
+        self
+    }
+
+    /// Seams by a node's or client's name: for simulations in which their clocks differ.
+    #[must_use]
+    pub fn seams_of(mut self, source: impl Fn(&str) -> Seams + Send + Sync + 'static) -> Self {
+        self.seams_of = Some(SeamSource(Arc::new(source)));
+        self
+    }
+
+    fn seams_for(&self, name: &str) -> Seams {
+        self.seams_of.as_ref().map_or_else(|| self.seams.clone(), |SeamSource(source)| source(name))
+    }
+
     fn disk(&self, name: &str) -> Result<Arc<dyn Disk>> {
         if let Some(DiskSource(source)) = &self.disks {
             return Ok(source(name));
@@ -177,6 +209,8 @@ impl Cluster {
             network: MemoryNetwork::new(),
             timings: ServiceTimings::default(),
             disks: None,
+            raft: RaftTimings::default(),
+            seams_of: None,
         }
     }
 
@@ -205,8 +239,8 @@ impl Cluster {
             members: self.members.clone(),
             disk: self.masters[at].0.clone(),
             transport: self.transport(Role::Master, m.id.get(), &m.client_addr),
-            seams: self.builder.seams.clone(),
-            raft_timings: RaftTimings::default(),
+            seams: self.builder.seams_for(&m.client_addr),
+            raft_timings: self.builder.raft.clone(),
             log: LogOptions::default(),
             timings: self.builder.timings.clone(),
             class: StorageClass { copies: self.builder.chunkservers.min(2) as u8 },
@@ -233,7 +267,7 @@ impl Cluster {
             disks: self.chunkservers[at].0.clone(),
             transport: self.transport(Role::Chunkserver, n, &name),
             masters: self.members.iter().map(|m| m.client_addr.clone()).collect(),
-            seams: self.builder.seams.clone(),
+            seams: self.builder.seams_for(&name),
             timings: Default::default(),
             reserve: 0,
         };
@@ -315,7 +349,7 @@ impl Cluster {
         let builder = Client::builder()
             .masters(self.members.iter().map(|m| m.client_addr.clone()))
             .transport(self.transport(Role::Admin, n, name))
-            .seams(self.builder.seams.clone())
+            .seams(self.builder.seams_for(name))
             .name(name);
         options(builder).connect().await
     }

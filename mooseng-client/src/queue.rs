@@ -15,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use mooseng_core::{
     error::MetaError,
-    ids::{ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, WriteNumber},
+    ids::{ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, TruncateCounter, WriteNumber},
 };
 use parking_lot::Mutex;
 use std::{
@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     /// sent before: another client may have to begin anew with another chunk.
     pub base: Option<u64>,
     pub place: Option<Place>,
+    /// How often the file had been cut when the place was learnt.
+    pub truncates: Option<TruncateCounter>,
     /// Who acknowledged what is not synced.
     pub members: BTreeMap<ServerId, Incarnation>,
 }
@@ -106,6 +108,7 @@ impl Default for Inner {
             relocate: false,
             base: None,
             place: None,
+            truncates: None,
             members: BTreeMap::new(),
         }
     }

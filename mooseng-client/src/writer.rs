@@ -454,10 +454,11 @@ impl Writer {
     }
 
     /// Learns where the chunk is now. When its set changed, all that is held goes to the new one,
-    /// which acknowledges it anew. When another chunk took its place, the file was cut below it
-    /// meanwhile: what the masters knew of by then was cut away, the rest goes to the new chunk.
+    /// which acknowledges it anew. When the file was cut meanwhile, what the masters knew of by then counts
+    /// as cut away, and the rest is written anew, with other numbers: under its old ones the replicas
+    /// would take it for a repeat, and have nothing of it.
     async fn relocate(&mut self, within: Duration) -> Result<()> {
-        let Located { place, inline, session } =
+        let Located { place, inline, session, truncates } =
             locate(&self.cx, &self.shared, self.queue.index, within).await?;
         let now = place.place.chunk;
         let before = self.queue.chunk();
@@ -470,8 +471,8 @@ impl Writer {
         }
         let mut q = self.queue.inner.lock();
         let mut cut_away = None;
-        if before.is_some_and(|b| b.id != now.id) {
-            // Numbers belong to a chunk.
+        let was_cut = before.is_some_and(|b| b.id != now.id || q.truncates != Some(truncates));
+        if was_cut {
             q.held.iter_mut().for_each(|h| h.number = None);
             cut_away = Some(q.committed);
         }
@@ -479,6 +480,7 @@ impl Writer {
             q.members.clear();
         }
         q.place = Some(place);
+        q.truncates = Some(truncates);
         q.relocate = false;
         let moving = q.base.is_some();
         drop(q);
@@ -486,7 +488,7 @@ impl Writer {
             self.queue.synced(upto);
         }
         self.queue.status.send_if_modified(|s| std::mem::replace(&mut s.moving, moving) != moving);
-        if before != Some(now) || session != self.session {
+        if before != Some(now) || was_cut || session != self.session {
             self.stream = None;
             self.queue.rewind();
         }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use mooseng_client::{Filesystem, embedded::Cluster};
+use mooseng_client::{Filesystem, OpenFlags, embedded::Cluster};
 use mooseng_core::{attr::SetAttr, error::Errno};
 use std::time::Duration;
 
@@ -186,4 +186,26 @@ async fn a_commit_does_not_undo_another_clients_truncate() {
         assert_eq!(size, 10_000, "only what was written after the cut is there (by create: {by_create})");
         assert!(b.read("/f").await.unwrap() == content(8, 10_000));
     }
+}
+
+/// What the replicas have of a write that the masters do not know of goes with the cut: it is written
+/// again before its size is told, also where the replicas would take it for a repeat.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cut_took_before_its_commit_is_written_again() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let (a, b) = (cluster.client().await.unwrap().filesystem(), cluster.client().await.unwrap().filesystem());
+    put(&a, "/f", &content(7, 2 << 20)).await;
+    let file = a.open_with("/f", OpenFlags { write: true, ..OpenFlags::default() }, 0).await.unwrap();
+    let new = content(8, 2 << 20);
+    file.write_at(0, new.clone()).await.unwrap();
+    // Whole frames go out at once; the size is committed with the close.
+    let limit = tokio::time::Instant::now() + Duration::from_secs(10);
+    while cluster.dirty_chunks() < 2 {
+        assert!(tokio::time::Instant::now() < limit, "the replicas have nothing");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let cut = SetAttr { size: Some(10_000), ..SetAttr::default() };
+    b.set_attr("/f", cut).await.unwrap();
+    file.close().await.unwrap();
+    assert!(b.read("/f").await.unwrap() == new, "the close succeeded after the cut");
 }

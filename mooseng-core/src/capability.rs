@@ -11,6 +11,7 @@ use crate::{
     ids::{ChunkRef, SessionStamp},
     limits::CAPABILITY_CHUNKS_MAX,
     net::CertHash,
+    planted::{self, Bug},
     wire,
 };
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -142,7 +143,7 @@ impl KeyRing {
         if claims.chunks.len() > CAPABILITY_CHUNKS_MAX {
             return Err(no("it names too many chunks"));
         }
-        if claims.cert != cert {
+        if claims.cert != cert && !planted::is(Bug::CapabilityUnbound) {
             return Err(no("it was given to another client"));
         }
         if claims.expires < now {

@@ -42,6 +42,7 @@ pub mod limits;
 pub mod meta;
 pub mod name;
 pub mod net;
+pub mod planted;
 pub mod rpc;
 pub mod seam;
 pub mod wire;

@@ -130,9 +130,16 @@ impl Node {
 
     /// Tells the masters of what the replicas have.
     async fn commit(&self, covered: &Covered) -> Result<()> {
-        let mut chunks = BTreeMap::new();
+        let (mut chunks, truncates) = (BTreeMap::new(), *self.shared.truncates.lock());
         for (queue, upto) in &covered.queues {
-            let new = queue.inner.lock().committed < *upto;
+            let (new, of) = {
+                let q = queue.inner.lock();
+                (q.committed < *upto, q.truncates)
+            };
+            // Another chunk's writer has heard of a cut that this one's has not.
+            if new && of.is_some_and(|of| of != truncates) {
+                return Err(MetaError::LayoutStale.into());
+            }
             if let Some(chunk) = queue.chunk().filter(|_| new) {
                 chunks.insert(queue.index, chunk);
             }
@@ -141,7 +148,7 @@ impl Node {
         if !chunks.is_empty() || covered.written_to.is_some() {
             let op = CommitWrite {
                 inode: self.cx.inode,
-                truncates: *self.shared.truncates.lock(),
+                truncates,
                 size: covered.written_to.unwrap_or(0),
                 chunks: chunks.iter().map(|(i, c)| (*i, *c)).collect(),
                 drop_inline: false,
@@ -167,9 +174,10 @@ impl Node {
         Ok(())
     }
 
-    /// Somebody cut the file since the writes began: what is still held goes to the chunks that are
-    /// there now. What was on disk already and was cut away counts as written before the cut. Or the
-    /// file has inline data that chunk 0 is to have.
+    /// Somebody cut the file since the writes began: what the masters do not know of yet is written anew
+    /// to the chunks that are there now, also when a chunk has it, for the cut may have taken it. What
+    /// was on disk already and was cut away counts as written before the cut. Or the file has inline
+    /// data that chunk 0 is to have.
     async fn catch_up(&self) -> Result<()> {
         let now = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?;
         *self.shared.truncates.lock() = now.truncates;
@@ -186,7 +194,7 @@ impl Node {
             let index = queue.index;
             let layout = self.layout(&self.cx.creds, index, 1).await?;
             match layout.chunks.iter().find(|p| p.index == index).map(|p| p.chunk) {
-                Some(there) if there == chunk => {}
+                Some(there) if there == chunk && queue.inner.lock().truncates == Some(now.truncates) => {}
                 Some(there) if there.id == chunk.id => queue.relocate(),
                 _ if !queue.is_synced() => queue.relocate(),
                 _ => drop(self.state.lock().queues.remove(&index)),

@@ -11,6 +11,8 @@ pub(super) struct Located {
     /// What the file has inline and the chunk is to have first.
     pub(super) inline: Option<Bytes>,
     pub(super) session: SessionStamp,
+    /// How often the file had been cut then.
+    pub(super) truncates: TruncateCounter,
 }
 
 /// Where a chunk is to be written; allocates it when it is not there. A truncate by somebody else is
@@ -43,6 +45,7 @@ pub(super) async fn locate(
                     place: Place { place, capability: layout.capability },
                     inline,
                     session,
+                    truncates,
                 });
             }
             None if left.is_zero() => return Err(MetaError::LayoutStale.into()),

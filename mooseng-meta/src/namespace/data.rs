@@ -9,6 +9,7 @@ use mooseng_core::{
         BLOCK_BYTES, CHUNK_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX, INLINE_MOVE_SECS, INLINE_PARTS_MAX,
         LAYOUT_CHUNKS_MAX,
     },
+    planted::{self, Bug},
 };
 
 fn file(op: &Op<'_>, id: InodeId) -> Res<InodeRec> {
@@ -23,7 +24,11 @@ fn file(op: &Op<'_>, id: InodeId) -> Res<InodeRec> {
 /// A write by handle was permitted at open; the session holds the file. What is checked here is
 /// that the writer's picture of the file is not older than a truncate.
 fn same_truncates(rec: &InodeRec, theirs: TruncateCounter) -> Res<()> {
-    if rec.truncates == theirs { Ok(()) } else { Err(MetaError::LayoutStale.into()) }
+    if rec.truncates == theirs || planted::is(Bug::CommitAfterTruncate) {
+        Ok(())
+    } else {
+        Err(MetaError::LayoutStale.into())
+    }
 }
 
 fn grow(op: &mut Op<'_>, rec: &mut InodeRec, size: u64) {

@@ -3,6 +3,7 @@
 use super::log::DurableLog;
 use super::types::{Entry, LogId, Types, Vote, entry_of, log_id, log_pos, record_of};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use mooseng_core::planted::{self, Bug};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds};
@@ -109,7 +110,8 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        let pos = log_pos(&upto);
+        let last = self.0.last().filter(|_| planted::is(Bug::PurgePastDurable));
+        let pos = last.unwrap_or_else(|| log_pos(&upto));
         DurableLog::wait(|done| self.0.purge(pos, done)).await?;
         // An installed snapshot makes up for a torn tail as entries do.
         if self.0.torn().is_some_and(|torn| torn.healed_by(pos)) {

@@ -1,6 +1,7 @@
 //! Recovery: from the bytes of all segments to the state of the log, or a refusal. Pure.
 
 use super::segment::{CarriedState, End, Found, Header, Kind, LogPos, RECORD_BYTES, TornTail, scan};
+use mooseng_core::planted::{self, Bug};
 use std::collections::VecDeque;
 
 /// Why a log cannot be used.
@@ -134,7 +135,9 @@ impl Recovery {
             )));
         }
         let scan = scan(bytes, &header);
-        if let End::Damaged { at, later_batch } = scan.end {
+        if let End::Damaged { at, later_batch } = scan.end
+            && !planted::is(Bug::BadTailCut)
+        {
             return Err(damage(format!(
                 "the record at byte {at} of batch {} cannot be read, but batch {later_batch} follows it",
                 scan.next_batch
@@ -151,7 +154,7 @@ impl Recovery {
         self.out.tail = match scan.end {
             End::Clean => Tail::GoOn { segment: id, at: scan.end_at as u64, bytes: header.bytes },
             End::Torn { until } => Tail::Cut { segment: id, until },
-            End::Damaged { .. } => unreachable!("returned above"),
+            End::Damaged { .. } => Tail::Cut { segment: id, until: None },
         };
         self.previous = Some((id, scan.end));
         Ok(())

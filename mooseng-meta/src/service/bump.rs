@@ -14,6 +14,7 @@ use mooseng_core::{
     error::{ChunkError, MetaError},
     ids::*,
     meta::*,
+    planted::{self, Bug},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -199,7 +200,7 @@ impl Inner {
         if ready.is_empty() {
             return Ok(false);
         }
-        let mut fill = ready[1..].to_vec();
+        let mut fill = if planted::is(Bug::CopyUncompared) { vec![] } else { ready[1..].to_vec() };
         fill.extend(empty.into_iter().filter(|s| !ready.contains(s) && !rec.committed));
         fill.extend(bump.joining.iter().copied().filter(|s| !ready.contains(s)));
         let chunk = ChunkRef { id, version: bump.version };

@@ -4,7 +4,14 @@ use super::{Inner, Lead, internal};
 use crate::{state::check_session, store::*};
 use futures::future::join_all;
 use mooseng_core::{
-    chunk::Control, context::CallContext, error::MetaError, ids::*, limits::SLOTS_MAX, meta::*, net::CertHash,
+    chunk::Control,
+    context::CallContext,
+    error::MetaError,
+    ids::*,
+    limits::SLOTS_MAX,
+    meta::*,
+    net::CertHash,
+    planted::{self, Bug},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -155,6 +162,7 @@ impl Inner {
         let tell =
             |server: ServerId| async move { (!self.fence_at(lead, server, fenced).await).then_some(server) };
         let unfenced = join_all(servers.into_iter().map(tell)).await.into_iter().flatten().collect();
+        let unfenced = if planted::is(Bug::FenceNotAwaited) { vec![] } else { unfenced };
         self.propose(Command::SessionEnd { session: fenced, unfenced }, budget).await?;
         lead.memory.lock().forget(session.id);
         Ok(())

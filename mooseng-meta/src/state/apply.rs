@@ -15,6 +15,7 @@ use mooseng_core::{
     ids::*,
     limits::ID_RANGE_MAX,
     meta::*,
+    planted::{self, Bug},
 };
 use std::io;
 
@@ -122,7 +123,7 @@ fn mutation(
         Err(Fail::Io(e)) => return Err(e),
     };
     // A refusal that time can lift is not an answer to keep: the retry must be run.
-    if !answer.as_ref().is_err_and(MetaError::is_retryable) {
+    if !answer.as_ref().is_err_and(MetaError::is_retryable) && !planted::is(Bug::ReplyDropped) {
         save_reply(tx, session, slot, request, &answer)?;
     }
     Ok(answer)

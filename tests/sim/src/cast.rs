@@ -5,6 +5,7 @@ use crate::{
     journal::Journal,
     oracle::{NameOp, Worlds},
     weather::Weather,
+    workload::Contended,
 };
 use mooseng_net::memory::MemoryNetwork;
 use parking_lot::Mutex;
@@ -92,6 +93,8 @@ pub struct Stage {
     pub calm: Calm,
     /// Whether a power failure may have taken data of the file that all write.
     pub shared_lossy: AtomicBool,
+    /// What is known of the files that all write.
+    pub contended: Mutex<Contended>,
     /// How often all replicas of something may have lost power.
     pub power_failures: AtomicU64,
     /// Steps that were acknowledged, and that failed.
@@ -121,6 +124,7 @@ impl Stage {
             groups: (0..groups).map(group).collect(),
             calm: Calm::default(),
             shared_lossy: AtomicBool::new(false),
+            contended: Mutex::default(),
             power_failures: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -132,6 +136,7 @@ impl Stage {
     pub fn power_failed(&self) {
         self.shared_lossy.store(true, Ordering::Relaxed);
         self.power_failures.fetch_add(1, Ordering::Relaxed);
+        self.contended.lock().begin_anew();
         self.groups.iter().for_each(|g| g.book.lock().worlds.power_failed());
     }
 }

@@ -71,6 +71,14 @@ impl Bytes {
         Ok(())
     }
 
+    /// Bytes up to the last that is not zero.
+    fn used(&self) -> u64 {
+        let last = |page: &Page| page.iter().rposition(|b| *b != 0);
+        let used =
+            self.pages.iter().rev().find_map(|(n, page)| Some(n * PAGE_BYTES + last(page)? as u64 + 1));
+        used.unwrap_or(0)
+    }
+
     fn flip(&mut self, bit: u64) {
         let mut byte = [0];
         if self.read(bit / 8, &mut byte).is_ok() {
@@ -162,12 +170,13 @@ pub struct SimMedium {
     label: String,
     capacity: u64,
     state: Arc<Mutex<State>>,
+    removed: Arc<Mutex<Option<Arc<Removed>>>>,
 }
 
 impl SimMedium {
     /// An empty medium of so many bytes.
     pub fn new(label: &str, capacity: u64) -> Self {
-        Self { label: label.into(), capacity, state: Arc::default() }
+        Self { label: label.into(), capacity, state: Arc::default(), removed: Arc::default() }
     }
 
     /// The disk as a process that starts now sees it.
@@ -210,18 +219,36 @@ impl SimMedium {
         *s = State { boot: s.boot, ..State::default() };
     }
 
-    /// Flips one bit of a file that has bytes; says which.
-    pub fn flip_bit(&self, rng: &dyn Rng, of: impl Fn(&str) -> bool) -> Option<String> {
+    /// The file with most bytes up to the last that is not zero, of those whose names are meant; and how
+    /// many these are.
+    pub fn used(&self, of: impl Fn(&str) -> bool) -> Option<(String, u64)> {
         let s = self.state.lock();
-        let files: Vec<_> = s.names.iter().filter(|(n, f)| of(n) && f.lock().current.len > 0).collect();
-        let (name, file) = files.get(rng.next_u64() as usize % files.len().max(1))?;
-        let mut f = file.lock();
-        let bit = rng.next_u64() % (f.current.len * 8);
-        f.current.flip(bit);
-        f.durable.flip(bit);
-        Some(format!("{}:{name} bit {bit}", self.label))
+        let used = s.names.iter().filter(|(n, _)| of(n)).map(|(n, f)| (n.clone(), f.lock().current.used()));
+        used.max_by_key(|(_, used)| *used).filter(|(_, used)| *used > 0)
+    }
+
+    /// Flips one bit of a file, as the medium does by itself.
+    pub fn flip(&self, name: &str, bit: u64) {
+        if let Some(file) = self.state.lock().names.get(name) {
+            let mut f = file.lock();
+            f.current.flip(bit);
+            f.durable.flip(bit);
+        }
+    }
+
+    /// Tells somebody of each file that is removed, by its name.
+    pub fn watch(&self, removed: Arc<Removed>) {
+        *self.removed.lock() = Some(removed);
+    }
+
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.state.lock().names.contains_key(name)
     }
 }
+
+/// Hears of a file that is removed.
+pub type Removed = dyn Fn(&str) + Send + Sync;
 
 struct SimDisk {
     medium: SimMedium,
@@ -273,6 +300,11 @@ impl Disk for SimDisk {
             return Err(not_found(name));
         }
         s.change(NameChange::Remove(name.into()));
+        drop(s);
+        let removed = self.medium.removed.lock().clone();
+        if let Some(removed) = removed {
+            removed(name);
+        }
         Ok(())
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

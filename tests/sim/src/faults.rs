@@ -2,6 +2,10 @@
 //! fault or one pair at a time, each over after a while. Between some of them the cluster must become
 //! whole again.
 
+mod drills;
+
+pub use drills::{EXTRAS, Extras};
+
 use crate::{
     cast::Stage,
     disk::SimMedium,
@@ -30,13 +34,46 @@ const MEDIUM_BYTES: u64 = 8 << 30;
 
 /// All media of a run, by name. They outlive the nodes.
 #[derive(Clone, Default)]
-pub struct Media(Arc<Mutex<BTreeMap<String, SimMedium>>>);
+pub struct Media(Arc<Mutex<BTreeMap<String, SimMedium>>>, Arc<Mutex<Vec<Removal>>>);
+
+/// The file of a chunk was removed by its server.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    /// The file.
+    pub name: String,
+    /// From where.
+    pub node: String,
+    /// Servers that had one of this name then, but for this one.
+    pub others: usize,
+}
+
+/// The chunks' files.
+const CHUNKS: &str = "chunks/";
 
 impl Media {
     /// The medium of this name, empty when it is new.
     pub fn get(&self, name: &str) -> SimMedium {
         let mut media = self.0.lock();
-        media.entry(name.to_owned()).or_insert_with(|| SimMedium::new(name, MEDIUM_BYTES)).clone()
+        if let Some(there) = media.get(name) {
+            return there.clone();
+        }
+        let medium = SimMedium::new(name, MEDIUM_BYTES);
+        let (all, removals) = (Arc::downgrade(&self.0), self.1.clone());
+        let node = node_of(name).to_owned();
+        medium.watch(Arc::new(move |file: &str| {
+            if let Some(all) = all.upgrade().filter(|_| file.starts_with(CHUNKS)) {
+                let all = all.lock();
+                let having = all.iter().filter(|(n, m)| node_of(n) != node && m.has(file));
+                let others = having.map(|(n, _)| node_of(n)).collect::<BTreeSet<_>>().len();
+                removals.lock().push(Removal { name: file.to_owned(), node: node.clone(), others });
+            }
+        }));
+        media.entry(name.to_owned()).or_insert(medium).clone()
+    }
+
+    /// All removals of chunk files so far.
+    pub fn removals(&self) -> Vec<Removal> {
+        self.1.lock().clone()
     }
 
     /// The end of a run.
@@ -79,6 +116,10 @@ enum Fault {
     Down(Vec<(Node, End)>),
     Walls(Vec<Wall>),
     Slow(String, Duration),
+    /// A leader is deposed, and one client reaches it alone.
+    Deposed,
+    /// A session ends that still reaches the head of a chain.
+    Haunted,
 }
 
 /// The one who makes trouble.
@@ -88,12 +129,15 @@ pub struct Troublemaker {
     stage: Arc<Stage>,
     admin: Client,
     rng: SeededRng,
+    extras: Extras,
     clients: Vec<String>,
     down: BTreeSet<Node>,
     /// Chunkservers that lost power, and that were in trouble at all, since the cluster was whole:
     /// when there are two, unsynced data may have been on no other.
     powerless: BTreeSet<usize>,
     hurt: BTreeSet<usize>,
+    /// Chunkservers that have died since write numbers may have been forgotten by all.
+    restarted: BTreeSet<usize>,
 }
 
 impl Troublemaker {
@@ -102,18 +146,23 @@ impl Troublemaker {
         cluster: Cluster,
         media: Media,
         stage: Arc<Stage>,
-        admin: Client,
+        (admin, extras): (Client, Extras),
         seed: u64,
         clients: Vec<String>,
     ) -> Self {
         let rng = SeededRng::new(seed);
-        let (down, powerless, hurt) = Default::default();
-        Self { cluster, media, stage, admin, rng, clients, down, powerless, hurt }
+        let (down, powerless, hurt, restarted) = Default::default();
+        Self { cluster, media, stage, admin, extras, rng, clients, down, powerless, hurt, restarted }
     }
 
     /// The cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// The same, to do what no fault does.
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
     }
 
     fn note(&self, what: impl std::fmt::Display) {
@@ -147,6 +196,9 @@ impl Troublemaker {
 
     /// Lets a fault last for a while; some of the connections that it cut end with it.
     async fn last(&self, fault: &Fault) {
+        if matches!(fault, Fault::Deposed | Fault::Haunted) {
+            return;
+        }
         let time = match (fault, self.pick(8)) {
             (Fault::Down(nodes), _) if nodes.len() > 2 => self.millis(100, 3000),
             (_, 0) => self.millis(10_000, 45_000),
@@ -193,7 +245,7 @@ impl Troublemaker {
     }
 
     fn choose(&self) -> Fault {
-        match self.pick(20) {
+        match self.pick(22) {
             0..6 => Fault::Down(vec![(self.node(), self.end_of())]),
             6..8 => {
                 let (master, chunkserver) = (self.pick(3) as usize, self.pick(3) as usize);
@@ -219,6 +271,8 @@ impl Troublemaker {
                 let (a, b) = self.two();
                 Fault::Walls(vec![Wall::OneWay(a, b)])
             }
+            20 => Fault::Deposed,
+            21 => Fault::Haunted,
             _ => Fault::Slow(self.name(), self.millis(20, 500)),
         }
     }
@@ -258,6 +312,8 @@ impl Troublemaker {
                     self.stage.weather.wall(wall.clone());
                 }
             }
+            Fault::Deposed => self.depose().await?,
+            Fault::Haunted => self.haunt().await?,
             Fault::Slow(node, by) => {
                 self.note(format_args!("{node} is slow by {by:?}"));
                 self.hurts(node, false);
@@ -280,6 +336,13 @@ impl Troublemaker {
     }
 
     async fn kill(&mut self, node: Node) {
+        if let Node::Chunkserver(at) = node {
+            self.restarted.insert(at);
+            if self.restarted.len() > 1 {
+                self.restarted = BTreeSet::from([at]);
+                self.stage.contended.lock().begin_anew();
+            }
+        }
         match node {
             Node::Master(at) => self.cluster.kill_master(at).await,
             Node::Chunkserver(at) => self.cluster.kill_chunkserver(at),

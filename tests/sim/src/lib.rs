@@ -11,10 +11,11 @@
 //!     │                                               disk    ─ what a power failure takes
 //!     └─ workload ×2 ─ what clients do ─▶ steps ─▶ the SDK
 //!            └─ look ─ what they see ───▶ oracle ─ whether it was promised
-//!     at the end: replicas ─ whether those of each chunk are equal
+//!     at the end: replicas ─ whether those of each chunk are equal; acts ─ a thief, a rotten log
 //! ```
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
+pub mod acts;
 pub mod cast;
 pub mod disk;
 pub mod faults;

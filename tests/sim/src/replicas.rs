@@ -7,13 +7,16 @@ use mooseng_core::{
     chunk::{ChecksumTable, ChunkStore as _, Control, ControlReply, ReadRequest},
     context::CallContext,
     error::ChunkError,
-    ids::{ChunkRef, Offset},
+    ids::{ChunkId, ChunkRef, Offset},
     limits::{BLOCK_BYTES, REPORT_CHUNKS_MAX},
     meta::ReplicaState,
     net::{Role, Transport},
     rpc::RemoteChunks,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 fn cx() -> CallContext {
     CallContext::internal(Duration::from_secs(10))
@@ -55,11 +58,13 @@ async fn can_be_read(transport: &dyn Transport, server: &str, chunk: ChunkRef, b
     }
 }
 
-/// Compares the replicas on the first so many servers. Errors: two of one version are not equal.
-pub async fn equal(cluster: &Cluster, servers: usize) -> Result<usize> {
+/// Compares the replicas on the first so many servers; which chunks have several, and how many were
+/// compared. A single copy may be one that nobody needs and nobody deletes in a hurry.
+/// Errors: two of one version are not equal.
+pub async fn equal(cluster: &Cluster, servers: usize) -> Result<(BTreeSet<ChunkId>, usize)> {
     let transport = cluster.transport(Role::Master, 99, "auditor");
     let mut first = BTreeMap::new();
-    let mut compared = 0;
+    let (mut several, mut compared) = (BTreeSet::new(), 0);
     for n in 1..=servers {
         let server = format!("chunkserver-{n}");
         let chunks = RemoteChunks::new(transport.connect(&server).await?);
@@ -69,6 +74,7 @@ pub async fn equal(cluster: &Cluster, servers: usize) -> Result<usize> {
                 continue;
             };
             compared += 1;
+            several.insert(chunk.id);
             ensure!(
                 there.length == table.length,
                 "{chunk:?} has {} bytes on {other} and {} on {server}",
@@ -87,5 +93,5 @@ pub async fn equal(cluster: &Cluster, servers: usize) -> Result<usize> {
             }
         }
     }
-    Ok(compared)
+    Ok((several, compared))
 }

@@ -3,8 +3,11 @@
 //! Two workers with sessions of their own change the groups in turn, so that what one closed or
 //! synced is what the other must see. All share the root directory.
 //!
-//! One file is written by both at the same time: what of it wins is promised to nobody (shared mode of
-//! PROTOCOL §2 is to come), but that it wins at every replica is.
+//! Some files are written by both at the same time ([`contend`]).
+
+mod contend;
+
+pub use contend::Contended;
 
 use crate::{
     cast::{Book, Group, SETTLES, Stage},
@@ -14,7 +17,6 @@ use crate::{
 };
 use anyhow::{Context as _, Result, anyhow};
 use mooseng_client::{Client, File, Filesystem, OpenFlags};
-use mooseng_core::error::Errno;
 use std::{
     future::Future,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -26,9 +28,6 @@ use tokio::time::Instant;
 const OPERATIONS: u64 = 45;
 /// Longest pause between two operations.
 const PAUSE_MS: u64 = 1200;
-/// The file that all workers write at the same time; their writes begin below this.
-const SHARED: &str = "/shared";
-const SHARED_BYTES: u64 = 64 << 10;
 /// Names of files: also in directories that may not be there.
 const FILES: [&str; 6] = ["a", "b", "c/x", "c/y", "d/x", "d/s/z"];
 /// Names of directories.
@@ -74,7 +73,7 @@ impl Worker {
         let stage = self.stage();
         for _ in 0..OPERATIONS {
             tokio::time::sleep(Duration::from_millis(self.hands.random() % PAUSE_MS)).await;
-            if self.hands.random().is_multiple_of(8) {
+            if self.hands.random().is_multiple_of(5) {
                 self.contend().await?;
                 continue;
             }
@@ -87,45 +86,6 @@ impl Worker {
             }
         }
         Ok(self)
-    }
-
-    /// Writes the file that the other worker may be writing now.
-    async fn contend(&mut self) -> Result<()> {
-        let fs = self.fs()?;
-        let flags = OpenFlags { read: true, write: true, create: true, ..OpenFlags::default() };
-        let Some(file) = self.on_shared("open", fs.open_with(SHARED, flags, 0o644)).await? else {
-            return Ok(());
-        };
-        for _ in 0..=self.hands.random() % 8 {
-            let r = self.hands.random();
-            self.written += 1;
-            let (at, len) = (r % SHARED_BYTES, (r >> 24) % 9000 + 1);
-            let data = bytes(self.written ^ (u64::from(self.writer) << 32), len as usize);
-            self.on_shared("write", file.write_at(at, data)).await?;
-            match (r >> 48) % 4 {
-                0 => drop(self.on_shared("sync", file.sync_all()).await?),
-                1 => drop(self.on_shared("flush", file.flush_all()).await?),
-                _ => {}
-            }
-        }
-        self.on_shared("close", file.close()).await?;
-        Ok(())
-    }
-
-    /// A step on the file that all write. Errors: it failed in calm weather, though no power failure can
-    /// have taken any of it. EIO is no failure: that a replica restarted before what a closed handle
-    /// wrote was synced is told as a loss, also when the others had it (PROTOCOL §4).
-    async fn on_shared<T>(
-        &self,
-        what: &str,
-        work: impl Future<Output = mooseng_client::Result<T>>,
-    ) -> Result<Option<T>> {
-        let calm = self.hands.calm();
-        match self.hands.try_step(&format!("{what} {SHARED}"), work).await? {
-            Ok(t) => Ok(Some(t)),
-            Err(e) if e.errno() == Errno::EIO || self.stage().shared_lossy.load(Relaxed) => Ok(None),
-            Err(e) => self.hands.failed(&e, calm).map(|()| None),
-        }
     }
 
     /// Looks at everything a last time.
@@ -154,10 +114,7 @@ impl Worker {
                 self.named(group, op, fs.remove_file(&group.path(&name))).await?;
             }
         }
-        if stage.shared_lossy.load(Relaxed) {
-            self.on_shared("remove", fs.remove_file(SHARED)).await?;
-        }
-        Ok(())
+        self.remove_contended().await
     }
 
     /// The process ends in the middle of an operation; a new one takes over.

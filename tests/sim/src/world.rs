@@ -2,17 +2,22 @@
 //! die and come back, an oracle that judges.
 
 use crate::{
+    acts,
     cast::Stage,
-    faults::{CONVERGES, Media, NODES, Troublemaker},
+    faults::{CONVERGES, EXTRAS, Extras, Media, NODES, Removal, Troublemaker},
     journal::Journal,
     replicas,
     weather::{Weather, node_of},
     workload::Worker,
 };
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use mooseng_client::embedded::Cluster;
+use mooseng_core::ids::ChunkId;
+use mooseng_host::SeededRng;
+use mooseng_meta::raft::RaftTimings;
 use mooseng_net::memory::MemoryNetwork;
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -21,6 +26,11 @@ use std::{
 const GROUPS: u64 = 4;
 /// Clients that work at the same time.
 const WORKERS: u32 = 2;
+/// Entries between two snapshots of a master, and kept behind one: few, so that a run has some.
+const SNAPSHOT_ENTRIES: u64 = 100;
+const KEPT_ENTRIES: u64 = 20;
+/// Copies of each chunk.
+const COPIES: usize = 2;
 /// Processes that each of them may be, one after the other.
 const LIVES: u32 = 3;
 
@@ -95,12 +105,21 @@ async fn live(
         move |name: &str| media.get(name).mount()
     };
     let seams = mooseng_host::sim_seams(seed);
-    let cluster = Cluster::builder().seams(seams).disks(disks).network(network.clone()).start().await?;
+    let raft = RaftTimings {
+        snapshot_entries: SNAPSHOT_ENTRIES,
+        kept_entries: KEPT_ENTRIES,
+        ..RaftTimings::default()
+    };
+    let builder = Cluster::builder().seams(seams).disks(disks).network(network.clone()).raft(raft);
+    let cluster = builder.start().await?;
     let stage = Arc::new(Stage::new(weather.clone(), journal.clone(), network.clone(), GROUPS));
     tokio::spawn(end_silent_connections(weather.clone(), network));
+    let closer = cluster.client_named("closer", |b| b).await?;
+    let (kept, rng) = (media.clone(), SeededRng::new(seed ^ 0x3333));
     let admin = cluster.client_with(|b| b.name("admin")).await?;
+    let extras = extras(&cluster).await?;
     let (workers, names) = workers(&cluster, &stage, seed).await?;
-    let mut trouble = Troublemaker::new(cluster, media, stage.clone(), admin, seed ^ 0x5151, names);
+    let mut trouble = Troublemaker::new(cluster, media, stage.clone(), (admin, extras), seed ^ 0x5151, names);
     let tasks: Vec<_> = workers.into_iter().map(|w| tokio::spawn(w.work())).collect();
     // A broken promise ends the run: what is going wrong meanwhile does not matter any more.
     let is_working = || tasks.iter().any(|t| !t.is_finished());
@@ -113,11 +132,16 @@ async fn live(
     if let Some(worker) = done.first() {
         worker.remove_lossy().await.context("after the faults")?;
     }
+    let removals = kept.removals();
     let idle = trouble.whole(CONVERGES, true).await.context("after the faults")?;
     for worker in done {
+        worker.look_at_contended().await.context("after the faults")?;
         worker.look_at_all().await.context("after the faults")?;
     }
-    let replicas = replicas::equal(trouble.cluster(), NODES).await.context("after the faults")?;
+    let (live, replicas) = replicas::equal(trouble.cluster(), NODES).await.context("after the faults")?;
+    none_was_needed(&live, &removals).context("after the faults")?;
+    acts::theft(trouble.cluster(), &closer).await?;
+    acts::rot(trouble.cluster_mut(), &kept, &rng, &journal).await?;
     let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     Ok(Outline {
         trace: journal.hash(),
@@ -131,6 +155,15 @@ async fn live(
     })
 }
 
+/// Errors: a copy was removed of a chunk that is still needed, while there were not two others.
+fn none_was_needed(live: &BTreeSet<ChunkId>, removals: &[Removal]) -> Result<()> {
+    let needed = |r: &&Removal| live.iter().any(|id| r.name.ends_with(&format!("/{:016x}", id.get())));
+    if let Some(r) = removals.iter().filter(needed).find(|r| r.others < COPIES) {
+        bail!("{} was removed from {} while {} others had it, and is needed", r.name, r.node, r.others);
+    }
+    Ok(())
+}
+
 /// Ends connections on which something was lost, as the real transports do, for as long as the run
 /// lasts.
 async fn end_silent_connections(weather: Arc<Weather>, network: MemoryNetwork) {
@@ -139,6 +172,15 @@ async fn end_silent_connections(weather: Arc<Weather>, network: MemoryNetwork) {
         let silent = weather.take_silent();
         network.sever(|a, b| silent.contains(&(node_of(a).to_owned(), node_of(b).to_owned())));
     }
+}
+
+async fn extras(cluster: &Cluster) -> Result<Extras> {
+    let [ghost, heir, asker] = EXTRAS;
+    Ok(Extras {
+        ghost: cluster.client_named(ghost, |b| b).await?,
+        heir: cluster.client_named(heir, |b| b).await?,
+        asker: cluster.client_named(asker, |b| b).await?,
+    })
 }
 
 /// The workers with their processes, and the names of these on the network.

@@ -9,9 +9,11 @@
 //! peace until it can only have arrived or not at all (see `workload`), then it is looked at.
 
 mod file;
+mod register;
 mod tree;
 
 pub use file::{FileState, SeenFile, WIDE_BASE};
+pub use register::Register;
 pub use tree::{FileId, NameOp, Node, Seen, SeenNode, World};
 
 /// How an operation ended.

@@ -1,0 +1,64 @@
+//! What is done to a cluster when all else is over: a thief uses another client's capability, and a
+//! master finds a flipped bit in the middle of its log.
+
+use crate::{faults::Media, journal::Journal};
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::TryStreamExt as _;
+use mooseng_client::{Client, embedded::Cluster};
+use mooseng_core::{
+    chunk::{ChunkStore as _, ReadRequest},
+    context::CallContext,
+    error::ChunkError,
+    ids::{ChunkIndex, Offset},
+    limits::BLOCK_BYTES,
+    meta::GetLayout,
+    net::Role,
+    rpc::RemoteChunks,
+    seam::Rng,
+};
+use std::time::Duration;
+
+/// The log's files.
+const LOG: &str = "raft/log/";
+
+/// A client that got hold of another's capability reads nothing with it. Errors: it did.
+pub async fn theft(cluster: &Cluster, owner: &Client) -> Result<()> {
+    let fs = owner.filesystem();
+    fs.write("/loot", vec![7u8; 3 * BLOCK_BYTES as usize]).await?;
+    let file = fs.open("/loot").await?;
+    let at = GetLayout { inode: file.attr().inode, from: ChunkIndex(0), count: 1 };
+    let layout = owner.request(at).await?;
+    let place = layout.chunks.first().context("the loot has no chunk")?;
+    let head = place.chain.first().context("a chunk without a head")?;
+    let thief = cluster.transport(Role::Client, 97, "thief").connect(&head.addr).await?;
+    let req =
+        ReadRequest { chunk: place.chunk, at: Offset(0), len: BLOCK_BYTES, capability: layout.capability };
+    let cx = CallContext::internal(Duration::from_secs(5));
+    let read = async { RemoteChunks::new(thief).read(&cx, req).await?.try_collect::<Vec<_>>().await };
+    match read.await {
+        Err(ChunkError::Forbidden(_)) => {}
+        Ok(_) => bail!("a capability was good in another client's hand"),
+        Err(e) => return Err(e).context("a thief was refused, but not for what it is"),
+    }
+    file.close().await?;
+    Ok(())
+}
+
+/// A master does not start on a log that has a bad record with later batches behind it. Errors: it does,
+/// or not once the bit is as it was.
+pub async fn rot(cluster: &mut Cluster, media: &Media, rng: &dyn Rng, journal: &Journal) -> Result<()> {
+    let at = (rng.next_u64() % 3) as usize;
+    let medium = media.get(&format!("master-{}", at + 1));
+    medium.kill();
+    cluster.kill_master(at).await;
+    let Some((name, used)) = medium.used(|n| n.starts_with(LOG)) else { bail!("a master without a log") };
+    // Whatever is in the first half has a later batch behind it.
+    let bit = rng.next_u64() % (used * 4);
+    journal.note("fault", format_args!("bit {bit} of {name} at master-{} is flipped", at + 1));
+    medium.flip(&name, bit);
+    ensure!(cluster.start_master(at).await.is_err(), "master-{} starts on a log with a flipped bit", at + 1);
+    medium.kill();
+    medium.flip(&name, bit);
+    cluster.start_master(at).await.context("its log is whole again")?;
+    Ok(())
+}
