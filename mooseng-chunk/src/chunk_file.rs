@@ -243,12 +243,17 @@ impl ChunkFile {
         Ok(())
     }
 
+    /// A write that found no room has changed nothing; after a failed flush nobody knows what is there.
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync().map_err(|e| io::Error::other(format!("it could not be flushed: {e}")))
+    }
+
     /// Makes durable what was written to the file. The header that goes with it names the pages of the
     /// sync before, for those of this one may be torn with it; its twin, which follows, names these, so
     /// that neither an older header nor an older page is taken for the newest when one is damaged.
     fn harden(&mut self) -> io::Result<()> {
         self.write_header()?;
-        self.file.sync()?;
+        self.flush()?;
         self.anchored = true;
         for (n, place) in self.pages.iter_mut().enumerate().filter(|(_, p)| p.fresh) {
             place.fresh = false;
@@ -267,7 +272,7 @@ impl ChunkFile {
         if !self.anchored {
             // The newest page may be one that only the kernel has; the other slot is what a power
             // failure leaves.
-            self.file.sync()?;
+            self.flush()?;
             self.anchored = true;
         }
         for n in pages {

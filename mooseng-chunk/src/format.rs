@@ -56,11 +56,11 @@ pub struct Header {
     pub stamps: [u64; TABLE_PAGES],
 }
 
-fn u64_at(b: &[u8], at: usize) -> u64 {
-    b[at..].first_chunk().map_or(0, |x| u64::from_le_bytes(*x))
+pub(crate) fn u64_at(b: &[u8], at: usize) -> u64 {
+    b.get(at..).and_then(|b| b.first_chunk()).map_or(0, |x| u64::from_le_bytes(*x))
 }
-fn u32_at(b: &[u8], at: usize) -> u32 {
-    b[at..].first_chunk().map_or(0, |x| u32::from_le_bytes(*x))
+pub(crate) fn u32_at(b: &[u8], at: usize) -> u32 {
+    b.get(at..).and_then(|b| b.first_chunk()).map_or(0, |x| u32::from_le_bytes(*x))
 }
 
 impl Header {

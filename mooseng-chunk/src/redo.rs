@@ -3,7 +3,7 @@
 //! turns: while one is filled, what the other holds is made durable in the chunk files. Blocking; the
 //! bytes are drawn in `docs/format.md`.
 
-use crate::format::PAGE;
+use crate::format::{PAGE, u32_at, u64_at};
 use bytes::Bytes;
 use mooseng_core::{
     checksum::crc32c,
@@ -108,14 +108,6 @@ pub(crate) struct Redo {
 
 fn name_of(n: usize) -> String {
     format!("redo.{n}")
-}
-
-fn u64_at(b: &[u8], at: usize) -> u64 {
-    b.get(at..).and_then(|b| b.first_chunk()).map_or(0, |x| u64::from_le_bytes(*x))
-}
-
-fn u32_at(b: &[u8], at: usize) -> u32 {
-    b.get(at..).and_then(|b| b.first_chunk()).map_or(0, |x| u32::from_le_bytes(*x))
 }
 
 fn encode_header(id: u64) -> Vec<u8> {
@@ -328,7 +320,7 @@ impl Redo {
             s.broken = Some(e.to_string());
             drop(s);
             self.freed.notify_waiters();
-            return Err(e);
+            return Err(io::Error::other(format!("the redo log could not be flushed: {e}")));
         }
         for (_, id, end) in files {
             if let Some(g) = s.segments.iter_mut().flatten().find(|g| g.id == id) {

@@ -316,8 +316,13 @@ impl Shared {
         e.of(slot.id, self.server)
     }
 
-    /// What the kernel had is gone or unknown: this replica is not to be believed.
+    /// What the kernel had is gone or unknown: this replica is not to be believed. Not when there was only
+    /// no room: then all is as it was.
     pub fn poisoned(&self, slot: &Slot, e: FileError) -> ChunkError {
+        if matches!(&e, FileError::Io(e) if e.kind() == std::io::ErrorKind::StorageFull) {
+            return self.note(slot, e);
+        }
+        tracing::error!(chunk = %slot.id, error = ?e, "what is on disk is not known: the replica is not served any more");
         slot.known.lock().state = ReplicaState::Damaged;
         self.damaged.lock().insert(slot.id);
         self.note(slot, e)

@@ -2,15 +2,17 @@
 //! never more memory than a small multiple of the input. Seeded: a failure names its input.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use mooseng_core::{
     capability::{Capability, Claims},
     chunk::*,
     context::CallContext,
     error::*,
     ids::*,
-    join::{JoinError, JoinRequest, JoinToken, Joined},
+    join::{CaHash, Invite, JoinError, JoinRequest, JoinToken, Joined, TokenSeed, sha256},
     meta::*,
     name::Name,
+    net::Role,
     wire::{self, FrameHeader, HEADER_BYTES},
 };
 
@@ -45,6 +47,16 @@ const TARGETS: &[Target] = &[
     ("join reply", |b| drop(wire::decode::<Result<Joined, JoinError>>(b))),
     ("net error", |b| drop(wire::decode::<NetError>(b))),
 ];
+
+fn token() -> JoinToken {
+    JoinToken {
+        cluster: "018f0000-0000-7000-8000-000000000001".parse().unwrap(),
+        ca: CaHash([1; 32]),
+        seed: TokenSeed([2; 32]),
+        invite: Invite { role: Role::Client, node: 0, name: "laptop".into() },
+        masters: vec!["m1:9421".into(), "m2:9421".into()],
+    }
+}
 
 fn corpus() -> Vec<Vec<u8>> {
     let chunk = ChunkRef { id: ChunkId(8), version: ChunkVersion(2) };
@@ -84,6 +96,8 @@ fn corpus() -> Vec<Vec<u8>> {
         })))
         .to_vec(),
         wire::encode(&Err::<MetaReply, _>(MetaError::Invalid("x".repeat(100)))).to_vec(),
+        token().to_text().into_bytes(),
+        wire::encode(&JoinRequest::new(&token(), vec![7; 60].into())).to_vec(),
     ]
 }
 
@@ -128,6 +142,35 @@ fn no_input_breaks_a_decoder() {
             }
         }
     }
+}
+
+/// A token has a check over its bytes: it is made right again, so that what is behind it is reached.
+#[test]
+fn no_token_line_breaks_its_reader() {
+    let rounds: u64 =
+        std::env::var("MOOSENG_FUZZ_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(1_000_000);
+    let whole = token().to_text();
+    assert_eq!(JoinToken::parse(&whole).unwrap(), token());
+    let bytes = wire::encode(&token());
+    // Without padding, four letters are three bytes.
+    let prefix = &whole[..whole.rfind(&URL_SAFE_NO_PAD.encode(&bytes)[..8]).unwrap()];
+    let check_len = URL_SAFE_NO_PAD.decode(&whole[prefix.len()..]).unwrap().len() - bytes.len();
+    let (mut seed, mut understood) = (1, 0);
+    for round in 0..rounds {
+        let mut input = mutate(&mut seed, &bytes);
+        let check = sha256(&input);
+        input.extend_from_slice(&check[..check_len]);
+        let mut line = format!("{prefix}{}", URL_SAFE_NO_PAD.encode(&input));
+        if round % 4 == 0 {
+            line = String::from_utf8_lossy(&mutate(&mut seed, line.as_bytes())).into_owned();
+        }
+        let parsed = std::panic::catch_unwind(|| JoinToken::parse(&line).is_ok());
+        understood += u64::from(*parsed.as_ref().unwrap_or(&false));
+        if parsed.is_err() {
+            panic!("the token line {line:?} panicked");
+        }
+    }
+    assert!(understood > rounds / 100, "the loop is not in vain: {understood} lines were tokens");
 }
 
 #[test]

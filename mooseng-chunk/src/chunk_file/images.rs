@@ -119,7 +119,7 @@ impl ChunkFile {
         f.put_images()?;
         f.harden()?;
         // The twin, which says so, is durable with this.
-        f.file.sync()?;
+        f.flush()?;
         Ok(Some(f.header))
     }
 }

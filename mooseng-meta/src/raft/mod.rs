@@ -32,6 +32,37 @@ mod types;
 mod vote;
 mod writer;
 
+/// The decoders of what is on disk and of what other masters send, for the fuzz loops.
+#[doc(hidden)]
+pub mod decoders {
+    pub use super::recover::{Recovered, Recovery};
+    pub use super::segment::{
+        CarriedState, HEADER_BYTES, Header, Kind, LogPos, Record, TornTail, encode_record, record_at, scan,
+    };
+    pub use super::vote::{FILE_BYTES, SLOT_BYTES, Votes, encode as encode_vote, judge as judge_vote};
+    use super::{message, snapshot::SnapshotFile, types};
+    use bytes::Bytes;
+    use mooseng_core::{error::NetError, net::Message, seam::Disk};
+    use std::io;
+
+    /// The mark of a machine to which nothing was applied.
+    pub fn a_mark() -> io::Result<Bytes> {
+        types::Mark::default().encode()
+    }
+    /// Opens and verifies the snapshot on a disk; how many pieces it has.
+    pub fn open_snapshot(disk: &dyn Disk) -> io::Result<Option<u64>> {
+        SnapshotFile::open(disk).map(|s| s.map(|s| s.pieces))
+    }
+    /// Reads the entries that a leader sends; how many.
+    pub fn append(message: Message) -> Result<usize, NetError> {
+        message::decode_append(message).map(|r| r.entries.len())
+    }
+    /// Reads a vote as it is on disk and on the wire.
+    pub fn vote(bytes: &[u8]) -> Result<(), NetError> {
+        message::decode::<types::Vote>(bytes).map(drop)
+    }
+}
+
 #[cfg(test)]
 mod tests;
 

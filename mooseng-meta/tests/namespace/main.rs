@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod actions;
+mod content_model;
+mod contents;
 mod model;
 mod model_ops;
 mod props;

@@ -111,3 +111,73 @@ fn names_are_bounded_at_the_edge() {
         assert!(ca.issue(Role::Client, 0, name, DAY).is_err(), "{name}");
     }
 }
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn mutated(seed: &mut u64, base: &[u8]) -> Vec<u8> {
+    let mut b = base.to_vec();
+    for _ in 0..1 + next(seed) % 4 {
+        let r = next(seed);
+        let at = if b.is_empty() { 0 } else { (r >> 16) as usize % b.len() };
+        match r % 6 {
+            0 | 1 if !b.is_empty() => b[at] ^= 1 << ((r >> 48) % 8),
+            2 if !b.is_empty() => b[at] = (r >> 48) as u8,
+            3 => b.insert(at, (r >> 48) as u8),
+            4 if r & 0x700 == 0 => b.truncate(at),
+            _ => drop(b.splice(at..at, [0xff; 5])),
+        }
+    }
+    b
+}
+
+/// What strangers show before they have proven anything, and what is in the files of an identity: never
+/// a panic. Seeded: a failure names its input.
+#[test]
+fn no_certificate_breaks_its_reader() {
+    let rounds: u64 =
+        std::env::var("MOOSENG_FUZZ_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(1_000_000);
+    let made = ca(1).issue(Role::Chunkserver, 7, "c", DAY).unwrap();
+    let (der, mut seed, mut members) = (made.cert.to_vec(), 1, 0);
+    assert_eq!(peer_of(&made.cert).unwrap().node, 7);
+    for _ in 0..rounds {
+        let input = mutated(&mut seed, &der);
+        let read = std::panic::catch_unwind(|| peer_of(&CertificateDer::from(&input[..])).is_ok());
+        members += u64::from(*read.as_ref().unwrap_or(&false));
+        assert!(read.is_ok(), "a certificate panicked: {input:02x?}");
+    }
+    assert!(members > rounds / 100, "the loop is not in vain: {members} still name somebody");
+}
+
+/// The same for the signing requests of joins (fewer: each that can be read has its signature verified), and
+/// for the files as they are read.
+#[test]
+fn no_request_and_no_file_breaks_its_reader() {
+    use rustls_pki_types::pem::PemObject as _;
+    let rounds: u64 =
+        std::env::var("MOOSENG_FUZZ_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(1_000_000);
+    let (ca, key) = (ca(1), KeyPair::generate().unwrap());
+    let csr = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+    let authority: &dyn mooseng_core::join::Authority = &ca;
+    authority.check(&csr).unwrap();
+    let mut seed = 1;
+    for _ in 0..rounds / 20 {
+        let input = mutated(&mut seed, &csr);
+        let check = std::panic::AssertUnwindSafe(|| drop(authority.check(&input)));
+        assert!(std::panic::catch_unwind(check).is_ok(), "a signing request panicked: {input:02x?}");
+    }
+    let pem = files::cert_pem(&ca.issue(Role::Client, 0, "c", DAY).unwrap().cert);
+    for _ in 0..rounds {
+        let input = mutated(&mut seed, pem.as_bytes());
+        let read = || {
+            (CertificateDer::from_pem_slice(&input).is_ok(), PrivateKeyDer::from_pem_slice(&input).is_ok())
+        };
+        assert!(std::panic::catch_unwind(read).is_ok(), "a file panicked: {input:02x?}");
+    }
+}

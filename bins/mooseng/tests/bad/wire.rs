@@ -1,13 +1,12 @@
 //! Running daemons are sent what no member sends, while a client goes on undisturbed.
 
-use super::*;
+use super::{members::run, *};
 use mooseng_core::{
     limits::{BODY_BYTES_MAX, HEAD_BYTES_MAX},
     wire::{FrameHeader, FrameKind, HEADER_BYTES},
 };
 use mooseng_net::identity::{Identity, client_config};
-use rustls::{ClientConnection, StreamOwned};
-use std::{io::ErrorKind, sync::Arc};
+use std::io::ErrorKind;
 
 /// Bad messages of each sort to each port.
 const ROUNDS: u64 = 100;
@@ -15,7 +14,7 @@ const ROUNDS: u64 = 100;
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// Bytes that look random and are the same each time.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let step = |_| {
         x ^= x << 13;
@@ -75,7 +74,7 @@ fn asks_for_another_version(port: u16) {
 }
 
 /// Whether the other side ends the connection: with an alert, a reset, or the end of the stream.
-fn ends(mut s: impl std::io::Read) -> bool {
+pub fn ends(mut s: impl std::io::Read) -> bool {
     let mut buf = [0; 4096];
     loop {
         match s.read(&mut buf) {
@@ -86,7 +85,7 @@ fn ends(mut s: impl std::io::Read) -> bool {
     }
 }
 
-fn tcp(port: u16) -> TcpStream {
+pub fn tcp(port: u16) -> TcpStream {
     let s = TcpStream::connect(("127.0.0.1", port)).unwrap();
     s.set_read_timeout(Some(SILENCE)).unwrap();
     s
@@ -107,9 +106,8 @@ fn babble(port: u16) {
     }
 }
 
-/// A member that speaks TLS and then lies about lengths, kinds, versions.
-fn lie(port: u16, me: &Identity) {
-    let config = Arc::new(client_config(me).unwrap());
+/// Frame headers that lie about lengths, kinds, versions.
+fn lies() -> [[u8; HEADER_BYTES]; 7] {
     let header = |kind, head_len: usize, body_len: usize| {
         let (head_len, body_len) = (head_len as u32, body_len as u32);
         FrameHeader { kind, flags: 0, request: 1, method: 1, head_len, body_len }.encode()
@@ -119,7 +117,7 @@ fn lie(port: u16, me: &Identity) {
         bytes[at] ^= 0xff;
         bytes
     };
-    let lies: [[u8; HEADER_BYTES]; 7] = [
+    [
         header(FrameKind::Hello, HEAD_BYTES_MAX + 1, 0),
         header(FrameKind::Request, u32::MAX as usize, u32::MAX as usize),
         header(FrameKind::Hello, 0, BODY_BYTES_MAX + 1),
@@ -128,11 +126,13 @@ fn lie(port: u16, me: &Identity) {
         altered(0),
         altered(4),
         altered(30),
-    ];
-    for lie in lies {
-        let name = "node.mooseng.invalid".try_into().unwrap();
-        let tls = ClientConnection::new(config.clone(), name).unwrap();
-        let mut s = StreamOwned::new(tls, tcp(port));
+    ]
+}
+
+/// A member that speaks TLS and then lies.
+fn lie(port: u16, me: &Identity) {
+    for lie in lies() {
+        let mut s = raw::tls(port, client_config(me).unwrap());
         s.write_all(&lie).unwrap();
         let _ = s.write_all(&noise(3, 5000));
         s.conn.send_close_notify();
@@ -141,8 +141,47 @@ fn lie(port: u16, me: &Identity) {
     }
 }
 
+/// A member that speaks QUIC and then lies: in place of its hello, after it, and on streams of its own.
+async fn lie_over_quic(port: u16, me: &Identity) {
+    for (lie, greets) in lies().into_iter().flat_map(|lie| [(lie, false), (lie, true)]) {
+        let (_endpoint, connection) = raw::quic(port, client_config(me).unwrap()).await.unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        if greets {
+            send.write_all(&raw::hello()).await.unwrap();
+            receive.read(&mut [0; 64]).await.unwrap().unwrap();
+        }
+        // It may have ended the connection before all was sent.
+        let _ = send.write_all(&[&lie[..], &noise(3, 5000)].concat()).await;
+        let _ = send.finish();
+        let ended = tokio::time::timeout(SILENCE, connection.closed()).await;
+        assert!(ended.is_ok(), "{lie:?}, after a hello: {greets}, did not end the connection");
+    }
+    let (_endpoint, connection) = raw::quic(port, client_config(me).unwrap()).await.unwrap();
+    let (mut shared, mut answers) = connection.open_bi().await.unwrap();
+    shared.write_all(&raw::hello()).await.unwrap();
+    answers.read(&mut [0; 64]).await.unwrap().unwrap();
+    for lie in lies() {
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        let _ = send.write_all(&[&lie[..], &noise(5, 5000)].concat()).await;
+        let _ = send.finish();
+        // A stream that is no call ends with an error, and costs nobody else his.
+        let told = tokio::time::timeout(SILENCE, receive.read_to_end(1 << 20)).await.unwrap();
+        let error = told.as_ref().is_ok_and(|frame| frame.get(5) == Some(&(FrameKind::Error as u8)));
+        assert!(error || told.is_err(), "{lie:?}: {told:?}");
+        let mut aside = connection.open_uni().await.unwrap();
+        let _ = aside.write_all(&lie).await;
+    }
+    assert!(connection.close_reason().is_none());
+    let ask = raw::header(FrameKind::Request, 77, 0);
+    shared.write_all(&ask).await.unwrap();
+    let mut answer = [0; HEADER_BYTES];
+    answers.read_exact(&mut answer).await.unwrap();
+    let answer = FrameHeader::decode(&answer).unwrap();
+    assert_eq!((answer.kind, answer.request), (FrameKind::Error, 77), "the connection goes on");
+}
+
 /// While `disturb` is at work, a client writes a file through a pipe, and another reads.
-fn a_client_goes_on(transport: &'static str, disturb: impl Fn(&Site)) {
+pub fn a_client_goes_on(transport: &'static str, disturb: impl Fn(&Site)) {
     let site = Site::new(transport);
     let mut master = site.start_master();
     master.wait_ready(site.master[2]);
@@ -176,6 +215,15 @@ fn malformed_datagrams_disturb_nobody() {
         for port in [site.master[0], site.master[1], site.chunkserver[0]] {
             shout(port);
             asks_for_another_version(port);
+        }
+    });
+}
+
+#[test]
+fn frames_that_lie_inside_quic_disturb_nobody() {
+    a_client_goes_on("quic", |site| {
+        for port in [site.master[0], site.master[1], site.chunkserver[0]] {
+            run(lie_over_quic(port, &site.identity("client-1")));
         }
     });
 }
