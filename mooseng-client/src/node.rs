@@ -163,6 +163,19 @@ impl State {
         self.change = if now == self.change + 1 { now } else { 0 };
     }
 
+    /// After a cut only what is still held is told to the masters with its end: it is written anew.
+    fn count_from_cut(&mut self, truncates: TruncateCounter) {
+        let mut end = (!self.buffer.bytes.is_empty()).then(|| self.buffer.end());
+        for queue in self.queues.values().map(|w| &w.queue).filter(|q| !q.is_committed()) {
+            if queue.inner.lock().truncates == Some(truncates) {
+                // Written after the cut.
+                return;
+            }
+            end = end.max(queue.uncommitted_end());
+        }
+        self.written_to = end;
+    }
+
     fn is_inline(&self) -> bool {
         !self.has_chunks && (self.inline.is_some() || self.size == 0)
     }

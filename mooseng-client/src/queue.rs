@@ -16,6 +16,7 @@ use bytes::Bytes;
 use mooseng_core::{
     error::MetaError,
     ids::{ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, TruncateCounter, WriteNumber},
+    limits::CHUNK_BYTES,
 };
 use parking_lot::Mutex;
 use std::{
@@ -202,6 +203,14 @@ impl Queue {
     pub(crate) fn is_committed(&self) -> bool {
         let q = self.inner.lock();
         q.committed >= q.last
+    }
+
+    /// Where in the file what is held and the masters do not know of ends.
+    pub(crate) fn uncommitted_end(&self) -> Option<u64> {
+        let q = self.inner.lock();
+        let news = q.held.iter().filter(|h| h.seq > q.committed && Some(h.seq) != q.base);
+        let end = news.map(|h| h.at.get() + h.data.len() as u64).max()?;
+        Some(self.index.get() * CHUNK_BYTES + end)
     }
 
     /// The newest unacknowledged write that touches a range: its bytes when it covers all of it,

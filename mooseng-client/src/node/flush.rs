@@ -176,13 +176,16 @@ impl Node {
 
     /// Somebody cut the file since the writes began: what the masters do not know of yet is written anew
     /// to the chunks that are there now, also when a chunk has it, for the cut may have taken it. What
-    /// was on disk already and was cut away counts as written before the cut. Or the file has inline
-    /// data that chunk 0 is to have.
+    /// was on disk already and was cut away counts as written before the cut, and so does its size. Or the
+    /// file has inline data that chunk 0 is to have.
     async fn catch_up(&self) -> Result<()> {
         let now = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?;
-        *self.shared.truncates.lock() = now.truncates;
+        let was_cut = std::mem::replace(&mut *self.shared.truncates.lock(), now.truncates) != now.truncates;
         let covered = {
             let mut s = self.state.lock();
+            if was_cut {
+                s.count_from_cut(now.truncates);
+            }
             s.forget_places();
             if now.inline.is_some() {
                 self.queue_of(&mut s, ChunkIndex(0)).relocate();

@@ -3,6 +3,7 @@
 //! whole again.
 
 mod drills;
+mod losses;
 
 pub use drills::{EXTRAS, Extras};
 
@@ -120,6 +121,10 @@ enum Fault {
     Deposed,
     /// A session ends that still reaches the head of a chain.
     Haunted,
+    /// A replica lost power, and a client that has not heard of it asks it.
+    Suspected,
+    /// All replicas lost power, and the writer syncs.
+    Forgotten,
 }
 
 /// The one who makes trouble.
@@ -196,7 +201,7 @@ impl Troublemaker {
 
     /// Lets a fault last for a while; some of the connections that it cut end with it.
     async fn last(&self, fault: &Fault) {
-        if matches!(fault, Fault::Deposed | Fault::Haunted) {
+        if matches!(fault, Fault::Deposed | Fault::Haunted | Fault::Suspected | Fault::Forgotten) {
             return;
         }
         let time = match (fault, self.pick(8)) {
@@ -245,7 +250,7 @@ impl Troublemaker {
     }
 
     fn choose(&self) -> Fault {
-        match self.pick(22) {
+        match self.pick(24) {
             0..6 => Fault::Down(vec![(self.node(), self.end_of())]),
             6..8 => {
                 let (master, chunkserver) = (self.pick(3) as usize, self.pick(3) as usize);
@@ -273,6 +278,8 @@ impl Troublemaker {
             }
             20 => Fault::Deposed,
             21 => Fault::Haunted,
+            22 => Fault::Suspected,
+            23 => Fault::Forgotten,
             _ => Fault::Slow(self.name(), self.millis(20, 500)),
         }
     }
@@ -314,6 +321,8 @@ impl Troublemaker {
             }
             Fault::Deposed => self.depose().await?,
             Fault::Haunted => self.haunt().await?,
+            Fault::Suspected => self.suspect().await?,
+            Fault::Forgotten => self.forget().await?,
             Fault::Slow(node, by) => {
                 self.note(format_args!("{node} is slow by {by:?}"));
                 self.hurts(node, false);

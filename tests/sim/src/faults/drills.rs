@@ -28,8 +28,10 @@ pub struct Extras {
 /// Their names.
 pub const EXTRAS: [&str; 3] = ["ghost", "heir", "asker"];
 
-/// Bytes of the value that ghost and heir write.
-const VALUE: usize = 3000;
+/// Where values are written: past what is kept inline.
+pub(super) const AT: u64 = 16 << 10;
+/// Bytes of a value.
+pub(super) const VALUE: usize = 3000;
 /// Between two writes of the ghost.
 const PACE: Duration = Duration::from_millis(150);
 /// The leader is cut off from the chain's head so long before the ghost's session ends: not long enough
@@ -37,12 +39,15 @@ const PACE: Duration = Duration::from_millis(150);
 const BEFORE_THE_END: Duration = Duration::from_millis(1500);
 
 /// What a client wrote as number `n`: never zeros.
-fn value(n: u64) -> Vec<u8> {
+pub(super) fn value(n: u64) -> Vec<u8> {
     n.to_le_bytes().iter().map(|b| b | 0x80).cycle().take(VALUE).collect()
 }
 
 /// A step that may fail or take long, for there are faults: `None` then.
-async fn try_for<T>(within: Duration, work: impl Future<Output = mooseng_client::Result<T>>) -> Option<T> {
+pub(super) async fn try_for<T>(
+    within: Duration,
+    work: impl Future<Output = mooseng_client::Result<T>>,
+) -> Option<T> {
     timeout(within, work).await.ok()?.ok()
 }
 
@@ -50,7 +55,7 @@ fn written(create: bool) -> OpenFlags {
     OpenFlags { read: true, write: true, create, ..OpenFlags::default() }
 }
 
-async fn open(fs: &Filesystem, path: &str, create: bool) -> Option<File> {
+pub(super) async fn open(fs: &Filesystem, path: &str, create: bool) -> Option<File> {
     try_for(Duration::from_secs(10), fs.open_with(path, written(create), 0o644)).await
 }
 
@@ -95,10 +100,9 @@ impl Troublemaker {
         let path = format!("/haunted-{}", self.pick(1 << 40));
         let (ghost, heir) = (self.extras.ghost.clone(), self.extras.heir.clone());
         let Some(file) = open(&ghost.filesystem(), &path, true).await else { return Ok(()) };
-        // Past what is kept inline.
         let long = Duration::from_secs(10);
         let first = async {
-            file.write_at(16 << 10, value(0)).await?;
+            file.write_at(AT, value(0)).await?;
             file.sync_all().await?;
             let at = GetLayout { inode: file.attr().inode, from: ChunkIndex(0), count: 1 };
             Ok((ghost.sessions().await?, ghost.request(at).await?))
@@ -145,10 +149,10 @@ impl Troublemaker {
             return Ok(());
         }
         self.note("the ghost's session has ended");
-        let failures = self.stage.power_failures.load(std::sync::atomic::Ordering::Relaxed);
+        let age = self.age();
         let Some(file) = open(&heir.filesystem(), path, false).await else { return Ok(()) };
         let taken = async {
-            file.write_at(16 << 10, value(1)).await?;
+            file.write_at(AT, value(1)).await?;
             file.sync_all().await
         };
         if try_for(Duration::from_secs(20), taken).await.is_none() {
@@ -158,9 +162,8 @@ impl Troublemaker {
         for _ in 0..10 {
             tokio::time::sleep(PACE).await;
             let Some(again) = open(&heir.filesystem(), path, false).await else { return Ok(()) };
-            let read = try_for(Duration::from_secs(10), again.read_at(16 << 10, VALUE as u64)).await;
-            let same_age = failures == self.stage.power_failures.load(std::sync::atomic::Ordering::Relaxed);
-            if let Some(read) = read.filter(|_| same_age) {
+            let read = try_for(Duration::from_secs(10), again.read_at(AT, VALUE as u64)).await;
+            if let Some(read) = read.filter(|_| self.age() == age) {
                 ensure!(read == value(1), "{path} shows what a client wrote whose session had ended before");
             }
         }
@@ -171,7 +174,7 @@ impl Troublemaker {
 /// Writes for ever; what becomes of it is told to nobody.
 async fn write_on(file: File) {
     for n in 2.. {
-        let _ = file.write_at(16 << 10, value(n)).await;
+        let _ = file.write_at(AT, value(n)).await;
         let _ = timeout(PACE, file.flush_all()).await;
         tokio::time::sleep(PACE).await;
     }
