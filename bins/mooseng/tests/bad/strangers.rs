@@ -26,6 +26,9 @@ async fn tries(transport: &str, port: u16, config: ClientConfig) -> String {
     connection.closed().await.to_string()
 }
 
+/// Who comes, with what; what it is told, and what the log says.
+type Case<'a> = (&'a str, &'a dyn Fn() -> ClientConfig, &'a [&'a str], &'a str);
+
 #[test]
 fn who_is_no_member_is_let_in_nowhere() {
     let foreign = Site::new("quic");
@@ -41,7 +44,7 @@ fn who_is_no_member_is_let_in_nowhere() {
         let ports =
             [(site.master[0], &master), (site.master[1], &master), (site.chunkserver[0], &chunkserver)];
         // What it is told by the other side, and what that one's log says.
-        let cases: [(&str, &dyn Fn() -> ClientConfig, &[&str], &str); 3] = [
+        let cases: [Case<'_>; 3] = [
             (
                 "nobody",
                 &raw::nobody,
