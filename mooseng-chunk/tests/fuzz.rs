@@ -34,7 +34,7 @@ fn targets() -> [Target; 3] {
         members: vec![ServerId(1), ServerId(7)],
         stamps: std::array::from_fn(|i| i as u64),
     };
-    let entry = |i: usize| (i % 3 != 0).then_some(Entry { now: i as u32, before: !(i as u32) });
+    let entry = |i: usize| (!i.is_multiple_of(3)).then_some(Entry { now: i as u32, before: !(i as u32) });
     let entries: Vec<_> = (0..ENTRIES).map(entry).collect();
     let (head, page) = (header.encode(), encode_page(ID, NUMBER, 3, &entries));
     [
