@@ -120,7 +120,7 @@ fn segment() -> Vec<u8> {
 }
 
 /// Makes the checksums of a segment's header and records right, as far as they can be found.
-fn seal_segment(b: &mut Vec<u8>) {
+fn seal_segment(b: &mut [u8]) {
     seal_at(b, HEADER_BYTES - 4, 0..HEADER_BYTES - 4);
     let mut at = HEADER_BYTES;
     while let Some(len) =
@@ -166,14 +166,20 @@ fn no_log_breaks_its_recovery() {
     );
     let scanned = scan(&whole, &log_header());
     assert_eq!(scanned.records.len(), 5, "what is mutated is whole: {:?}", scanned.end);
-    fuzz("log segment", rounds(), &[whole], seal_segment, |b| {
-        let mut recovery = Recovery::default();
-        if recovery.segment(SEGMENT, b).is_ok()
-            && let Ok(r) = recovery.finish()
-        {
-            assert!(r.places.len() <= b.len() / 48, "bounded by the input");
-        }
-    });
+    fuzz(
+        "log segment",
+        rounds(),
+        &[whole],
+        |b| seal_segment(b),
+        |b| {
+            let mut recovery = Recovery::default();
+            if recovery.segment(SEGMENT, b).is_ok()
+                && let Ok(r) = recovery.finish()
+            {
+                assert!(r.places.len() <= b.len() / 48, "bounded by the input");
+            }
+        },
+    );
 }
 
 #[test]
@@ -220,7 +226,7 @@ fn snapshot(pieces: &[usize]) -> Vec<u8> {
 }
 
 /// Makes the checksums of a snapshot's pieces and end right, as far as they can be found.
-fn seal_snapshot(b: &mut Vec<u8>) {
+fn seal_snapshot(b: &mut [u8]) {
     let (mut at, mut n) = (8, 0u64);
     while let Some(len) =
         b.get(at..at + 4).and_then(|l| l.first_chunk()).map(|l| u32::from_le_bytes(*l) as usize)
@@ -249,12 +255,18 @@ fn no_snapshot_breaks_its_reader() {
         put(b);
         assert_eq!(open_snapshot(&disk).unwrap(), Some(pieces), "what is mutated is whole");
     }
-    fuzz("snapshot", rounds(), &valid, seal_snapshot, |b| {
-        put(b);
-        if let Ok(Some(pieces)) = open_snapshot(&disk) {
-            assert!(pieces <= b.len() as u64 / 9);
-        }
-    });
+    fuzz(
+        "snapshot",
+        rounds(),
+        &valid,
+        |b| seal_snapshot(b),
+        |b| {
+            put(b);
+            if let Ok(Some(pieces)) = open_snapshot(&disk) {
+                assert!(pieces <= b.len() as u64 / 9);
+            }
+        },
+    );
 }
 
 /// Pieces of a snapshot as the store takes them: each a transaction of redb, hence fewer.

@@ -127,7 +127,7 @@ fn request(m: &Contents, verb: Verb, file: u8, n: u16) -> Option<MetaRequest> {
     let index = u64::from(n / 64 % 3);
     Some(match verb {
         Create => {
-            let (exclusive, truncate) = (n % 4 == 0, n % 3 == 0);
+            let (exclusive, truncate) = (n.is_multiple_of(4), n.is_multiple_of(3));
             let open = Access::READ.and(Access::WRITE);
             create(parent, name, exclusive, truncate, open).into()
         }
@@ -143,7 +143,7 @@ fn request(m: &Contents, verb: Verb, file: u8, n: u16) -> Option<MetaRequest> {
             mooseng_core::meta::Allocate { inode, truncates, from, count }.into()
         }
         Commit => {
-            let named = f.chunks.iter().filter(|(i, _)| **i >= index || n % 2 == 0).map(|(i, c)| {
+            let named = f.chunks.iter().filter(|(i, _)| **i >= index || n.is_multiple_of(2)).map(|(i, c)| {
                 // Now and then of a version that is older, or not yet.
                 let version = match n % 24 {
                     5 => c.version + 1,
@@ -154,7 +154,7 @@ fn request(m: &Contents, verb: Verb, file: u8, n: u16) -> Option<MetaRequest> {
                 (ChunkIndex(*i), ChunkRef { id, version: ChunkVersion(version) })
             });
             let chunks = named.collect();
-            CommitWrite { inode, truncates, size, chunks, drop_inline: n % 3 != 0 }.into()
+            CommitWrite { inode, truncates, size, chunks, drop_inline: !n.is_multiple_of(3) }.into()
         }
         Truncate => mooseng_core::meta::Truncate { inode, size }.into(),
         _ => return None,
