@@ -150,7 +150,9 @@ impl ChunkFile {
             dirty: true,
             file_len: 0,
         };
+        // Both slots take their room now: a sync needs none, however full the disk is by then.
         f.write_header()?;
+        f.write_twin()?;
         Ok(f)
     }
 
@@ -263,7 +265,11 @@ impl ChunkFile {
             self.header.log_seq = self.logged;
             self.behind = false;
         }
-        // Over the older one: the header that is durable stays until another is.
+        self.write_twin()
+    }
+
+    /// A newer header over the older one: the one that is durable stays until another is.
+    fn write_twin(&mut self) -> io::Result<()> {
         self.header.counter += 1;
         self.file.write_at(self.next_slot, &self.header.encode())
     }
@@ -285,6 +291,10 @@ impl ChunkFile {
                     PagePlace { slot: 1 - slot, stamp, fresh: true }
                 }
             };
+            if stamp == 0 {
+                // Both slots take their room at once: a full disk must not keep a chunk from being settled.
+                self.file.write_at(page_at(n, 1 - place.slot), &ZEROS)?;
+            }
             let entries = self.entries.get(n * ENTRIES..end).unwrap_or(&[]);
             let page = encode_page(self.header.id, n, place.stamp, entries);
             self.file.write_at(page_at(n, place.slot), &page)?;

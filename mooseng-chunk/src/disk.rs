@@ -424,9 +424,7 @@ fn read_notes(db: &Database) -> Result<(BTreeSet<ChunkId>, Term), redb::Error> {
 }
 
 fn begin_notes(file: Arc<dyn DiskFile>) -> Result<Database, redb::Error> {
-    let mut builder = redb::Builder::new();
-    let db = builder.set_cache_size(1 << 20).set_check_integrity_on_open(true);
-    let db = db.create_with_backend(Backend(file))?;
+    let db = redb::Builder::new().set_cache_size(1 << 20).create_with_backend(Backend(file))?;
     let txn = db.begin_write()?;
     txn.open_table(DIRTY)?;
     txn.open_table(TERM)?;
