@@ -3,7 +3,7 @@
 //! Two workers with sessions of their own change the groups in turn, so that what one closed or
 //! synced is what the other must see. All share the root directory.
 //!
-//! Some files are written by both at the same time ([`contend`]).
+//! Some files are written by both at the same time (`contend`).
 
 mod contend;
 
