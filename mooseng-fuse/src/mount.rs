@@ -5,6 +5,7 @@ use crate::{
 };
 use fuser::{Config, MountOption, Session, SessionACL};
 use mooseng_client::Vfs;
+use nix::errno::Errno;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -145,6 +146,7 @@ async fn finish(
     tell: watch::Sender<Option<Ended>>,
 ) {
     let how = match heard.await {
+        Ok(Err(e)) if is_let_go(&e) => Ok(()),
         Ok(how) => how.map_err(|e| Arc::from(e.to_string())),
         Err(_) => Err("the thread that serves it is gone".into()),
     };
@@ -155,6 +157,12 @@ async fn finish(
     tell.send_replace(Some(how));
 }
 
+/// Whether the kernel has ended the connection. fuser takes ENODEV for that, and not what a read of the
+/// device may answer when a request was on its way at the unmount, or when an operator has aborted it.
+fn is_let_go(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(Errno::ECONNABORTED as i32)
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         if self.ended.borrow().is_none()
@@ -162,5 +170,17 @@ impl Drop for Mount {
         {
             tracing::warn!(error = %e, point = %self.point.display(), "the mount could not be detached");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aborted_connection_is_an_end_and_other_errors_are_not() {
+        let told = |e: Errno| is_let_go(&io::Error::from_raw_os_error(e as i32));
+        assert!(told(Errno::ECONNABORTED));
+        assert!(!told(Errno::EIO) && !told(Errno::EPERM));
     }
 }

@@ -4,9 +4,14 @@ use crate::world::*;
 use anyhow::{Result, ensure};
 use mooseng_client::embedded::Cluster;
 use mooseng_fuse::{Mount, MountError, MountOptions};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::minor,
+};
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::fs::MetadataExt as _,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -76,6 +81,37 @@ async fn somebody_else_unmounts() -> Result<()> {
     let (ended, outside) = tokio::join!(tokio::time::timeout(PATIENCE, w.mounts[0].wait()), outside);
     outside?;
     ended??;
+    w.end().await
+}
+
+/// An operator aborts the connection in the kernel's control filesystem: no dead mount stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aborted_mount_ends_and_leaves_nothing() -> Result<()> {
+    if no_fuse() {
+        return Ok(());
+    }
+    let w = World::one().await?;
+    let control = tempfile::tempdir()?;
+    let none = None::<&str>;
+    if let Err(e) = mount(none, control.path(), Some("fusectl"), MsFlags::empty(), none) {
+        println!("skipped: the kernel's FUSE control cannot be mounted: {e}");
+        return w.end().await;
+    }
+    let dir = control.path().to_path_buf();
+    let aborted = w.on(move |at| {
+        fs::write(at.join("f"), bytes(2, 100_000))?;
+        let abort = dir.join(minor(fs::metadata(at)?.dev()).to_string()).join("abort");
+        let done = fs::write(abort, "1");
+        umount2(&dir, MntFlags::MNT_DETACH)?;
+        Ok(done?)
+    });
+    aborted.await?;
+    tokio::time::timeout(PATIENCE, w.mounts[0].wait()).await??;
+    w.on(|at| {
+        ensure!(fs::read_dir(at)?.next().is_none(), "it is a plain directory again");
+        Ok(())
+    })
+    .await?;
     w.end().await
 }
 
