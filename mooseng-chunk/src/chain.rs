@@ -221,6 +221,8 @@ async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Resu
     if slot.numbers.lock().complete {
         return Ok(());
     }
+    // The file tells those that it has.
+    slot.open(None).await.map_err(|e| shared.disk_error(e))?;
     let ask = |member: &Replica| {
         let member = member.clone();
         async move {

@@ -7,6 +7,7 @@ mod mend;
 
 use crate::{
     format::{DATA_AT, ENTRIES, Entry, Header, PAGE, TABLE_PAGES, decode_page, encode_page, page_at},
+    numbers::{Numbers, Writer},
     redo::{AppendError, Image, Redo},
 };
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use mooseng_core::{
     limits::{BLOCK_BYTES, CHUNK_BYTES, FRAME_BYTES_MAX},
     seam::DiskFile,
 };
+use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -46,6 +48,8 @@ struct PagePlace {
 pub(crate) struct ChunkFile {
     file: Arc<dyn DiskFile>,
     pub header: Header,
+    /// Of all that is here; the header has those of the last sync.
+    numbers: Arc<Mutex<Numbers>>,
     next_slot: u64,
     entries: Vec<Option<Entry>>,
     pages: Vec<PagePlace>,
@@ -123,7 +127,9 @@ impl ChunkFile {
         chunk: ChunkRef,
         members: Vec<ServerId>,
         log_seq: u64,
+        numbers: Arc<Mutex<Numbers>>,
     ) -> io::Result<Self> {
+        numbers.lock().load(&[]);
         let header = Header {
             counter: 0,
             id: chunk.id,
@@ -133,10 +139,12 @@ impl ChunkFile {
             log_seq,
             members,
             stamps: [0; TABLE_PAGES],
+            writers: vec![],
         };
         let mut f = Self {
             file,
             header,
+            numbers,
             next_slot: 0,
             entries: vec![],
             pages: vec![PagePlace { slot: 1, stamp: 0, fresh: false }; TABLE_PAGES],
@@ -157,7 +165,11 @@ impl ChunkFile {
     }
 
     /// A chunk that is there. `None` when no header verifies.
-    pub fn open(file: Arc<dyn DiskFile>, dirty: bool) -> io::Result<Option<Self>> {
+    pub fn open(
+        file: Arc<dyn DiskFile>,
+        dirty: bool,
+        numbers: Arc<Mutex<Numbers>>,
+    ) -> io::Result<Option<Self>> {
         let file_len = file.len()?;
         let page = |at: u64| -> io::Result<Vec<u8>> {
             let mut p = vec![0; PAGE];
@@ -215,8 +227,10 @@ impl ChunkFile {
         }
         entries.truncate(present);
         entries.shrink_to_fit();
+        numbers.lock().load(&header.writers);
         Ok(Some(Self {
             file,
+            numbers,
             next_slot,
             entries,
             pages,
@@ -252,7 +266,8 @@ impl ChunkFile {
 
     /// Makes durable what was written to the file. The header that goes with it names the pages of the
     /// sync before, for those of this one may be torn with it; its twin, which follows, names these, so
-    /// that neither an older header nor an older page is taken for the newest when one is damaged.
+    /// that neither an older header nor an older page is taken for the newest when one is damaged. So it is
+    /// with the write numbers.
     fn harden(&mut self) -> io::Result<()> {
         self.write_header()?;
         self.flush()?;
@@ -265,6 +280,7 @@ impl ChunkFile {
             self.header.log_seq = self.logged;
             self.behind = false;
         }
+        self.header.writers = self.numbers.lock().list();
         self.write_twin()
     }
 
@@ -331,8 +347,15 @@ impl ChunkFile {
         Ok(buf)
     }
 
-    /// Applies a verified frame. One that failed may have been applied in part.
-    pub fn write(&mut self, at: u64, data: &Bytes, crcs: &[u32], redo: &Redo) -> Result<(), FileError> {
+    /// Applies a verified frame, of a writer or of a copy. One that failed may have been applied in part.
+    pub fn write(
+        &mut self,
+        writer: Option<Writer>,
+        at: u64,
+        data: &Bytes,
+        crcs: &[u32],
+        redo: &Redo,
+    ) -> Result<(), FileError> {
         let end = at + data.len() as u64;
         debug_assert!(end <= CHUNK_BYTES && !data.is_empty());
         let (mut images, mut runs) = (Vec::new(), Vec::<Run>::new());
@@ -360,13 +383,18 @@ impl ChunkFile {
             }
         }
         let length = self.header.length.max(end);
+        // Before the images go to the log: a part of this frame may be in place.
+        self.in_place |= !runs.is_empty();
         for run in runs {
             self.write_run(at + run.range.start as u64, &data[run.range], run.block, run.entries)?;
         }
         if !images.is_empty() {
-            self.log(redo, length, images)?;
+            self.log(redo, length, writer, images)?;
         }
         self.header.length = length;
+        if let Some((session, number)) = writer {
+            self.numbers.lock().applied(session, number);
+        }
         self.bound_images(redo)?;
         Ok(())
     }

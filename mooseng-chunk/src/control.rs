@@ -5,26 +5,30 @@ use crate::{
     chunk_file::FileError,
     disk::DataDisk,
     shared::{Shared, clean, is_good, right_version},
-    slot::{Inside, Numbers, Slot, stopped},
+    slot::{Inside, Slot, stopped},
 };
 use mooseng_core::{chunk::*, error::ChunkError, ids::*, meta::ReplicaState};
 use std::{cmp::Ordering, sync::Arc};
 use tokio::sync::OwnedMutexGuard;
+
+/// What [`Control::SetVersion`] asks for.
+struct SetVersion {
+    id: ChunkId,
+    to: ChunkVersion,
+    members: Vec<ServerId>,
+    cut_to: Option<u64>,
+    create: bool,
+    settle: bool,
+    term: Term,
+}
 
 impl Shared {
     async fn opened(&self, slot: &Slot) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
         slot.open(None).await.map_err(|e| self.disk_error(e))?.ok_or(ChunkError::NotFound(slot.id))
     }
 
-    pub async fn set_version(
-        &self,
-        id: ChunkId,
-        to: ChunkVersion,
-        members: Vec<ServerId>,
-        cut_to: Option<u64>,
-        create: bool,
-        term: Term,
-    ) -> Result<ChunkStat, ChunkError> {
+    async fn set_version(&self, set: SetVersion) -> Result<ChunkStat, ChunkError> {
+        let SetVersion { id, to, members, cut_to, create, settle, term } = set;
         let slot = match self.slot(id) {
             // It has no version, and is not served, before the one asked for is durable.
             Err(ChunkError::NotFound(_)) if create => self.place(id, ChunkVersion(0), ReplicaState::Good)?,
@@ -47,31 +51,41 @@ impl Shared {
                 drop(guard);
                 return self.stat(id);
             }
+            // One whose copy was broken off is of no version, and never the truth.
+            _ if settle && known.version > ChunkVersion(0) && known.state == ReplicaState::Suspect => {}
             _ => is_good(ChunkRef { id, version: known.version }, known)?,
         }
         if cut_to.is_some() {
             guard = self.mark_dirty(&slot, guard).await?;
         }
-        let (noted, numbers) = (slot.known.clone(), slot.numbers.clone());
-        let set = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
+        let noted = slot.known.clone();
+        let set = move |inside: &mut Inside, disk: &DataDisk| -> Result<Vec<u64>, FileError> {
             let file = inside.file.as_mut().ok_or_else(stopped)?;
-            file.set_version(to, members, cut_to, &disk.redo)?;
+            let damaged = match known.state {
+                ReplicaState::Suspect => file.settle_all(&disk.redo)?,
+                _ => vec![],
+            };
             // It begins with nothing: what was written before is written again.
-            if create {
-                *numbers.lock() = Numbers::default();
+            if cut_to == Some(0) {
+                file.forget_numbers();
             }
+            file.set_version(to, members, cut_to, &disk.redo)?;
             {
                 let mut known = noted.lock();
-                (known.version, known.length) = (to, file.header.length);
+                (known.version, known.length, known.state) = (to, file.header.length, ReplicaState::Good);
             }
             clean(disk, id, &noted);
-            Ok(())
+            Ok(damaged)
         };
         let (guard, done) = slot.with(true, guard, set).await.map_err(|e| self.disk_error(e))?;
-        done.map_err(|e| match e {
+        let damaged = done.map_err(|e| match e {
             FileError::Damaged(..) | FileError::LogFull => self.note(&slot, e),
             FileError::Io(_) => self.poisoned(&slot, e),
         })?;
+        // They stay so, and the masters hear of it with the answer.
+        if let Some(first) = damaged.first() {
+            self.note(&slot, FileError::Damaged(*first, damaged.len() as u64));
+        }
         drop(guard);
         self.stat(id)
     }
@@ -122,42 +136,9 @@ impl Shared {
     pub async fn numbers(&self, chunk: ChunkRef) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
         let slot = self.good(chunk)?;
         // Behind what is being applied.
-        let _order = slot.inside.lock().await;
+        let _order = self.opened(&slot).await?;
         is_good(chunk, *slot.known.lock())?;
         Ok(slot.numbers.lock().list())
-    }
-
-    /// A suspect becomes good as it is. Blocks that are damaged stay so, and the masters hear of them.
-    pub async fn bless(&self, chunk: ChunkRef, term: Term) -> Result<ChunkStat, ChunkError> {
-        let id = chunk.id;
-        let slot = self.slot(id)?;
-        right_version(chunk, *slot.known.lock())?;
-        let guard = self.opened(&slot).await?;
-        self.access.term_is_not_old(term)?;
-        right_version(chunk, *slot.known.lock())?;
-        if slot.known.lock().state != ReplicaState::Suspect {
-            drop(guard);
-            return self.stat(id);
-        }
-        let noted = slot.known.clone();
-        let bless = move |inside: &mut Inside, disk: &DataDisk| -> std::io::Result<Vec<u64>> {
-            let file = inside.file.as_mut().ok_or_else(stopped)?;
-            let damaged = file.bless(&disk.redo)?;
-            {
-                let mut known = noted.lock();
-                known.state = ReplicaState::Good;
-                known.length = file.header.length;
-            }
-            clean(disk, id, &noted);
-            Ok(damaged)
-        };
-        let (guard, done) = slot.with(true, guard, bless).await.map_err(|e| self.disk_error(e))?;
-        drop(guard);
-        let damaged = done.map_err(|e| self.poisoned(&slot, FileError::Io(e)))?;
-        if let Some(first) = damaged.first() {
-            self.note(&slot, FileError::Damaged(*first, damaged.len() as u64));
-        }
-        self.stat(id)
     }
 
     /// Answers when every write that passed the older fence is done.
@@ -171,15 +152,15 @@ impl Shared {
         if let Control::SetVersion { term, .. }
         | Control::Pull { term, .. }
         | Control::Delete { term, .. }
-        | Control::Fence { term, .. }
-        | Control::Bless { term, .. } = &op
+        | Control::Fence { term, .. } = &op
         {
             self.take_term(*term).await?;
         }
         match op {
             Control::Stat { chunk } => self.stat(chunk).map(ControlReply::Done),
-            Control::SetVersion { chunk, to, members, cut_to, create, term } => {
-                self.set_version(chunk, to, members, cut_to, create, term).await.map(ControlReply::Done)
+            Control::SetVersion { chunk, to, members, cut_to, create, settle, term } => {
+                let set = SetVersion { id: chunk, to, members, cut_to, create, settle, term };
+                self.set_version(set).await.map(ControlReply::Done)
             }
             Control::Pull { chunk, from, term } => {
                 crate::pull::pull(self, chunk, from, term).await.map(ControlReply::Done)
@@ -191,7 +172,6 @@ impl Shared {
                 Ok(ControlReply::Gone)
             }
             Control::Numbers { chunk } => self.numbers(chunk).await.map(ControlReply::Numbers),
-            Control::Bless { chunk, term } => self.bless(chunk, term).await.map(ControlReply::Done),
         }
     }
 }

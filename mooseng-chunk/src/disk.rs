@@ -3,6 +3,7 @@
 use crate::{
     chunk_file::ChunkFile,
     format::{Header, PAGE},
+    numbers::Numbers,
     redo::{self, Redo},
 };
 use mooseng_core::{
@@ -234,11 +235,12 @@ impl DataDisk {
         chunk: ChunkRef,
         create: Option<Vec<ServerId>>,
         dirty: bool,
+        numbers: Arc<Mutex<Numbers>>,
     ) -> io::Result<Option<ChunkFile>> {
         let (path, dir) = path_of(chunk.id);
         match self.disk.open(&path) {
             Ok(file) => {
-                let there = ChunkFile::open(file, dirty)?;
+                let there = ChunkFile::open(file, dirty, numbers.clone())?;
                 if there.is_some() || create.is_none() {
                     return Ok(there);
                 }
@@ -250,7 +252,7 @@ impl DataDisk {
         }
         let Some(members) = create else { return Ok(None) };
         let log_seq = self.redo.last_seq();
-        let made = match ChunkFile::create(self.disk.create(&path)?, chunk, members, log_seq) {
+        let made = match ChunkFile::create(self.disk.create(&path)?, chunk, members, log_seq, numbers) {
             Ok(made) => made,
             Err(e) => {
                 // Without room for a header there is nothing to keep.

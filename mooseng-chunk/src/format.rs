@@ -2,7 +2,7 @@
 
 use mooseng_core::{
     checksum::crc32c,
-    ids::{ChunkId, ChunkVersion, ServerId},
+    ids::{ChunkId, ChunkVersion, ServerId, SessionId, WriteNumber},
     limits::{BLOCK_BYTES, CHUNK_BLOCKS, COPIES_MAX},
 };
 
@@ -24,10 +24,14 @@ const ENTRIES_AT: usize = 80;
 const STAMP_AT: usize = ENTRIES_AT + 8 * ENTRIES;
 const MEMBERS_AT: usize = 72;
 const STAMPS_AT: usize = 1024;
+const WRITERS_AT: usize = 2048;
+/// Sessions whose write numbers are remembered per chunk.
+pub const WRITERS_MAX: usize = 64;
 
 const _: () = assert!(TABLE_AT + (2 * TABLE_PAGES * PAGE) as u64 <= DATA_AT && STAMP_AT + 8 <= PAGE);
 const _: () =
-    assert!(MEMBERS_AT + 16 * COPIES_MAX as usize <= STAMPS_AT && STAMPS_AT + 8 * TABLE_PAGES <= PAGE);
+    assert!(MEMBERS_AT + 16 * COPIES_MAX as usize <= STAMPS_AT && STAMPS_AT + 8 * TABLE_PAGES <= WRITERS_AT);
+const _: () = assert!(WRITERS_AT + 8 + 16 * WRITERS_MAX <= PAGE);
 
 /// Where one of the two slots of a table page is.
 pub const fn page_at(number: usize, slot: usize) -> u64 {
@@ -54,6 +58,8 @@ pub struct Header {
     /// The stamps that the table's pages have at least, 0 for one that was never written. An older page
     /// is of a time before the last sync.
     pub stamps: [u64; TABLE_PAGES],
+    /// The last write of each session, at most [`WRITERS_MAX`], that was there at the last sync.
+    pub writers: Vec<(SessionId, WriteNumber)>,
 }
 
 pub(crate) fn u64_at(b: &[u8], at: usize) -> u64 {
@@ -82,6 +88,12 @@ impl Header {
             let at = STAMPS_AT + 8 * i;
             p[at..at + 8].copy_from_slice(&stamp.to_le_bytes());
         }
+        p[WRITERS_AT..WRITERS_AT + 8].copy_from_slice(&(self.writers.len() as u64).to_le_bytes());
+        for (i, (session, number)) in self.writers.iter().enumerate() {
+            let at = WRITERS_AT + 8 + 16 * i;
+            p[at..at + 8].copy_from_slice(&session.get().to_le_bytes());
+            p[at + 8..at + 16].copy_from_slice(&number.get().to_le_bytes());
+        }
         let crc = crc32c(&p[16..]);
         p[12..16].copy_from_slice(&crc.to_le_bytes());
         p
@@ -93,10 +105,14 @@ impl Header {
             && &p[..8] == MAGIC
             && u32_at(p, 8) == FORMAT
             && u32_at(p, 12) == crc32c(&p[16..]);
-        let members = u64_at(p, 64) as usize;
-        if !ok || members > usize::from(COPIES_MAX) * 2 {
+        let (members, writers) = (u64_at(p, 64) as usize, u64_at(p, WRITERS_AT) as usize);
+        if !ok || members > usize::from(COPIES_MAX) * 2 || writers > WRITERS_MAX {
             return None;
         }
+        let writer = |i: usize| {
+            let at = WRITERS_AT + 8 + 16 * i;
+            (SessionId(u64_at(p, at)), WriteNumber(u64_at(p, at + 8)))
+        };
         Some(Self {
             counter: u64_at(p, 16),
             id: ChunkId(u64_at(p, 24)),
@@ -106,6 +122,7 @@ impl Header {
             log_seq: u64_at(p, 56),
             members: (0..members).map(|i| ServerId(u64_at(p, MEMBERS_AT + 8 * i))).collect(),
             stamps: std::array::from_fn(|i| u64_at(p, STAMPS_AT + 8 * i)),
+            writers: (0..writers).map(writer).collect(),
         })
     }
 
@@ -190,6 +207,7 @@ mod tests {
             log_seq: 9,
             members: vec![ServerId(1), ServerId(7)],
             stamps: std::array::from_fn(|i| if i == 1 { 6 } else { 0 }),
+            writers: vec![(SessionId(0x77), WriteNumber(12))],
         }
     }
 
@@ -201,7 +219,8 @@ mod tests {
         assert_eq!(&p[16..88], numbers);
         assert_eq!(p[12..16], crc32c(&p[16..]).to_le_bytes());
         assert_eq!(p[1032..1040], 6u64.to_le_bytes());
-        let rest = p[88..1032].iter().chain(&p[1040..]);
+        assert_eq!(&p[2048..2072], [1u64, 0x77, 12].map(u64::to_le_bytes).concat());
+        let rest = p[88..1032].iter().chain(&p[1040..2048]).chain(&p[2072..]);
         assert!(rest.into_iter().all(|b| *b == 0));
         assert_eq!(Header::decode(&p), Some(header()));
     }

@@ -24,6 +24,7 @@ mod control;
 mod disk;
 pub mod format;
 mod logkeeper;
+mod numbers;
 mod peers;
 mod pull;
 mod redo;

@@ -5,7 +5,7 @@ use crate::{
     chunk_file::{FileError, UNKNOWN},
     disk::DataDisk,
     shared::{Shared, clean},
-    slot::{Inside, Numbers, Slot, stopped},
+    slot::{Inside, Slot, stopped},
 };
 use futures::StreamExt as _;
 use mooseng_core::{
@@ -182,7 +182,7 @@ async fn put(
             file.make_hole(blocks)?;
         }
         for f in frames.into_iter().filter(|f| f.head.hole == 0) {
-            file.write(f.head.at.get(), &f.data, &f.head.crcs, &disk.redo)?;
+            file.write(None, f.head.at.get(), &f.data, &f.head.crcs, &disk.redo)?;
         }
         Ok(())
     };
@@ -204,9 +204,9 @@ async fn finish(
     let finish = move |inside: &mut Inside, disk: &DataDisk| -> Result<(), FileError> {
         let file = inside.file.as_mut().ok_or_else(stopped)?;
         file.set_length(length, &disk.redo)?;
-        file.set_version(version, vec![], None, &disk.redo)?;
         // What is here now is what the source applied, and nothing else.
-        *known_numbers.lock() = Numbers::of_copy(numbers);
+        known_numbers.lock().replace(numbers);
+        file.set_version(version, vec![], None, &disk.redo)?;
         {
             let mut known = noted.lock();
             (known.version, known.length, known.state) = (version, length, ReplicaState::Good);

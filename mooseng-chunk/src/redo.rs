@@ -3,11 +3,14 @@
 //! turns: while one is filled, what the other holds is made durable in the chunk files. Blocking; the
 //! bytes are drawn in `docs/format.md`.
 
-use crate::format::{PAGE, u32_at, u64_at};
+use crate::{
+    format::{PAGE, u32_at, u64_at},
+    numbers::Writer,
+};
 use bytes::Bytes;
 use mooseng_core::{
     checksum::crc32c,
-    ids::ChunkId,
+    ids::{ChunkId, SessionId, WriteNumber},
     limits::{BLOCK_BYTES, FRAME_BYTES_MAX},
     seam::{Disk, DiskFile},
 };
@@ -21,7 +24,7 @@ const RECORD_MAGIC: u32 = 0x4f44_4552;
 const ALIGN: usize = 512;
 /// Where a segment's records begin, behind two copies of its header.
 const RECORDS_AT: u64 = 2 * PAGE as u64;
-const HEAD: usize = 56;
+const HEAD: usize = 80;
 /// By how much a segment grows on its disk.
 const STEP_BYTES: u64 = 4 << 20;
 /// A segment takes a whole frame at least.
@@ -47,7 +50,21 @@ pub(crate) struct Record {
     pub chunk: ChunkId,
     /// Bytes of the chunk then.
     pub length: u64,
+    pub origin: Origin,
     pub images: Vec<Image>,
+}
+
+/// Which write a record is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub writer: Writer,
+    /// With the chunk's file as of a sync and its records up to this one, all that was written before
+    /// is there; [`Origin::IN_PLACE`] when some of that was neither synced nor logged.
+    pub after: u64,
+}
+
+impl Origin {
+    pub const IN_PLACE: u64 = u64::MAX;
 }
 
 /// Why a record was not taken.
@@ -134,13 +151,15 @@ fn encode_record(
     durable: u64,
     seq: u64,
     chunk: ChunkId,
-    length: u64,
+    (length, origin): (u64, Origin),
     images: &[Image],
 ) -> Vec<u8> {
     let mut r = Vec::with_capacity(size_of(images.len()) as usize);
     r.extend(RECORD_MAGIC.to_le_bytes());
     r.extend([0; 4]);
-    for n in [segment, durable, seq, chunk.get(), length, images.len() as u64] {
+    let (session, number) = (origin.writer.0.get(), origin.writer.1.get());
+    for n in [segment, durable, seq, chunk.get(), length, images.len() as u64, session, number, origin.after]
+    {
         r.extend(n.to_le_bytes());
     }
     for i in images {
@@ -178,8 +197,10 @@ fn decode_record(segment: u64, b: &Bytes, at: usize) -> Option<(u64, Record, usi
     };
     let images: Vec<_> = (0..images).map(image).collect();
     let (seq, chunk, length) = (u64_at(r, 24), ChunkId(u64_at(r, 32)), u64_at(r, 40));
+    let writer = (SessionId(u64_at(r, 56)), WriteNumber(u64_at(r, 64)));
+    let origin = Origin { writer, after: u64_at(r, 72) };
     let size = size_of(images.len()) as usize;
-    Some((u64_at(r, 16), Record { seq, chunk, length, images }, size))
+    Some((u64_at(r, 16), Record { seq, chunk, length, origin, images }, size))
 }
 
 /// Records of one segment. A bad one ends them; when one behind it says that the place was durable, that is
@@ -245,7 +266,13 @@ impl Redo {
     }
 
     /// Puts images at the end. They are durable after [`Self::sync`] of the number returned.
-    pub fn append(&self, chunk: ChunkId, length: u64, images: &[Image]) -> Result<u64, AppendError> {
+    pub fn append(
+        &self,
+        chunk: ChunkId,
+        length: u64,
+        origin: Origin,
+        images: &[Image],
+    ) -> Result<u64, AppendError> {
         let mut s = self.state.lock();
         s.is_whole()?;
         let size = size_of(images.len());
@@ -260,7 +287,7 @@ impl Redo {
             segment.file.allocate(room)?;
             segment.room = room;
         }
-        let record = encode_record(segment.id, segment.durable, seq, chunk, length, images);
+        let record = encode_record(segment.id, segment.durable, seq, chunk, (length, origin), images);
         segment.file.write_at(segment.end, &record)?;
         segment.end += size;
         segment.chunks.insert(chunk);
@@ -383,6 +410,8 @@ mod tests {
         Image { block, crc: u32::from(byte), bytes: Bytes::from(vec![byte; PAGE]) }
     }
 
+    const ORIGIN: Origin = Origin { writer: (SessionId(4), WriteNumber(8)), after: 2 };
+
     fn open(disk: &Arc<dyn Disk>) -> (Redo, Found) {
         Redo::open(disk.clone(), SEGMENT_BYTES_MIN, 0).unwrap()
     }
@@ -394,7 +423,7 @@ mod tests {
         assert!(found.records.is_empty() && !found.damaged);
         for n in 1..=3u8 {
             let images = [image(u64::from(n), n), image(9, n)];
-            assert_eq!(log.append(ChunkId(5), 100, &images).unwrap(), u64::from(n));
+            assert_eq!(log.append(ChunkId(5), 100, ORIGIN, &images).unwrap(), u64::from(n));
         }
         log.sync(3).unwrap();
         drop(log);
@@ -403,12 +432,17 @@ mod tests {
         assert_eq!(found.records.iter().map(|r| r.seq).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(found.records[1].images, [image(2, 2), image(9, 2)]);
         assert_eq!((found.records[1].chunk, found.records[1].length), (ChunkId(5), 100));
+        assert_eq!(found.records[1].origin, ORIGIN);
         // Another filling: the earlier one does not count any more, and no number comes twice.
-        assert_eq!(log.append(ChunkId(6), 1, &[image(1, 1)]).unwrap(), 4);
+        assert_eq!(log.append(ChunkId(6), 1, ORIGIN, &[image(1, 1)]).unwrap(), 4);
         drop(log);
         assert_eq!(open(&disk).1.records.iter().map(|r| r.seq).collect::<Vec<_>>(), [4]);
         assert_eq!(
-            Redo::open(disk, SEGMENT_BYTES_MIN, 70).unwrap().0.append(ChunkId(6), 1, &[image(1, 1)]).unwrap(),
+            Redo::open(disk, SEGMENT_BYTES_MIN, 70)
+                .unwrap()
+                .0
+                .append(ChunkId(6), 1, ORIGIN, &[image(1, 1)])
+                .unwrap(),
             71
         );
     }
@@ -418,11 +452,11 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("log"));
         let (log, _) = open(&disk);
         for n in 1..=2 {
-            log.append(ChunkId(n), 100, &[image(n, n as u8)]).unwrap();
+            log.append(ChunkId(n), 100, ORIGIN, &[image(n, n as u8)]).unwrap();
         }
         log.sync(2).unwrap();
         for n in 3..=4 {
-            log.append(ChunkId(n), 100, &[image(n, n as u8)]).unwrap();
+            log.append(ChunkId(n), 100, ORIGIN, &[image(n, n as u8)]).unwrap();
         }
         let at = |n: u64| RECORDS_AT + (n - 1) * size_of(1) + 100;
         let file = disk.open("redo.0").unwrap();
@@ -448,7 +482,7 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("log"));
         let (log, _) = open(&disk);
         let mut taken = 0;
-        while let Ok(seq) = log.append(ChunkId(taken % 3), 100, &[image(1, 1)]) {
+        while let Ok(seq) = log.append(ChunkId(taken % 3), 100, ORIGIN, &[image(1, 1)]) {
             taken += 1;
             assert_eq!(seq, taken);
         }
@@ -458,7 +492,7 @@ mod tests {
         assert_eq!(chunks, [ChunkId(0), ChunkId(1), ChunkId(2)]);
         log.emptied(id);
         assert!(log.to_empty(false).is_none(), "the other one is being filled");
-        assert_eq!(log.append(ChunkId(1), 100, &[image(1, 1)]).unwrap(), taken + 1);
+        assert_eq!(log.append(ChunkId(1), 100, ORIGIN, &[image(1, 1)]).unwrap(), taken + 1);
         let (other, _) = log.to_empty(false).unwrap();
         assert_ne!(other, id);
         log.emptied(other);
@@ -472,9 +506,9 @@ mod tests {
     fn after_a_failed_sync_nothing_is_taken() {
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("log"));
         let (log, _) = open(&disk);
-        log.append(ChunkId(1), 100, &[image(1, 1)]).unwrap();
+        log.append(ChunkId(1), 100, ORIGIN, &[image(1, 1)]).unwrap();
         log.give_up(&io::Error::other("gone"));
         assert!(log.sync(1).unwrap_err().to_string().contains("gone"));
-        assert!(matches!(log.append(ChunkId(1), 100, &[image(1, 1)]), Err(AppendError::Io(_))));
+        assert!(matches!(log.append(ChunkId(1), 100, ORIGIN, &[image(1, 1)]), Err(AppendError::Io(_))));
     }
 }

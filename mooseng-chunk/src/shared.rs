@@ -257,13 +257,12 @@ impl Shared {
             return Err(ChunkError::NoSpace(self.server));
         }
         let guard = self.mark_dirty(slot, guard).await?;
-        let (f, noted, numbers) = (frame.clone(), slot.known.clone(), slot.numbers.clone());
+        let (f, noted) = (frame.clone(), slot.known.clone());
         let write = move |inside: &mut Inside, disk: &DataDisk| {
             let Some(file) = inside.file.as_mut() else { return Err(FileError::Io(stopped())) };
             file.dirty = true;
-            file.write(f.head.at.get(), &f.data, &f.head.crcs, &disk.redo)?;
+            file.write(Some((session, number)), f.head.at.get(), &f.data, &f.head.crcs, &disk.redo)?;
             noted.lock().length = file.header.length;
-            numbers.lock().applied(session, number);
             Ok(())
         };
         let (guard, done) = slot.with(false, guard, write).await.map_err(|e| self.disk_error(e))?;

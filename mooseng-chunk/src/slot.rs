@@ -1,18 +1,10 @@
 //! One chunk of a store: its state, and the order lock under which everything happens to its file.
 
-use crate::{chunk_file::ChunkFile, disk::DataDisk, way::Way};
-use mooseng_core::{
-    ids::*,
-    meta::ReplicaState,
-    planted::{self, Bug},
-    seam::on_lane,
-};
+use crate::{chunk_file::ChunkFile, disk::DataDisk, numbers::Numbers, way::Way};
+use mooseng_core::{ids::*, meta::ReplicaState, seam::on_lane};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{io, sync::Arc};
 use tokio::sync::OwnedMutexGuard;
-
-/// Sessions whose numbers are remembered per chunk.
-const WRITERS_MAX: usize = 64;
 
 /// What can be told of a chunk without its file.
 #[derive(Clone, Copy, Debug)]
@@ -35,21 +27,13 @@ pub(crate) struct Inside {
     pub gone: bool,
 }
 
-/// The last write of each session that the content here has.
-#[derive(Default)]
-pub(crate) struct Numbers {
-    last: BTreeMap<SessionId, WriteNumber>,
-    /// Whether these are all that count: a head that has started since asks those behind it first.
-    pub complete: bool,
-}
-
 pub(crate) struct Slot {
     pub id: ChunkId,
     pub disk: Arc<DataDisk>,
     /// Changed by the jobs themselves, so that a caller who gives up leaves nothing half noted.
     pub known: Arc<Mutex<Known>>,
     pub inside: Arc<tokio::sync::Mutex<Inside>>,
-    /// Changed under the order lock, read without.
+    /// Changed under the order lock, read without; known once the file was opened.
     pub numbers: Arc<Mutex<Numbers>>,
     /// To the servers behind this one, when it is the chain's head.
     pub way: Way,
@@ -75,38 +59,6 @@ impl<'a> Sending<'a> {
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
         self.0.known.lock().sending = false;
-    }
-}
-
-impl Numbers {
-    /// Whether a frame is to be applied. The first of a stream may leave numbers out: those were
-    /// given up by their writer.
-    pub fn admit(&self, session: SessionId, number: WriteNumber, first: bool) -> Result<bool, WriteNumber> {
-        match self.last.get(&session) {
-            Some(last) if number <= *last => Ok(planted::is(Bug::RepeatApplied)),
-            Some(last) if !first && number != last.next() => Err(last.next()),
-            _ => Ok(true),
-        }
-    }
-
-    pub fn applied(&mut self, session: SessionId, number: WriteNumber) {
-        let last = self.last.entry(session).or_default();
-        *last = number.max(*last);
-        if self.last.len() > WRITERS_MAX
-            && let Some(oldest) = self.last.keys().copied().find(|s| *s != session)
-        {
-            self.last.remove(&oldest);
-        }
-    }
-
-    /// All, for another server.
-    pub fn list(&self) -> Vec<(SessionId, WriteNumber)> {
-        self.last.iter().map(|(s, n)| (*s, *n)).collect()
-    }
-
-    /// Those of a server whose content was taken over.
-    pub fn of_copy(list: Vec<(SessionId, WriteNumber)>) -> Self {
-        Self { last: list.into_iter().collect(), complete: false }
     }
 }
 
@@ -155,9 +107,9 @@ impl Slot {
         }
         let chunk = ChunkRef { id: self.id, version: known.version };
         let dirty = known.dirty || known.state == ReplicaState::Suspect;
-        let noted = self.known.clone();
+        let (noted, numbers) = (self.known.clone(), self.numbers.clone());
         let load = move |inside: &mut Inside, disk: &DataDisk| -> io::Result<bool> {
-            inside.file = disk.load(chunk, create, dirty)?;
+            inside.file = disk.load(chunk, create, dirty, numbers)?;
             if let Some(file) = &inside.file {
                 let mut known = noted.lock();
                 known.made = true;

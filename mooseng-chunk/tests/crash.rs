@@ -13,12 +13,8 @@ use mooseng_core::{
 use std::time::Duration;
 
 /// Waits until what was synced is known to be clean by the disk too.
-async fn settle() {
+async fn settle_marks() {
     tokio::time::sleep(Duration::from_secs(3)).await;
-}
-
-fn bless(id: u64, version: u64) -> Control {
-    Control::Bless { chunk: chunk(id, version), term: Term(1) }
 }
 
 #[tokio::test(start_paused = true)]
@@ -29,7 +25,7 @@ async fn after_a_power_failure_what_was_dirty_is_suspect_and_what_was_synced_is_
     let (synced, dirty) = (pattern(1, 10_000), pattern(2, 10_000));
     world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, synced.clone())]).await.unwrap();
     world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
-    settle().await;
+    settle_marks().await;
     let ack = world.write(chunk(2, 1), &[1], vec![frame(2, 1, 0, dirty)]).await.unwrap().unwrap();
     drop(server);
     disk.power_fails();
@@ -49,14 +45,14 @@ async fn after_a_power_failure_what_was_dirty_is_suspect_and_what_was_synced_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_synced_chunk_that_became_dirty_again_is_suspect_until_it_is_blessed() {
+async fn a_synced_chunk_that_became_dirty_again_is_suspect_until_it_is_settled() {
     let world = World::new().await;
     let disk = CrashDisk::new();
     let server = world.start(1, &disk).await;
     let old = pattern(1, 9000);
     world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, old.clone())]).await.unwrap();
     world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
-    settle().await;
+    settle_marks().await;
     world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, pattern(2, 9000))]).await.unwrap();
     drop(server);
     disk.power_fails();
@@ -64,12 +60,17 @@ async fn a_synced_chunk_that_became_dirty_again_is_suspect_until_it_is_blessed()
     assert_eq!(server.status().suspect, 1);
     assert!(matches!(world.read(chunk(1, 1), 1, 0, 1).await, Err(ChunkError::Suspect(_))));
     assert!(matches!(world.sync(chunk(1, 1), &[1], vec![]).await, Err(ChunkError::Suspect(_))));
-    let early = world.control(1, bless(1, 2)).await;
-    assert!(matches!(early, Err(ChunkError::TooNew { .. })), "{early:?}");
-    world.control(1, bless(1, 1)).await.unwrap();
-    assert_eq!(world.read(chunk(1, 1), 1, 0, 9000).await.unwrap(), old);
+    let mut next = settle(chunk(1, 2), &[1]);
+    if let Control::SetVersion { settle, .. } = &mut next {
+        *settle = false;
+    }
+    assert!(matches!(world.control(1, next).await, Err(ChunkError::Suspect(_))), "a new version alone");
+    world.control(1, settle(chunk(1, 2), &[1])).await.unwrap();
+    assert_eq!(world.read(chunk(1, 2), 1, 0, 9000).await.unwrap(), old);
+    let late = world.read(chunk(1, 1), 1, 0, 1).await;
+    assert!(matches!(late, Err(ChunkError::Stale { .. })), "it is never good at its old version: {late:?}");
     server.shutdown().await;
-    // Blessed, it is clean: the next start suspects nothing.
+    // It is clean: the next start suspects nothing.
     let server = world.start(1, &disk).await;
     assert_eq!((server.status().good, server.status().suspect), (1, 0));
 }
@@ -124,7 +125,7 @@ async fn kills_between_changes(rest: Duration) -> u32 {
         disk.kill();
         let server = world.start(1, &disk).await;
         if server.status().suspect == 1 {
-            world.control(1, bless(1, 1)).await.unwrap();
+            world.control(1, settle(chunk(1, 1), &[1])).await.unwrap();
         }
         assert_eq!(server.status().damaged, 0, "killed after {dies_after} changes");
         let got = world.read(chunk(1, 1), 1, 0, 1 << 20).await.unwrap();

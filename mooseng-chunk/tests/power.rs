@@ -19,12 +19,13 @@ impl Dice {
 
 type Block = Vec<u8>;
 
-/// One chunk, and each block's possible contents: what the last sync promised, then all that was written
+/// One chunk, and each block's possible contents: what the last sync promised, then all that was written,
+/// with its number,
 /// since.
 #[derive(Default)]
 struct Model {
     now: Vec<u8>,
-    possible: BTreeMap<usize, Vec<Block>>,
+    possible: BTreeMap<usize, Vec<(u64, Block)>>,
     synced: BTreeMap<usize, Block>,
     version: u64,
     number: u64,
@@ -42,7 +43,7 @@ impl Model {
         self.now[at..at + data.len()].copy_from_slice(data);
         for block in at / BLOCK..(at + data.len()).div_ceil(BLOCK) {
             let content = self.block(block);
-            self.possible.entry(block).or_default().push(content);
+            self.possible.entry(block).or_default().push((self.number, content));
         }
     }
 
@@ -70,22 +71,27 @@ async fn after_the_failure(world: &World, server: &Chunkserver, model: &mut Mode
         return;
     };
     assert_eq!(stat.report.chunk, it, "{note}");
-    let bless = Control::Bless { chunk: it, term: Term(1) };
-    world.control(1, bless).await.unwrap();
+    world.control(1, settle(it, &[1])).await.unwrap();
     assert_eq!(server.status().suspect, 0);
     let mut length = world.stat(1, 1).await.unwrap().report.length as usize;
     assert!(
         length >= model.synced.keys().max().map_or(0, |b| b * BLOCK + 1),
         "{note}: it is {length} bytes long"
     );
+    let numbers = world.control(1, Control::Numbers { chunk: it }).await.unwrap();
+    let ControlReply::Numbers(numbers) = numbers else { panic!("{note}: {numbers:?}") };
+    let known = numbers.first().map_or(0, |(_, n)| n.get());
     let mut now = Vec::new();
     for block in 0..length.div_ceil(BLOCK) {
         let got = world.read(it, 1, (block * BLOCK) as u64, BLOCK as u64).await;
         let synced = model.synced.get(&block);
+        // What is not written again, because the replica knows its number, is there.
+        let written = model.possible.get(&block).map_or(&[][..], Vec::as_slice);
+        let claimed = written.iter().rposition(|(n, _)| *n <= known);
         let mut content = match got {
             Ok(content) => content,
             // What was never synced may be damaged.
-            Err(ChunkError::Damaged { .. }) if synced.is_none() => {
+            Err(ChunkError::Damaged { .. }) if synced.is_none() && claimed.is_none() => {
                 let anew = pattern(9, BLOCK);
                 model.number += 1;
                 let frames = vec![frame(1, model.number, (block * BLOCK) as u64, anew.clone())];
@@ -96,8 +102,12 @@ async fn after_the_failure(world: &World, server: &Chunkserver, model: &mut Mode
             Err(e) => panic!("{note}: block {block}: {e}"),
         };
         content.resize(BLOCK, 0);
+        let written = written.iter().map(|(_, b)| b);
+        if let Some(first) = claimed {
+            let since = written.clone().skip(first).any(|b| *b == content);
+            assert!(since, "{note}: block {block} has not what the numbers up to {known} say");
+        }
         if let Some(synced) = synced {
-            let written = model.possible.get(&block).into_iter().flatten();
             let known = std::iter::once(synced).chain(written).any(|b| *b == content);
             assert!(known, "{note}: block {block} is nothing that it ever was");
         }
@@ -152,6 +162,7 @@ async fn run(seed: u64) {
                     members,
                     cut_to,
                     create: false,
+                    settle: false,
                     term: Term(1),
                 };
                 world.control(1, op).await.unwrap_or_else(|e| panic!("{note}: {e}"));
@@ -215,7 +226,7 @@ async fn the_log_is_emptied_while_it_is_filled() {
     disk.power_fails();
     let _server = world.start(1, &disk).await;
     for (id, data) in last {
-        let _ = world.control(1, Control::Bless { chunk: chunk(id, 1), term: Term(1) }).await;
+        let _ = world.control(1, settle(chunk(id, 1), &[1])).await;
         assert!(world.read(chunk(id, 1), 1, 0, 2 << 20).await.unwrap() == data, "chunk {id}");
     }
 }

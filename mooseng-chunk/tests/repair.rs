@@ -16,6 +16,7 @@ fn set_version(id: u64, to: u64, cut_to: Option<u64>) -> Control {
         members,
         cut_to,
         create: false,
+        settle: false,
         term: Term(1),
     }
 }
@@ -214,7 +215,7 @@ async fn a_place_that_got_a_version_empty_refuses_a_late_first_write() {
     let create = |create: bool| {
         let members = vec![ServerId(1)];
         let (chunk, to) = (ChunkId(1), ChunkVersion(2));
-        Control::SetVersion { chunk, to, members, cut_to: None, create, term: Term(1) }
+        Control::SetVersion { chunk, to, members, cut_to: None, create, settle: false, term: Term(1) }
     };
     assert!(matches!(world.control(1, create(false)).await, Err(ChunkError::NotFound(_))));
     world.control(1, create(true)).await.unwrap();
@@ -265,7 +266,8 @@ async fn a_set_that_begins_with_nothing_takes_again_what_is_written_again() {
     world.write(chunk(1, 1), &[1], frames()).await.unwrap();
     let (members, term) = (vec![ServerId(1)], Term(1));
     let (to, cut_to) = (ChunkVersion(2), Some(0));
-    let anew = Control::SetVersion { chunk: ChunkId(1), to, members, cut_to, create: true, term };
+    let anew =
+        Control::SetVersion { chunk: ChunkId(1), to, members, cut_to, create: true, settle: false, term };
     world.control(1, anew.clone()).await.unwrap();
     world.write(chunk(1, 2), &[1], frames()).await.unwrap();
     assert_eq!(world.read(chunk(1, 2), 1, 0, CHUNK_BYTES).await.unwrap(), pattern(1, 9000));

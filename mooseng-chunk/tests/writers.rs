@@ -131,7 +131,7 @@ async fn what_is_sent_again_after_a_bump_does_not_come_after_another_clients_wri
 
 #[tokio::test(start_paused = true)]
 async fn a_member_that_restarted_takes_no_repeat_for_new() {
-    for restarted in 1..=3 {
+    for restarted in [&[1][..], &[2], &[3], &[1, 2, 3]] {
         let world = World::new().await;
         let mut s = servers(&world, 3).await;
         let (c, chain) = (chunk(1, 1), [1, 2, 3]);
@@ -139,15 +139,82 @@ async fn a_member_that_restarted_takes_no_repeat_for_new() {
         let other = || world.write_request_of(OTHER, c, &chain);
         world.write(c, &chain, first()).await.unwrap();
         world.write_as(other(), vec![frame(1, 1, 0, pattern(2, 3000))]).await.unwrap();
-        let (disk, old) = s.remove(&restarted).unwrap();
-        old.shutdown().await;
-        let _again = world.start(restarted, &disk).await;
+        for server in restarted {
+            let (disk, old) = s.remove(server).unwrap();
+            old.shutdown().await;
+            s.insert(*server, (disk.clone(), world.start(*server, &disk).await));
+        }
         // The first client heard of the restart, and sends again what it does not know to be synced.
         world.write(c, &chain, first()).await.unwrap();
-        assert_eq!(same_everywhere(&world, c, &chain).await, pattern(2, 3000), "{restarted} restarted");
+        assert_eq!(same_everywhere(&world, c, &chain).await, pattern(2, 3000), "{restarted:?}");
         world.write(c, &chain, vec![frame(1, 2, 0, pattern(3, 3000))]).await.unwrap();
-        assert_eq!(same_everywhere(&world, c, &chain).await, pattern(3, 3000), "{restarted} restarted");
+        assert_eq!(same_everywhere(&world, c, &chain).await, pattern(3, 3000), "{restarted:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_replica_knows_after_its_end_what_it_had_applied() {
+    for power in [false, true] {
+        let world = World::new().await;
+        let disk = common::disk::CrashDisk::new();
+        let server = world.start(1, &disk).await;
+        let (c, first) = (chunk(1, 1), || vec![frame(1, 1, 0, pattern(1, 9000))]);
+        let other = |n, at| {
+            world.write_as(world.write_request_of(OTHER, c, &[1]), vec![frame(1, n, at, pattern(n, 9000))])
+        };
+        world.write(c, &[1], first()).await.unwrap();
+        world.sync(c, &[1], vec![]).await.unwrap();
+        // Over synced blocks: by the redo log alone.
+        other(2, 0).await.unwrap();
+        world.sync(c, &[1], vec![]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        drop(server);
+        if power {
+            disk.power_fails()
+        } else {
+            disk.kill()
+        }
+        let server = world.start(1, &disk).await;
+        assert_eq!(server.status().suspect, 0);
+        world.write(c, &[1], first()).await.unwrap();
+        assert_eq!(same_everywhere(&world, c, &[1]).await, pattern(2, 9000), "power: {power}");
+        let told = world.control(1, Control::Numbers { chunk: c }).await.unwrap();
+        let known = vec![(SESSION.id, WriteNumber(1)), (OTHER.id, WriteNumber(2))];
+        assert_eq!(told, ControlReply::Numbers(known), "power: {power}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bump_from_a_head_that_restarted_takes_no_numbers_away() {
+    let world = World::new().await;
+    let mut s = servers(&world, 2).await;
+    let first = || vec![frame(1, 1, 0, pattern(1, 3000))];
+    world.write(chunk(1, 1), &[1, 2], first()).await.unwrap();
+    let other = world.write_request_of(OTHER, chunk(1, 1), &[1, 2]);
+    world.write_as(other, vec![frame(1, 1, 0, pattern(2, 3000))]).await.unwrap();
+    let (disk, old) = s.remove(&1).unwrap();
+    old.shutdown().await;
+    let _again = world.start(1, &disk).await;
+    let c = world.bump(chunk(1, 1), &[1, 2]).await;
+    world.write(c, &[1, 2], first()).await.unwrap();
+    assert_eq!(same_everywhere(&world, c, &[1, 2]).await, pattern(2, 3000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_may_be_made_and_is_there_keeps_its_numbers() {
+    let world = World::new().await;
+    let _s = servers(&world, 1).await;
+    let first = || vec![frame(1, 1, 0, pattern(1, 3000))];
+    world.write(chunk(1, 1), &[1], first()).await.unwrap();
+    let other = world.write_request_of(OTHER, chunk(1, 1), &[1]);
+    world.write_as(other, vec![frame(1, 1, 0, pattern(2, 3000))]).await.unwrap();
+    let mut made = settle(chunk(1, 2), &[1]);
+    if let Control::SetVersion { create, settle, .. } = &mut made {
+        (*create, *settle) = (true, false);
+    }
+    world.control(1, made).await.unwrap();
+    world.write(chunk(1, 2), &[1], first()).await.unwrap();
+    assert_eq!(same_everywhere(&world, chunk(1, 2), &[1]).await, pattern(2, 3000));
 }
 
 #[tokio::test(start_paused = true)]

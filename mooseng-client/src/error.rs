@@ -2,7 +2,7 @@
 
 use mooseng_core::{
     error::{ChunkError, Errno, MetaError, Outcome},
-    ids::ChunkId,
+    ids::{ChunkId, InodeId},
 };
 use std::{io, sync::Arc};
 
@@ -91,6 +91,15 @@ pub enum Error {
     /// An earlier write to the file failed; it is told once to each handle.
     #[error("an earlier write to this file failed: {0}")]
     Earlier(Arc<Error>),
+    /// The session was given up by the masters, and another client changed the file before this one was
+    /// heard again: what was written and not synced is lost, so as not to undo that.
+    #[error(
+        "this client was not heard for longer than its session lives, and inode {inode} was changed by others since: what was written to it and not synced is lost; write it again"
+    )]
+    Overtaken {
+        /// Which file.
+        inode: InodeId,
+    },
     /// The client was shut down.
     #[error("the client was shut down")]
     Closed,
@@ -112,7 +121,11 @@ impl Error {
             Self::Chunk { last: ChunkError::NoSpace(_), .. } => Errno::ENOSPC,
             Self::Backlog { .. } => Errno::ETIMEDOUT,
             Self::Earlier(e) if e.errno() == Errno::ENOSPC => Errno::ENOSPC,
-            Self::Chunk { .. } | Self::Unknown { .. } | Self::Earlier(_) | Self::Closed => Errno::EIO,
+            Self::Chunk { .. }
+            | Self::Unknown { .. }
+            | Self::Earlier(_)
+            | Self::Overtaken { .. }
+            | Self::Closed => Errno::EIO,
             Self::Invalid(_) => Errno::EINVAL,
         }
     }
@@ -121,7 +134,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Masters { .. } if self.errno() == Errno::ETIMEDOUT => return ErrorKind::Unreachable,
-            Self::Chunk { .. } | Self::Earlier(_) if self.errno() == Errno::EIO => {
+            Self::Chunk { .. } | Self::Earlier(_) | Self::Overtaken { .. } if self.errno() == Errno::EIO => {
                 return ErrorKind::DataLoss;
             }
             Self::Closed => return ErrorKind::Closed,
@@ -145,7 +158,11 @@ impl Error {
             Self::Meta(e) => e.is_retryable(),
             Self::Masters { .. } | Self::Backlog { .. } => true,
             Self::Chunk { last, .. } => last.is_retryable(),
-            Self::Unknown { .. } | Self::Invalid(_) | Self::Earlier(_) | Self::Closed => false,
+            Self::Unknown { .. }
+            | Self::Invalid(_)
+            | Self::Earlier(_)
+            | Self::Overtaken { .. }
+            | Self::Closed => false,
         }
     }
 
@@ -153,9 +170,11 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Meta(e) => e.outcome(),
-            Self::Masters { .. } | Self::Unknown { .. } | Self::Chunk { .. } | Self::Earlier(_) => {
-                Outcome::Unknown
-            }
+            Self::Masters { .. }
+            | Self::Unknown { .. }
+            | Self::Chunk { .. }
+            | Self::Earlier(_)
+            | Self::Overtaken { .. } => Outcome::Unknown,
             Self::Backlog { .. } | Self::Invalid(_) | Self::Closed => Outcome::NotApplied,
         }
     }

@@ -361,6 +361,16 @@ impl Masters {
         self.ask(&cx, &Reassert { opens }.into(), until).await.map(drop).map_err(|f| f.error)
     }
 
+    /// The session that is used now, when there is one.
+    pub(crate) fn session_now(&self) -> Option<SessionStamp> {
+        self.session.try_read().ok()?.as_ref().map(|s| s.stamp)
+    }
+
+    /// The session that the next request goes under; opens one when there is none.
+    pub(crate) async fn session(&self) -> Result<SessionStamp> {
+        self.stamp(Instant::now() + self.deadline).await
+    }
+
     /// Opens the session.
     pub(crate) async fn begin(&self) -> Result<()> {
         self.stamp(Instant::now() + self.deadline).await.map(drop)
@@ -408,19 +418,34 @@ impl Masters {
         let until = Instant::now() + within;
         let req: MetaRequest = op.into();
         let (reply, stamp) = if O::KIND == OpKind::FsWrite {
-            self.mutate(creds, &req, until).await?
+            self.mutate(creds, &req, None, until).await?
         } else {
-            self.under_session(creds, &req, None, until).await?
+            self.under_session(creds, &req, (None, None), until).await?
         };
         let reply = O::from_reply(reply)
             .map_err(|r| MetaError::WrongReply { asked: O::NAME.into(), got: r.name().into() })?;
         Ok((reply, stamp))
     }
 
+    /// A mutation that is carried out under this session or not at all. Errors:
+    /// [`MetaError::SessionEnded`], [`MetaError::Fenced`] when it is over.
+    pub(crate) async fn call_under<O: MetaOp>(
+        &self,
+        creds: &Credentials,
+        op: O,
+        session: SessionStamp,
+    ) -> Result<O::Reply> {
+        let until = Instant::now() + self.deadline;
+        let (reply, _) = self.mutate(creds, &op.into(), Some(session), until).await?;
+        O::from_reply(reply)
+            .map_err(|r| MetaError::WrongReply { asked: O::NAME.into(), got: r.name().into() }.into())
+    }
+
     async fn mutate(
         &self,
         creds: &Credentials,
         req: &MetaRequest,
+        only: Option<SessionStamp>,
         until: Instant,
     ) -> Result<(MetaReply, SessionStamp)> {
         let _free = tokio::time::timeout_at(until, self.free.acquire())
@@ -432,22 +457,26 @@ impl Masters {
         // The number counts up whatever happens, also when this future is dropped: a number is
         // never used for two requests.
         let _back = Back { masters: self, slot, seq: seq.next() };
-        self.under_session(creds, req, Some(SlotStamp { slot, seq }), until).await
+        self.under_session(creds, req, (Some(SlotStamp { slot, seq }), only), until).await
     }
 
     /// Asks under the session, and again under the next when it ended before the request was carried
     /// out. A fence leaves a session its saved replies, so that the same stamp may be repeated; with
-    /// an ended session they are gone, and what may have been carried out is told as unknown.
+    /// an ended session they are gone, and what may have been carried out is told as unknown. With `only`
+    /// it goes under no other session.
     async fn under_session(
         &self,
         creds: &Credentials,
         req: &MetaRequest,
-        slot: Option<SlotStamp>,
+        (slot, only): (Option<SlotStamp>, Option<SessionStamp>),
         until: Instant,
     ) -> Result<(MetaReply, SessionStamp)> {
         let mut maybe_applied = false;
         for _ in 0..SESSIONS_MAX {
             let stamp = self.stamp(until).await?;
+            if only.is_some_and(|only| only != stamp) {
+                return Err(MetaError::SessionEnded.into());
+            }
             let mut cx = self.context(creds, TRY);
             cx.session = Some(stamp);
             cx.slot = slot;

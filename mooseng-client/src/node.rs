@@ -7,6 +7,7 @@
 
 mod flush;
 mod read;
+mod session;
 
 use crate::{
     budget::Share,
@@ -58,6 +59,10 @@ pub(crate) struct State {
     pub size: u64,
     /// The change counter that this picture was taken at.
     change: u64,
+    /// The session that what is held was written under, when it is known.
+    session: Option<SessionStamp>,
+    /// Commits under way: the change counter may be ahead of what is known.
+    commits: usize,
     inline: Option<Vec<u8>>,
     /// What of it the masters do not have.
     dirty: Ranges,
@@ -135,6 +140,8 @@ impl State {
         Self {
             size: 0,
             change: 0,
+            session: None,
+            commits: 0,
             inline: None,
             dirty: Ranges::default(),
             since_flush: Ranges::default(),
@@ -203,7 +210,7 @@ impl Node {
             cx,
             writer: Mutex::default(),
             me: me.clone(),
-            shared: Arc::default(),
+            shared: Arc::new(Shared { node: me.clone(), ..Shared::default() }),
             state: Mutex::new(State::new()),
             flushing: Default::default(),
         })
@@ -255,6 +262,14 @@ impl Node {
         attr.change > s.change
     }
 
+    /// This client changed the file's attributes.
+    pub(crate) fn note_change(&self, change: u64) {
+        let mut s = self.state.lock();
+        if change == s.change + 1 {
+            s.change = change;
+        }
+    }
+
     /// What was read ahead is valid as long as this stays.
     pub(crate) fn epoch(&self) -> u64 {
         self.state.lock().epoch
@@ -301,6 +316,7 @@ impl Node {
             s.written_to = s.written_to.max(Some(end));
         }
         if s.dirty_age.is_none() {
+            s.session = self.cx.masters.session_now();
             s.dirty_age = Some(self.cx.pool.note_dirty(self.me.clone()));
         }
         Ok(len)
@@ -379,7 +395,7 @@ impl Node {
     /// Writes the oldest data out to the replicas' disks, to make room. Whether some was.
     pub(crate) async fn relieve(&self) -> bool {
         let Some(queue) = self.oldest_queue() else { return false };
-        queue.wait(queue.last(), true).await.is_ok()
+        queue.wait(queue.last(), true).await.is_ok() && (queue.is_synced() || self.tell_of(&queue).await)
     }
 
     fn oldest_queue(&self) -> Option<Arc<Queue>> {

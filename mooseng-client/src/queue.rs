@@ -92,6 +92,9 @@ pub(crate) struct Inner {
     /// sent before: another client may have to begin anew with another chunk.
     pub base: Option<u64>,
     pub place: Option<Place>,
+    /// Whether the masters know that something was written to the chunk there. Before, they may make a set
+    /// of it anew when they hear nobody of the old one: what is synced is held until then.
+    pub told: bool,
     /// How often the file had been cut when the place was learnt.
     pub truncates: Option<TruncateCounter>,
     /// Who acknowledged what is not synced.
@@ -109,9 +112,18 @@ impl Default for Inner {
             relocate: false,
             base: None,
             place: None,
+            told: false,
             truncates: None,
             members: BTreeMap::new(),
         }
+    }
+}
+
+impl Inner {
+    /// Takes out what is not needed any more.
+    fn let_go(&mut self, upto: u64) -> Vec<Held> {
+        let gone = self.held.partition_point(|h| h.seq <= upto);
+        self.held.drain(..gone).collect()
     }
 }
 
@@ -319,17 +331,42 @@ impl Queue {
         if q.last > acked { Todo::Send } else { Todo::Nothing }
     }
 
-    /// Everything up to a write is on disk: it is let go.
+    /// Everything up to a write is on disk: it is let go, when the masters know of the chunk.
     pub(crate) fn synced(&self, upto: u64) {
         let mut q = self.inner.lock();
-        let mut gone = Vec::new();
-        while q.held.front().is_some_and(|h| h.seq <= upto) {
-            gone.extend(q.held.pop_front());
-        }
+        let gone = if q.told { q.let_go(upto) } else { vec![] };
         q.members.clear();
         drop(q);
         drop(gone);
         self.status.send_modify(|s| s.synced = s.synced.max(upto));
+    }
+
+    /// The masters know that the chunk has data: it does not vanish any more.
+    pub(crate) fn told(&self, chunk: ChunkId) {
+        let synced = self.status.borrow().synced;
+        let mut q = self.inner.lock();
+        if q.place.as_ref().is_none_or(|p| p.place.chunk.id != chunk) {
+            return;
+        }
+        q.told = true;
+        let gone = q.let_go(synced);
+        drop(q);
+        drop(gone);
+    }
+
+    /// What was written up to here was cut away, or is to be taken for that.
+    pub(crate) fn cut_away(&self, upto: u64) {
+        let gone = self.inner.lock().let_go(upto);
+        drop(gone);
+        self.status.send_modify(|s| s.synced = s.synced.max(upto));
+    }
+
+    /// A place that the masters were not told of is another now: also what was on disk there is sent again.
+    pub(crate) fn forget_synced(&self) {
+        let first = self.inner.lock().held.front().map(|h| h.seq - 1);
+        if let Some(first) = first {
+            self.status.send_modify(|s| (s.acked, s.synced) = (s.acked.min(first), s.synced.min(first)));
+        }
     }
 
     /// An effort failed. What is held is kept, or given up as lost.
@@ -370,7 +407,7 @@ impl Queue {
 pub(crate) fn can_be_kept(e: &Error) -> bool {
     match e {
         // The file is gone, or the data can never fit.
-        Error::Meta(MetaError::Posix(_)) | Error::Invalid(_) => false,
+        Error::Meta(MetaError::Posix(_)) | Error::Invalid(_) | Error::Overtaken { .. } => false,
         _ => true,
     }
 }

@@ -196,8 +196,11 @@ impl Vfs {
             Some(size) => self.ask(creds, Truncate { inode, size }).await?,
             None => self.ask(creds, SetAttrs { inode, set: set.clone() }).await?,
         };
-        if let Some(node) = node.filter(|_| set.size.is_some()) {
-            node.reload().await?;
+        if let Some(node) = node {
+            node.note_change(attr.change);
+            if set.size.is_some() {
+                node.reload().await?;
+            }
         }
         Ok(self.overlaid(attr).await)
     }
@@ -250,6 +253,9 @@ impl Vfs {
         name: &Name,
     ) -> Result<Attr> {
         let attr = self.ask(creds, Link { inode, parent, name: name.clone() }).await?;
+        if let Some(node) = self.node_of(inode) {
+            node.note_change(attr.change);
+        }
         Ok(self.overlaid(attr).await)
     }
 

@@ -9,7 +9,7 @@ use self::place::{Located, locate, sync_chunk};
 use crate::{
     error::{Error, Result},
     masters::{Masters, NO_SPACE},
-    node::Losses,
+    node::{Losses, Node},
     pool::{Pool, Unsynced},
     queue::{Held, Queue, Todo, can_be_kept},
     reader::{Place, REPLICA_PATIENCE},
@@ -26,7 +26,11 @@ use mooseng_core::{
     meta::{Allocate, CommitWrite, GetLayout, ReportReplica},
 };
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -61,6 +65,7 @@ pub(crate) struct Context {
 pub(crate) struct Shared {
     pub truncates: Mutex<TruncateCounter>,
     pub losses: Losses,
+    pub node: Weak<Node>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -312,7 +317,12 @@ impl Writer {
             drop_inline: true,
         };
         match self.cx.masters.call(&self.cx.creds, op).await {
-            Ok(_) => self.queue.end_base(true),
+            Ok(_) => {
+                if let Some(chunk) = self.queue.chunk() {
+                    self.queue.told(chunk.id);
+                }
+                self.queue.end_base(true);
+            }
             Err(Error::Meta(MetaError::LayoutStale)) => {
                 self.queue.relocate();
                 self.queue.end_base(false);
@@ -440,6 +450,10 @@ impl Writer {
 
     /// The effort ends: data that may still be written is kept, the rest is lost and told.
     fn give_up(&mut self, e: Error) {
+        if matches!(e, Error::Overtaken { .. }) {
+            // The whole file's, and told already.
+            return;
+        }
         let keep = can_be_kept(&e);
         self.end_stream();
         (self.send_until, self.sync_until) = (None, None);
@@ -460,6 +474,9 @@ impl Writer {
     async fn relocate(&mut self, within: Duration) -> Result<()> {
         let Located { place, inline, session, truncates } =
             locate(&self.cx, &self.shared, self.queue.index, within).await?;
+        if let Some(node) = self.shared.node.upgrade().filter(|_| session != self.session) {
+            node.take_up(session).await?;
+        }
         let now = place.place.chunk;
         let before = self.queue.chunk();
         if before != Some(now) {
@@ -468,6 +485,10 @@ impl Writer {
         match inline {
             Some(data) => self.queue.put_base(data, self.cx.pool.budget.nothing()),
             None => self.queue.end_base(true),
+        }
+        let told = !place.place.fresh;
+        if before != Some(now) && !self.queue.inner.lock().told {
+            self.queue.forget_synced();
         }
         let mut q = self.queue.inner.lock();
         let mut cut_away = None;
@@ -478,14 +499,16 @@ impl Writer {
         }
         if before != Some(now) {
             q.members.clear();
+            q.told = told;
         }
+        q.told |= told;
         q.place = Some(place);
         q.truncates = Some(truncates);
         q.relocate = false;
         let moving = q.base.is_some();
         drop(q);
         if let Some(upto) = cut_away {
-            self.queue.synced(upto);
+            self.queue.cut_away(upto);
         }
         self.queue.status.send_if_modified(|s| std::mem::replace(&mut s.moving, moving) != moving);
         if before != Some(now) || was_cut || session != self.session {

@@ -122,6 +122,8 @@ pub enum Control {
         cut_to: Option<u64>,
         /// Make it, empty, where it is not there: nothing was ever written to it.
         create: bool,
+        /// A suspect becomes good with this version, as it is: no member has anything better.
+        settle: bool,
         /// The leader's term.
         term: Term,
     },
@@ -151,13 +153,6 @@ pub enum Control {
     Fence {
         /// The epoch that is in force.
         session: SessionStamp,
-        /// The leader's term.
-        term: Term,
-    },
-    /// Declares a suspect good as it is: every other member was lost, or compared equal.
-    Bless {
-        /// Which at which version.
-        chunk: ChunkRef,
         /// The leader's term.
         term: Term,
     },

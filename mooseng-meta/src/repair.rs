@@ -30,12 +30,12 @@ pub enum Plan {
     Leave,
     /// Nothing now: nobody who answers has it, or not all were heard who may have a better copy.
     Wait,
-    /// Declare this suspect the winner, then plan again.
-    Bless(ServerId),
     /// Bump to these members.
     Bump {
         /// Good members, in chain order.
         survivors: Vec<ServerId>,
+        /// There is none: the one survivor is the first suspect, which becomes good as it is.
+        settles: bool,
         /// To be filled.
         joining: Vec<ServerId>,
     },
@@ -95,14 +95,18 @@ pub fn plan(
         Found::Nothing => rec.committed,
         Found::Silent => false,
     });
-    if survivors.is_empty() {
+    let silent_member = found.iter().any(|(_, f)| *f == Found::Silent);
+    let settles = survivors.is_empty();
+    if settles {
         let suspects = is(&|f| f == Found::Current(ReplicaState::Suspect));
-        let silent = found.iter().any(|(_, f)| *f == Found::Silent);
-        return match suspects.first() {
-            Some(winner) if !silent || all_heard => Plan::Bless(*winner),
-            None if !rec.committed && all_heard => fresh_set(id, rec, candidates),
-            _ => Plan::Wait,
-        };
+        match suspects.first() {
+            Some(winner) if !silent_member || all_heard => {
+                mend.retain(|s| s != winner);
+                survivors.push(*winner);
+            }
+            None if !rec.committed && all_heard => return fresh_set(id, rec, candidates),
+            _ => return Plan::Wait,
+        }
     }
     let over = survivors.len() > wanted;
     survivors.truncate(wanted.max(1));
@@ -112,21 +116,21 @@ pub fn plan(
     let fresh = place(seed_of(id), wanted.saturating_sub(have), candidates, &taken);
     let mut joining = mend;
     joining.extend(fresh);
-    let silent_member = found.iter().any(|(_, f)| *f == Found::Silent);
-    if joining.is_empty() && !over && !force && !silent_member {
+    if joining.is_empty() && !over && !force && !silent_member && !settles {
         return Plan::Leave;
     }
     // A member that only missed a question keeps its place, while nobody waits to write.
     if silent_member && !over && !force && !all_heard {
         return Plan::Wait;
     }
-    Plan::Bump { survivors, joining }
+    Plan::Bump { survivors, settles, joining }
 }
 
 /// A set for a chunk that was never written and whose servers are gone.
 fn fresh_set(id: ChunkId, rec: &ChunkRec, candidates: &[Candidate]) -> Plan {
     let joining = place(seed_of(id), usize::from(rec.wanted), candidates, &[]);
-    if joining.is_empty() { Plan::Wait } else { Plan::Bump { survivors: vec![], joining } }
+    let (survivors, settles) = (vec![], false);
+    if joining.is_empty() { Plan::Wait } else { Plan::Bump { survivors, settles, joining } }
 }
 
 #[cfg(test)]
@@ -146,7 +150,6 @@ mod tests {
             inode: InodeId(9),
             index: ChunkIndex(0),
             committed,
-            since: ChunkVersion(1),
             pending: None,
             cut_to: None,
             mover: None,
@@ -159,7 +162,10 @@ mod tests {
         plan(ChunkId(1), &rec(true), &[(S[0], a), (S[1], b)], &candidates(), heard, false)
     }
     fn bump(survivors: &[ServerId], joining: &[ServerId]) -> Plan {
-        Plan::Bump { survivors: survivors.to_vec(), joining: joining.to_vec() }
+        Plan::Bump { survivors: survivors.to_vec(), settles: false, joining: joining.to_vec() }
+    }
+    fn settled(winner: ServerId, joining: &[ServerId]) -> Plan {
+        Plan::Bump { survivors: vec![winner], settles: true, joining: joining.to_vec() }
     }
 
     #[test]
@@ -175,9 +181,10 @@ mod tests {
         assert_eq!(decide(GOOD, Found::Other, true), bump(&[S[0]], &[S[1]]));
         assert_eq!(decide(GOOD, Found::Nothing, true), bump(&[S[0]], &[S[1]]));
         assert_eq!(decide(Found::Current(ReplicaState::Damaged), GOOD, true), bump(&[S[1]], &[S[0]]));
-        assert_eq!(decide(SUSPECT, SUSPECT, false), Plan::Bless(S[0]), "the first in chain order wins");
+        assert_eq!(decide(SUSPECT, SUSPECT, false), settled(S[0], &[S[1]]), "the first in chain order wins");
         assert_eq!(decide(SUSPECT, Found::Silent, false), Plan::Wait, "the other may be good");
-        assert_eq!(decide(SUSPECT, Found::Silent, true), Plan::Bless(S[0]));
+        assert_eq!(decide(SUSPECT, Found::Silent, true), settled(S[0], &[S[2]]));
+        assert_eq!(decide(Found::Current(ReplicaState::Damaged), SUSPECT, true), settled(S[1], &[S[0]]));
         assert_eq!(decide(Found::Silent, Found::Silent, true), Plan::Wait);
         assert_eq!(
             decide(Found::Other, Found::Nothing, true),
@@ -199,7 +206,7 @@ mod tests {
         let found = [(S[0], Found::Nothing), (S[1], Found::Silent)];
         assert_eq!(plan(ChunkId(1), &r, &found, &candidates(), true, false), bump(&[S[0]], &[S[2]]));
         let found = [(S[0], Found::Silent), (S[1], Found::Silent)];
-        let Plan::Bump { survivors, joining } = plan(ChunkId(1), &r, &found, &candidates(), true, false)
+        let Plan::Bump { survivors, joining, .. } = plan(ChunkId(1), &r, &found, &candidates(), true, false)
         else {
             panic!("a new set is expected");
         };

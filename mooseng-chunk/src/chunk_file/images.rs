@@ -2,7 +2,7 @@
 //! file when they are durable in the log.
 
 use super::*;
-use crate::redo::Record;
+use crate::redo::{Origin, Record};
 
 /// Blocks of one chunk that wait in memory at most.
 const WAITING_MAX: usize = (4 << 20) / PAGE;
@@ -30,8 +30,16 @@ impl ChunkFile {
     }
 
     /// Puts images into the log.
-    pub(super) fn log(&mut self, redo: &Redo, length: u64, images: Vec<Image>) -> Result<(), FileError> {
-        self.logged = redo.append(self.header.id, length, &images)?;
+    pub(super) fn log(
+        &mut self,
+        redo: &Redo,
+        length: u64,
+        writer: Option<Writer>,
+        images: Vec<Image>,
+    ) -> Result<(), FileError> {
+        let after = if self.in_place { Origin::IN_PLACE } else { self.logged };
+        let origin = Origin { writer: writer.unwrap_or_default(), after };
+        self.logged = redo.append(self.header.id, length, origin, &images)?;
         self.behind = true;
         self.images.extend(images.into_iter().map(|i| (i.block, i)));
         Ok(())
@@ -101,11 +109,18 @@ impl ChunkFile {
     /// Puts into a file what the log has of it, at a start. Answers the header when there was anything.
     /// Durable, so that it is not done again.
     pub fn redo(file: Arc<dyn DiskFile>, dirty: bool, records: Vec<Record>) -> io::Result<Option<Header>> {
-        let Some(mut f) = Self::open(file, dirty)? else { return Ok(None) };
+        let numbers = Arc::default();
+        let Some(mut f) = Self::open(file, dirty, Arc::clone(&numbers))? else { return Ok(None) };
         let applied = f.header.log_seq;
+        let mut complete = applied;
         for record in records.into_iter().filter(|r| r.seq > applied) {
             f.logged = record.seq;
             f.header.length = f.header.length.max(record.length);
+            // Behind a write that is not there, numbers are no proof of those before.
+            if record.origin.after <= complete {
+                complete = record.seq;
+                numbers.lock().applied(record.origin.writer.0, record.origin.writer.1);
+            }
             for image in record.images {
                 // The other blocks of a lost page would become holes.
                 if !f.lost_pages.contains(&page_of(image.block)) {

@@ -29,7 +29,7 @@ impl ChunkFile {
 
     /// Settles all blocks and makes that durable: the chunk is good as it is but for the blocks
     /// returned, which are damaged.
-    pub fn bless(&mut self, redo: &Redo) -> io::Result<Vec<u64>> {
+    pub fn settle_all(&mut self, redo: &Redo) -> io::Result<Vec<u64>> {
         let blocks = self.entries.len().max(self.header.length.div_ceil(BLOCK_BYTES) as usize);
         self.entries.resize(blocks, None);
         let damaged = self.settle(0..blocks);
@@ -37,11 +37,18 @@ impl ChunkFile {
         Ok(damaged)
     }
 
+    /// What was written before does not count: it is taken again when it comes. Before the content goes.
+    pub fn forget_numbers(&mut self) {
+        self.numbers.lock().replace(vec![]);
+        self.header.writers.clear();
+    }
+
     /// Before a copy changes anything: the replica is of no version until the copy is whole, so that
     /// nobody can take a half for it. Durable.
     pub fn begin_copy(&mut self) -> io::Result<()> {
         // Whatever the log has of it is void from now on, and nothing goes there any more.
         self.put_images()?;
+        self.forget_numbers();
         self.header.version = ChunkVersion(0);
         self.header.log_seq = self.logged;
         self.harden()

@@ -62,6 +62,14 @@ impl MetadataService for Leader {
     }
 }
 
+/// A suspect becomes good as it is, at a version.
+pub fn settle(it: ChunkRef, members: &[u64]) -> Control {
+    let members = members.iter().map(|s| ServerId(*s)).collect();
+    let (chunk, to) = (it.id, it.version);
+    let (cut_to, create, settle, term) = (None, false, true, Term(1));
+    Control::SetVersion { chunk, to, members, cut_to, create, settle, term }
+}
+
 pub struct World {
     pub net: MemoryNetwork,
     pub key: SigningKey,
@@ -217,8 +225,9 @@ impl World {
         let to = ChunkRef { version: chunk.version.next(), ..chunk };
         for server in servers {
             let members = servers.iter().map(|s| ServerId(*s)).collect();
-            let (cut_to, create, term) = (None, false, Term(1));
-            let op = Control::SetVersion { chunk: chunk.id, to: to.version, members, cut_to, create, term };
+            let (cut_to, create, settle, term) = (None, false, false, Term(1));
+            let (chunk, to) = (chunk.id, to.version);
+            let op = Control::SetVersion { chunk, to, members, cut_to, create, settle, term };
             self.control(*server, op).await.unwrap();
         }
         for server in &servers[1..] {

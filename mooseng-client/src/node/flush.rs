@@ -4,7 +4,7 @@
 //! not succeed; later writes go on. Data that can never be written is given up, and told once to
 //! each handle that was open ([`super::Losses`]).
 
-use super::*;
+use super::{session::Committing, *};
 use crate::writer::sync_chunk_left;
 use futures::future::{join, join_all};
 use mooseng_core::{
@@ -108,7 +108,7 @@ impl Node {
                 Err(Error::Meta(MetaError::LayoutStale)) => self.catch_up().await?,
                 Err(e) => {
                     if e.errno() == Errno::ESTALE {
-                        self.gone(&e);
+                        self.lose(&e);
                     }
                     return Err(e);
                 }
@@ -144,7 +144,7 @@ impl Node {
                 chunks.insert(queue.index, chunk);
             }
         }
-        let mut attr = None;
+        let (mut attr, committing) = (None, Committing::begin(self));
         if !chunks.is_empty() || covered.written_to.is_some() {
             let op = CommitWrite {
                 inode: self.cx.inode,
@@ -163,6 +163,10 @@ impl Node {
             if chunks.get(&queue.index).is_none_or(|named| place == Some(named.id)) {
                 q.committed = q.committed.max(*upto);
             }
+            drop(q);
+            if let Some(named) = chunks.get(&queue.index) {
+                queue.told(named.id);
+            }
         }
         if s.written_to == covered.written_to {
             s.written_to = None;
@@ -171,7 +175,33 @@ impl Node {
             s.changed_here(attr.change);
         }
         s.retire(true);
+        drop(s);
+        drop(committing);
         Ok(())
+    }
+
+    /// Tells the masters that a chunk has data, without its end, so that what is on disk need not be held
+    /// any more.
+    pub(super) async fn tell_of(&self, queue: &Queue) -> bool {
+        let Some(chunk) = queue.chunk() else { return false };
+        let truncates = *self.shared.truncates.lock();
+        let chunks = vec![(queue.index, chunk)];
+        let op = CommitWrite { inode: self.cx.inode, truncates, size: 0, chunks, drop_inline: false };
+        let committing = Committing::begin(self);
+        match self.cx.masters.call(&self.committer(), op).await {
+            Ok(attr) => {
+                self.state.lock().changed_here(attr.change);
+                drop(committing);
+                queue.told(chunk.id);
+                true
+            }
+            Err(Error::Meta(MetaError::LayoutStale)) => match self.flushing.try_lock() {
+                Ok(_one) => self.catch_up().await.is_ok(),
+                // It finds out by itself.
+                Err(_) => false,
+            },
+            Err(_) => false,
+        }
     }
 
     /// Somebody cut the file since the writes began: what the masters do not know of yet is written anew
@@ -215,13 +245,19 @@ impl Node {
             }
             let truncates = *self.shared.truncates.lock();
             let op = WriteInline { inode: self.cx.inode, truncates, parts };
-            match self.cx.masters.call(&self.committer(), op).await {
+            let session = self.cx.masters.session().await?;
+            self.take_up(session).await?;
+            let committing = Committing::begin(self);
+            match self.cx.masters.call_under(&self.committer(), op, session).await {
                 Ok(attr) => {
                     let mut s = self.state.lock();
                     s.changed_here(attr.change);
                     s.dirty = std::mem::take(&mut s.since_flush);
+                    drop(s);
+                    drop(committing);
                     return Ok(());
                 }
+                Err(Error::Meta(MetaError::SessionEnded | MetaError::Fenced { .. })) => {}
                 Err(Error::Meta(MetaError::LayoutStale)) => {
                     let now = self.layout(&self.cx.creds, ChunkIndex(0), 0).await?.truncates;
                     if now == truncates {
@@ -232,7 +268,7 @@ impl Node {
                 }
                 Err(e) => {
                     if e.errno() == Errno::ESTALE {
-                        self.gone(&e);
+                        self.lose(&e);
                     }
                     return Err(e);
                 }
@@ -261,17 +297,6 @@ impl Node {
             self.parts_to_chunks(&mut s, &mut share);
         }
         Ok(())
-    }
-
-    /// The file is gone: nothing of it can be written any more.
-    fn gone(&self, e: &Error) {
-        self.shared.losses.note(e.clone());
-        let mut s = self.state.lock();
-        s.written_to = None;
-        (s.dirty, s.since_flush) = Default::default();
-        s.buffer = Buffer::default();
-        s.queues.clear();
-        s.forget_places();
     }
 
     /// Data was given up during a flush: when nothing else waits, the masters' size counts again.

@@ -91,7 +91,7 @@ pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsy
         if !layout.chunks.iter().any(|p| p.index == index && p.chunk.id == left.chunk) {
             return Ok(());
         }
-        let shared = Shared { truncates: Mutex::new(layout.truncates), losses: Losses::default() };
+        let shared = Shared { truncates: Mutex::new(layout.truncates), ..Shared::default() };
         let wait = until.saturating_duration_since(Instant::now());
         let Located { place, session, .. } = locate(cx, &shared, index, wait.max(RETRY)).await?;
         let head = place.place.chain.first().map(|r| r.server);

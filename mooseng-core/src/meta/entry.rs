@@ -102,6 +102,9 @@ pub enum Command {
         replaces: Option<ChunkVersion>,
         /// Members that go on, in chain order.
         survivors: Vec<ServerId>,
+        /// The survivor, one, is a suspect: every other member was lost, or is a suspect behind it in the
+        /// chain.
+        settles: bool,
         /// Members that are filled by it.
         joining: Vec<ServerId>,
         /// Cut the chunk to this many bytes.

@@ -156,8 +156,7 @@ fn control_allowed(role: Role, op: &Control) -> bool {
         Control::SetVersion { .. }
         | Control::Pull { .. }
         | Control::Delete { .. }
-        | Control::Fence { .. }
-        | Control::Bless { .. } => role == Role::Master,
+        | Control::Fence { .. } => role == Role::Master,
     }
 }
 

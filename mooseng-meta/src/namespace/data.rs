@@ -112,7 +112,6 @@ fn new_chunk(
         inode: id,
         index,
         committed: false,
-        since: ChunkVersion::FIRST,
         pending: None,
         cut_to: None,
         mover: moves.then_some((op.session, op.now)),
@@ -173,12 +172,12 @@ pub(super) fn allocate(op: &mut Op<'_>, r: &Allocate) -> Res<Layout> {
 /// The record of a chunk that a commit names, when the commit may be carried out.
 fn committable(op: &Op<'_>, id: InodeId, index: ChunkIndex, named: ChunkRef) -> Res<ChunkRec> {
     match chunk_at(op.tx, id, index)? {
-        // A bump since the write is no reason to refuse: what was acknowledged is in every survivor.
         Some((c, chunk)) if c.id == named.id && named.version <= c.version => {
-            // A set that was made anew has nothing of what was written to the one before.
-            let anew = chunk.pending.as_ref().is_some_and(|b| b.survivors.is_empty());
-            let lost = !chunk.committed && (anew || named.version < chunk.since);
-            if lost { Err(MetaError::LayoutStale.into()) } else { Ok(chunk) }
+            // A bump since the write is no reason to refuse: what was acknowledged is in every survivor. Not so
+            // before the first commit: a place that lost what was written, or never had it, passes for one
+            // that was never written to, and a set may have been made anew.
+            let sure = chunk.committed || (named.version == c.version && chunk.pending.is_none());
+            if sure { Ok(chunk) } else { Err(MetaError::LayoutStale.into()) }
         }
         _ => Err(MetaError::LayoutStale.into()),
     }

@@ -1,5 +1,5 @@
-//! Driving one chunk's bump: ask its servers, decide, act. Each step is idempotent; a new leader
-//! takes up what an old one left (PROTOCOL §4).
+//! Driving one chunk's bump: ask its servers, decide, act. Each step is idempotent; what another task or
+//! leader left is replaced by a bump to the version after (PROTOCOL §4).
 
 use super::{Inner, Lead, internal, lead::Odd};
 use crate::{
@@ -20,7 +20,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Time for one entry of a bump to pass the log.
 const COMMIT: Duration = Duration::from_secs(10);
-/// Steps of one look at a chunk: a bump left by another leader, a winner among suspects, a bump.
+/// Steps of one look at a chunk: a bump, what it leaves to be mended, a last look.
 const STEPS_MAX: usize = 5;
 
 /// Forgets that a chunk is being driven when it is dropped.
@@ -53,15 +53,19 @@ impl Inner {
         let mut begun = false;
         for _ in 0..STEPS_MAX {
             let Some(rec) = namespace::chunk(&self.view()?, id).map_err(internal)? else { return Ok(()) };
-            if let Some(bump) = rec.pending.clone() {
-                if self.carry_out(lead, id, &rec, bump).await? {
+            match rec.pending.clone() {
+                Some(bump) if begun => {
+                    if !self.carry_out(lead, id, &rec, bump).await? {
+                        // None of its survivors goes on: the next round looks again.
+                        return Err(MetaError::ChunkBusy(id));
+                    }
                     (force, begun) = (false, false);
                     continue;
                 }
-                // None of its survivors goes on. Once more at most: the next round looks again.
-                if begun {
-                    return Err(MetaError::ChunkBusy(id));
-                }
+                // Somebody else's, who gave it up. Its commands may still be under way: a copy that is made
+                // late would undo what is written to the version once it is open. So it never opens.
+                Some(_) => force = true,
+                None => {}
             }
             match self.decide_about(lead, id, &rec, force).await? {
                 Plan::Leave => {
@@ -71,9 +75,12 @@ impl Inner {
                 }
                 Plan::Wait if rec.pending.is_some() => return Err(MetaError::ChunkBusy(id)),
                 Plan::Wait => return Ok(()),
-                Plan::Bless(winner) => self.bless(lead, id, winner).await?,
-                Plan::Bump { survivors, joining } => {
-                    if !self.begin(lead, id, &rec, survivors, joining).await? {
+                Plan::Bump { survivors, settles, joining } => {
+                    if settles {
+                        let winner = &survivors[0];
+                        tracing::warn!(%id, %winner, "every replica was dirty at an unclean stop: the first in the chain wins");
+                    }
+                    if !self.begin(lead, id, &rec, (survivors, settles), joining).await? {
                         return Ok(());
                     }
                     begun = true;
@@ -103,7 +110,7 @@ impl Inner {
             }
             m.joiners(self.now(), self.timings.server_dead)
         };
-        let force = force || rec.cut_to.is_some() || (rec.pending.is_some() && all_heard);
+        let force = force || rec.cut_to.is_some();
         Ok(plan(id, rec, &found, &candidates, all_heard, force))
     }
 
@@ -114,26 +121,13 @@ impl Inner {
         self.now().saturating_sub(heard) > patience
     }
 
-    async fn bless(&self, lead: &Lead, id: ChunkId, winner: ServerId) -> Result<(), MetaError> {
-        tracing::warn!(%id, %winner, "every replica was dirty at an unclean stop: the first in the chain wins");
-        let failed = |e: ChunkError| internal(e.to_string());
-        let stat = Control::Stat { chunk: id };
-        let ControlReply::Done(stat) =
-            self.command(winner, stat, self.timings.control).await.map_err(failed)?
-        else {
-            return Err(internal("a question about a chunk was answered with something else"));
-        };
-        let op = Control::Bless { chunk: stat.report.chunk, term: lead.term };
-        self.command(winner, op, self.timings.control).await.map(drop).map_err(failed)
-    }
-
     /// Step 1: the bump is committed, in the place of one that could not go on.
     async fn begin(
         &self,
         lead: &Lead,
         id: ChunkId,
         rec: &ChunkRec,
-        survivors: Vec<ServerId>,
+        (survivors, settles): (Vec<ServerId>, bool),
         joining: Vec<ServerId>,
     ) -> Result<bool, MetaError> {
         let from = ChunkRef { id, version: rec.version };
@@ -142,7 +136,7 @@ impl Inner {
         tracing::info!(%id, %version, ?replaces, ?survivors, ?joining, cut_to = ?rec.cut_to, "bump");
         let given_up = rec.pending.iter().flat_map(|b| &b.joining).filter(|s| !joining.contains(s));
         let given_up: Vec<_> = given_up.copied().collect();
-        let command = Command::BumpStart { from, replaces, survivors, joining, cut_to: rec.cut_to };
+        let command = Command::BumpStart { from, replaces, survivors, settles, joining, cut_to: rec.cut_to };
         if self.propose(command, COMMIT).await? != Applied::Done(true) {
             return Ok(false);
         }
@@ -166,8 +160,8 @@ impl Inner {
         // A set without a survivor begins with nothing, whatever an old copy has.
         let cut_to = if bump.survivors.is_empty() { Some(0) } else { bump.cut_to };
         let set = |server: ServerId| {
-            let (members, to, term) = (members.clone(), bump.version, lead.term);
-            let op = Control::SetVersion { chunk: id, to, members, cut_to, create, term };
+            let (members, to, settle, term) = (members.clone(), bump.version, bump.settles, lead.term);
+            let op = Control::SetVersion { chunk: id, to, members, cut_to, create, settle, term };
             async move { (server, self.command(server, op, self.timings.control).await) }
         };
         let (mut ready, mut empty) = (Vec::new(), Vec::new());

@@ -56,8 +56,8 @@ pub fn apply(tx: &mut dyn Tx, entry: &LogEntry, totals: &mut TotalsDelta) -> io:
             )?;
             Ok(Applied::Done(true))
         }
-        Command::BumpStart { from, replaces, survivors, joining, cut_to } => {
-            bump_start(tx, (*from, *replaces), survivors, joining, *cut_to).map(Applied::Done)
+        Command::BumpStart { from, replaces, survivors, settles, joining, cut_to } => {
+            bump_start(tx, (*from, *replaces), (survivors, *settles), joining, *cut_to).map(Applied::Done)
         }
         Command::BumpOpen { chunk, members } => bump_open(tx, *chunk, members).map(Applied::Done),
         Command::DeleteDone { done } => delete_done(tx, done).map(Applied::Done),
@@ -244,7 +244,7 @@ fn grant(
 fn bump_start(
     tx: &mut dyn Tx,
     (from, replaces): (ChunkRef, Option<ChunkVersion>),
-    survivors: &[ServerId],
+    (survivors, settles): (&[ServerId], bool),
     joining: &[ServerId],
     cut_to: Option<u64>,
 ) -> io::Result<bool> {
@@ -258,13 +258,14 @@ fn bump_start(
         || rec.pending.as_ref().map(|b| b.version) != replaces
         || (survivors.is_empty() && rec.committed)
         || !known
+        || (settles && survivors.len() != 1)
     {
         return Ok(false);
     }
     // A version is never made twice: who took the replaced one may not pass for a member of this.
     let version = rec.newest().next();
-    rec.pending =
-        Some(PendingBump { version, survivors: survivors.to_vec(), joining: joining.to_vec(), cut_to });
+    let (survivors, joining) = (survivors.to_vec(), joining.to_vec());
+    rec.pending = Some(PendingBump { version, survivors, settles, joining, cut_to });
     tx.put(Table::Busy, &k, &[])?;
     save(tx, Table::Chunk, &k, &rec)?;
     Ok(true)
@@ -280,9 +281,6 @@ fn bump_open(tx: &mut dyn Tx, chunk: ChunkRef, members: &[ServerId]) -> io::Resu
     }
     rec.version = bump.version;
     rec.members = members.to_vec();
-    if bump.survivors.is_empty() {
-        rec.since = bump.version;
-    }
     if rec.cut_to.is_some() && rec.cut_to >= bump.cut_to && bump.cut_to.is_some() {
         rec.cut_to = None;
     }

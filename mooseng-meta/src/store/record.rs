@@ -117,6 +117,8 @@ pub struct PendingBump {
     pub version: ChunkVersion,
     /// Members that go on.
     pub survivors: Vec<ServerId>,
+    /// The one survivor is a suspect, which becomes good as it is.
+    pub settles: bool,
     /// Members being filled.
     pub joining: Vec<ServerId>,
     /// Cut to this many bytes.
@@ -138,9 +140,6 @@ pub struct ChunkRec {
     pub index: ChunkIndex,
     /// Whether a size commit has named it; before, chunkservers make it with the first write.
     pub committed: bool,
-    /// The version since which each set had a replica of the one before: what was acknowledged at
-    /// an older version is not in it.
-    pub since: ChunkVersion,
     /// A bump under way.
     pub pending: Option<PendingBump>,
     /// A cut that a truncate wants and no bump has begun.

@@ -374,7 +374,8 @@ impl Pair {
         let of = |version| ChunkRef { id: ChunkId(c.id), version: ChunkVersion(version) };
         let members = vec![ServerId(1), ServerId(2)];
         let (from, survivors, cut_to) = (of(c.version), members.clone(), c.cut_to);
-        let start = Command::BumpStart { from, replaces: None, survivors, joining: vec![], cut_to };
+        let (settles, joining) = (false, vec![]);
+        let start = Command::BumpStart { from, replaces: None, survivors, settles, joining, cut_to };
         assert_eq!(self.w.put(start), Applied::Done(true));
         let open = Command::BumpOpen { chunk: of(c.version + 1), members };
         assert_eq!(self.w.put(open), Applied::Done(true));

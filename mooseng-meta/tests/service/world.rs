@@ -76,7 +76,6 @@ fn kind(op: &Control) -> &'static str {
         Control::Table { .. } => "table",
         Control::Numbers { .. } => "numbers",
         Control::Fence { .. } => "fence",
-        Control::Bless { .. } => "bless",
     }
 }
 
@@ -97,12 +96,15 @@ impl Fake {
         };
         let id = match op {
             Control::Stat { chunk } => chunk,
-            Control::SetVersion { chunk, to, cut_to, create, .. } => {
+            Control::SetVersion { chunk, to, cut_to, create, settle, .. } => {
                 if create {
                     let empty = Has { version: 0, state: ReplicaState::Good, length: 0 };
                     s.has.entry(chunk).or_insert(empty);
                 }
                 let h = s.has.get_mut(&chunk).ok_or(ChunkError::NotFound(chunk))?;
+                if settle && h.version > 0 {
+                    h.state = ReplicaState::Good;
+                }
                 suspect(chunk, h)?;
                 h.version = to.get();
                 h.length = cut_to.map_or(h.length, |c| c.min(h.length));
@@ -111,12 +113,6 @@ impl Fake {
             Control::Pull { chunk, .. } => {
                 let new = Has { version: chunk.version.get(), state: ReplicaState::Good, length: 1 };
                 s.has.insert(chunk.id, new);
-                chunk.id
-            }
-            Control::Bless { chunk, .. } => {
-                let h = s.has.get_mut(&chunk.id).ok_or(ChunkError::NotFound(chunk.id))?;
-                assert_eq!(h.version, chunk.version.get(), "a suspect is blessed at its own version");
-                h.state = ReplicaState::Good;
                 chunk.id
             }
             Control::Delete { chunk, .. } => {

@@ -55,11 +55,13 @@ fn commands() -> Vec<(Control, &'static [Role])> {
         (Control::Stat { chunk: id }, &[Master, Chunkserver]),
         (Control::Table { chunk }, &[Master, Chunkserver]),
         (Control::Numbers { chunk }, &[Master, Chunkserver]),
-        (Control::SetVersion { chunk: id, to, members, cut_to: Some(0), create: true, term }, &[Master]),
+        (
+            Control::SetVersion { chunk: id, to, members, cut_to: Some(0), create: true, settle: true, term },
+            &[Master],
+        ),
         (Control::Pull { chunk, from: vec![], term }, &[Master]),
         (Control::Delete { chunk, term }, &[Master]),
         (Control::Fence { session, term }, &[Master]),
-        (Control::Bless { chunk, term }, &[Master]),
     ]
 }
 

@@ -1,0 +1,63 @@
+//! Which writes of which session a replica's content has: what comes again is a repeat (PROTOCOL §4).
+//! They are in the chunk's header as of its last sync, and beside each image in the redo log. Never more
+//! is claimed than is there: a frame that is taken for a repeat by mistake is lost.
+
+use crate::format::WRITERS_MAX;
+use mooseng_core::{
+    ids::*,
+    planted::{self, Bug},
+};
+use std::collections::BTreeMap;
+
+/// Whose write, and which.
+pub(crate) type Writer = (SessionId, WriteNumber);
+
+/// The last write of each session that the content here has.
+#[derive(Default)]
+pub(crate) struct Numbers {
+    last: BTreeMap<SessionId, WriteNumber>,
+    /// Whether the file was asked for those that it has.
+    loaded: bool,
+    /// Whether these are all that count: a head that has started since asks those behind it first.
+    pub complete: bool,
+}
+
+impl Numbers {
+    /// Takes those of the chunk's header, once after a start.
+    pub fn load(&mut self, writers: &[Writer]) {
+        if !self.loaded {
+            self.loaded = true;
+            writers.iter().for_each(|(session, number)| self.applied(*session, *number));
+        }
+    }
+
+    /// Whether a frame is to be applied. The first of a stream may leave numbers out: those were
+    /// given up by their writer.
+    pub fn admit(&self, session: SessionId, number: WriteNumber, first: bool) -> Result<bool, WriteNumber> {
+        match self.last.get(&session) {
+            Some(last) if number <= *last => Ok(planted::is(Bug::RepeatApplied)),
+            Some(last) if !first && number != last.next() => Err(last.next()),
+            _ => Ok(true),
+        }
+    }
+
+    pub fn applied(&mut self, session: SessionId, number: WriteNumber) {
+        let last = self.last.entry(session).or_default();
+        *last = number.max(*last);
+        if self.last.len() > WRITERS_MAX
+            && let Some(oldest) = self.last.keys().copied().find(|s| *s != session)
+        {
+            self.last.remove(&oldest);
+        }
+    }
+
+    /// All, for another server or for the header.
+    pub fn list(&self) -> Vec<Writer> {
+        self.last.iter().map(|(s, n)| (*s, *n)).collect()
+    }
+
+    /// Those of a server whose content is taken over; none for content that begins with nothing.
+    pub fn replace(&mut self, list: Vec<Writer>) {
+        *self = Self { last: list.into_iter().collect(), loaded: true, complete: false };
+    }
+}
