@@ -245,6 +245,7 @@ impl Cluster {
             timings: self.builder.timings.clone(),
             class: StorageClass { copies: self.builder.chunkservers.min(2) as u8 },
             cache_bytes: CACHE_BYTES,
+            reserve: 0,
             authority: None,
         };
         self.masters[at].1 = Some(Master::start(options).await.map_err(failed)?);

@@ -14,7 +14,7 @@ use crate::{
 };
 use bytes::Bytes;
 use mooseng_core::{
-    error::MetaError,
+    error::{Errno, MetaError},
     ids::{ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, TruncateCounter, WriteNumber},
     limits::CHUNK_BYTES,
 };
@@ -407,7 +407,8 @@ impl Queue {
 pub(crate) fn can_be_kept(e: &Error) -> bool {
     match e {
         // The file is gone, or the data can never fit.
-        Error::Meta(MetaError::Posix(_)) | Error::Invalid(_) | Error::Overtaken { .. } => false,
+        Error::Meta(MetaError::Posix(e)) => *e == Errno::ENOSPC,
+        Error::Invalid(_) | Error::Overtaken { .. } => false,
         _ => true,
     }
 }

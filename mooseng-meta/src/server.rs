@@ -53,6 +53,9 @@ pub struct MasterOptions {
     pub class: StorageClass,
     /// Bytes of redb's cache.
     pub cache_bytes: usize,
+    /// Bytes of its disk that are kept for removing. While no quorum of masters has as much free,
+    /// everything that needs room ends with ENOSPC.
+    pub reserve: u64,
     /// Signs the certificates of nodes that join, where this master may.
     pub authority: Option<Arc<dyn Authority>>,
 }
@@ -195,7 +198,7 @@ impl Master {
         })
         .await?;
         let service = MasterService::new(
-            (o.id, o.cluster, o.class),
+            (o.id, o.cluster, o.class, o.reserve),
             store,
             raft.clone(),
             o.transport.clone(),

@@ -55,6 +55,7 @@ async fn start(disk: Arc<dyn Disk>) -> Master {
         timings: ServiceTimings { session_lifetime: Duration::from_secs(3600), ..ServiceTimings::default() },
         class: StorageClass { copies: 1 },
         cache_bytes: CACHE_BYTES,
+        reserve: 0,
         authority: None,
     };
     let master = Master::start(options).await.unwrap();

@@ -31,6 +31,8 @@ pub struct Config {
     pub copies: u8,
     /// Bytes of the database's cache.
     pub cache_bytes: usize,
+    /// Bytes of the disk that are kept for removing.
+    pub reserve: u64,
 }
 
 impl Config {
@@ -53,6 +55,7 @@ impl Config {
             members: members(settings, id, listen)?,
             copies: settings.get_with("copies", copies)?,
             cache_bytes: mebibytes(settings, "cache_size_mb", 8..=1 << 20)? as usize,
+            reserve: mebibytes(settings, "reserve_mb", 0..=u64::MAX >> 20)?,
         })
     }
 }

@@ -70,6 +70,7 @@ pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
             timings: Default::default(),
             class: StorageClass { copies: config.copies },
             cache_bytes: config.cache_bytes,
+            reserve: config.reserve,
             authority,
         };
         let master = Master::start(options).await.map_err(|e| match e {

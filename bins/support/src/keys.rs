@@ -198,6 +198,14 @@ const MASTER: &[Key] = &[
         "Memory for the namespace's database",
         "MiB from 8 to 1048576"
     ),
+    key!(
+        "reserve_mb",
+        ["MOOSENG_RESERVE_MB"],
+        Some("256"),
+        "MIB",
+        "Space of the disk for removing only: when most masters have less, nothing is made or written any more",
+        "MiB from 0"
+    ),
 ];
 
 const CHUNKSERVER: &[Key] = &[

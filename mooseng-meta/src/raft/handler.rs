@@ -1,7 +1,7 @@
 //! The answering side of Raft's messages.
 
 use super::gate::{End, Gate};
-use super::message::{APPEND, LAST, PRE_VOTE, SNAPSHOT, TRANSFER, VOTE, decode, decode_append, encode};
+use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, decode_append, encode};
 use super::snapshot::{FileWriter, SnapshotFile};
 use super::state::Shared;
 use super::types::{Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, log_pos};
@@ -59,6 +59,7 @@ impl Handler for RaftHandler {
                 let term = self.raft.metrics().borrow_watched().vote.leader_id.term;
                 encode(&End { last: self.gate.last(), term })?
             }
+            ROOM => encode(&self.state.space().await.map_err(refused)?)?,
             Method(other) => return Err(NetError::UnknownMethod(other)),
         };
         Ok(Message::of_head(head))

@@ -21,6 +21,8 @@ pub const SNAPSHOT: Method = Method(0x0104);
 pub const TRANSFER: Method = Method(0x0105);
 /// Asks where the receiver's log ends, and for its term.
 pub const LAST: Method = Method(0x0106);
+/// Asks how many bytes the receiver's disk has, and how many of them are free.
+pub const ROOM: Method = Method(0x0107);
 
 #[derive(Serialize, Deserialize)]
 struct AppendHead {

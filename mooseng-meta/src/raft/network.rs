@@ -1,7 +1,7 @@
 //! The calling side: Raft's messages over any [`Transport`], one shared connection per master.
 
 use super::gate::End;
-use super::message::{APPEND, LAST, PRE_VOTE, SNAPSHOT, TRANSFER, VOTE, decode, encode, encode_append};
+use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, encode, encode_append};
 use super::snapshot::SnapshotFile;
 use super::types::{MasterNode, Snapshot, Types, Vote};
 use bytes::Bytes;
@@ -94,6 +94,16 @@ impl Links {
     /// Where the log of another master ends.
     pub(super) async fn last_of(&self, target: u64, addr: &str, budget: Duration) -> Result<End, NetError> {
         self.call((target, addr), LAST, Message::of_head(Bytes::new()), budget).await
+    }
+
+    /// Bytes of another master's disk: all, and free.
+    pub(super) async fn room_of(
+        &self,
+        target: u64,
+        addr: &str,
+        budget: Duration,
+    ) -> Result<(u64, u64), NetError> {
+        self.call((target, addr), ROOM, Message::of_head(Bytes::new()), budget).await
     }
 
     /// Closes all connections.

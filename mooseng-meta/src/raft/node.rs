@@ -235,6 +235,21 @@ impl RaftNode {
             && (alone || m.last_quorum_acked.is_some_and(|at| lately(at.into_inner())))
     }
 
+    /// Bytes of each voter's disk, all and free; `None` of those that do not answer within `budget`.
+    pub async fn room(&self, budget: Duration) -> Vec<Option<(u64, u64)>> {
+        let voters = self.status().voters;
+        let ask = |m: &Member| {
+            let (id, addr) = (m.id.get(), m.raft_addr.clone());
+            async move {
+                if id == self.0.id {
+                    return self.0.state.space().await.ok();
+                }
+                self.0.links.room_of(id, &addr, budget).await.ok()
+            }
+        };
+        futures::future::join_all(voters.iter().map(ask)).await
+    }
+
     /// Who leads, now and at each change.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.clone()

@@ -52,6 +52,13 @@ impl Shared {
         joined(on_lane(&self.lane, move || machine.flush().map(|_| ())).await)
     }
 
+    /// Bytes of this node's disk: all, and free.
+    pub async fn space(&self) -> io::Result<(u64, u64)> {
+        let files = self.files();
+        let lane = Arc::clone(&files.lane);
+        joined(on_lane(&lane, move || files.disk.space()).await)
+    }
+
     /// Where snapshot files are made.
     pub fn files(&self) -> Arc<Place> {
         Arc::clone(&self.files)

@@ -1,7 +1,7 @@
 //! What a leader does by itself, from election to deposition: takes up its term, ends silent
 //! sessions; `upkeep` looks after chunks, `deleting` removes what nobody needs.
 
-use super::{Inner, Lead, internal};
+use super::{Inner, Lead, internal, room};
 use crate::{namespace::meta_key, store::*};
 use futures::{StreamExt as _, stream};
 use mooseng_core::{error::MetaError, ids::*, meta::*};
@@ -71,6 +71,7 @@ impl Inner {
             memory: Default::default(),
             bumping: Default::default(),
             bumped: Default::default(),
+            cramped: Default::default(),
             wake: Default::default(),
         };
         {
@@ -87,7 +88,12 @@ impl Inner {
 
     /// Sessions, chunks and deletions are looked after side by side: none waits for another.
     async fn drive(self: &Arc<Self>, lead: &Arc<Lead>) {
-        futures::join!(self.keep_sessions(lead), self.keep_chunks(lead), self.keep_deleting(lead));
+        futures::join!(
+            self.keep_sessions(lead),
+            self.keep_chunks(lead),
+            self.keep_deleting(lead),
+            room::keep(self, lead)
+        );
     }
 
     async fn keep_sessions(&self, lead: &Lead) {

@@ -1,6 +1,6 @@
 //! Reads and mutations of the namespace.
 
-use super::{Inner, Lead, answer, internal, layout::Want};
+use super::{Inner, Lead, answer, internal, layout::Want, room};
 use crate::{
     namespace,
     placement::place,
@@ -60,7 +60,7 @@ impl Drop for Opening {
 }
 
 /// The mutations of a batch; one within a batch is none, and is refused when it is applied.
-fn elements(b: &Batch) -> impl Iterator<Item = MetaRequest> + '_ {
+pub(super) fn elements(b: &Batch) -> impl Iterator<Item = MetaRequest> + '_ {
     let decoded = b.ops.iter().filter_map(|b| wire::decode::<MetaRequest>(b).ok());
     decoded.filter(|op| !matches!(op, MetaRequest::Batch(_)))
 }
@@ -224,6 +224,7 @@ impl Inner {
             SlotCheck::New => {}
         }
         self.may_change_content(lead, cx, &view, &req)?;
+        room::is_there_for(lead, &req)?;
         if let MetaRequest::Allocate(r) = &req
             && let Some(layout) = self.all_allocated(cx, r).await?
         {

@@ -19,6 +19,7 @@ mod joins;
 mod layout;
 mod lead;
 mod peers;
+mod room;
 mod servers;
 mod sessions;
 mod upkeep;
@@ -46,7 +47,10 @@ use mooseng_core::{
 };
 use parking_lot::{Mutex, RwLock};
 use peers::Peers;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 use tokio::sync::Notify;
 
 /// Times of the service. The same on all masters.
@@ -91,6 +95,8 @@ pub(crate) struct Lead {
     bumping: Mutex<std::collections::BTreeSet<ChunkId>>,
     /// A bump ended.
     bumped: Notify,
+    /// The masters' disks are nearly full: what needs room is refused.
+    cramped: AtomicBool,
     /// The driver has work before its next tick.
     wake: Notify,
 }
@@ -109,6 +115,7 @@ pub(crate) struct Inner {
     pub timings: ServiceTimings,
     pub key: SigningKey,
     pub authority: Option<Arc<dyn Authority>>,
+    pub reserve: u64,
     peers: Peers,
     lead: RwLock<Option<Arc<Lead>>>,
 }
@@ -126,9 +133,10 @@ fn answer<T>(r: Result<T, Fail>) -> Result<T, MetaError> {
 
 impl MasterService {
     /// Around a Raft node and its store. Draws the node's signing key. `cluster` and `class` begin a
-    /// filesystem where there is none yet. With an `authority` it answers joins.
+    /// filesystem where there is none yet. What needs room is refused while no quorum of masters has
+    /// `reserve` bytes free. With an `authority` it answers joins.
     pub fn new(
-        (id, cluster, class): (MasterId, ClusterId, StorageClass),
+        (id, cluster, class, reserve): (MasterId, ClusterId, StorageClass, u64),
         store: Arc<RedbStore>,
         raft: RaftNode,
         transport: Arc<dyn Transport>,
@@ -152,6 +160,7 @@ impl MasterService {
             timings,
             key,
             authority,
+            reserve,
             peers,
             lead: RwLock::new(None),
         }))

@@ -49,6 +49,7 @@ async fn trio(net: &MemoryNetwork) -> Vec<Master> {
             timings: quick(),
             class: StorageClass { copies: 1 },
             cache_bytes: 4 << 20,
+            reserve: 0,
             authority: None,
         };
         masters.push(Master::start(options).await.unwrap());

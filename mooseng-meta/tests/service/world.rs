@@ -166,6 +166,7 @@ pub struct World {
     pub net: MemoryNetwork,
     pub master: Option<Master>,
     pub disk: Arc<dyn Disk>,
+    pub reserve: u64,
     pub timings: ServiceTimings,
     pub servers: BTreeMap<u64, Arc<Fake>>,
     /// Signs joins from the master's next start on.
@@ -191,6 +192,7 @@ impl World {
             net: MemoryNetwork::new(),
             master: None,
             disk: Arc::new(MemDisk::new("master")),
+            reserve: 0,
             timings,
             servers: BTreeMap::new(),
             authority: None,
@@ -221,6 +223,7 @@ impl World {
             timings: self.timings.clone(),
             class: StorageClass { copies: 2 },
             cache_bytes: 4 << 20,
+            reserve: self.reserve,
             authority: self.authority.clone(),
         };
         let master = Master::start(options).await.unwrap();
