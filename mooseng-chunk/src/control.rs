@@ -4,7 +4,7 @@
 use crate::{
     chunk_file::FileError,
     disk::DataDisk,
-    shared::{Shared, clean, is_good, right_version},
+    shared::{Shared, clean, is_good},
     slot::{Inside, Slot, stopped},
 };
 use mooseng_core::{chunk::*, error::ChunkError, ids::*, meta::ReplicaState};

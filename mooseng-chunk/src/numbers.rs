@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub(crate) type Writer = (SessionId, WriteNumber);
 
 /// The last write of each session that the content here has.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Numbers {
     last: BTreeMap<SessionId, WriteNumber>,
     /// Whether the file was asked for those that it has.

@@ -7,7 +7,7 @@
 use mooseng_chunk::format::{ENTRIES, Entry, Header, PAGE, decode_page, encode_page};
 use mooseng_core::{
     checksum::crc32c,
-    ids::{ChunkId, ChunkVersion, ServerId},
+    ids::{ChunkId, ChunkVersion, ServerId, SessionId, WriteNumber},
     limits::COPIES_MAX,
 };
 

@@ -15,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use mooseng_core::{
     error::{Errno, MetaError},
-    ids::{ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, TruncateCounter, WriteNumber},
+    ids::{ChunkId, ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, TruncateCounter, WriteNumber},
     limits::CHUNK_BYTES,
 };
 use parking_lot::Mutex;

@@ -57,7 +57,7 @@ fn is_short(disks: &[Option<(u64, u64)>], reserve: u64, cramped: bool) -> Option
 /// Errors: ENOSPC for what needs room, when there is none.
 pub(super) fn is_there_for(lead: &Lead, req: &MetaRequest) -> Result<(), MetaError> {
     if lead.cramped.load(Relaxed) && needs_room(req) {
-        return Err(Errno::ENOSPC.into());
+        return Err(MetaError::Posix(Errno::ENOSPC));
     }
     Ok(())
 }
