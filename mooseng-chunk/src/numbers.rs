@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub(crate) type Writer = (SessionId, WriteNumber);
 
 /// The last write of each session that the content here has.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Numbers {
     last: BTreeMap<SessionId, WriteNumber>,
     /// Whether the file was asked for those that it has.
@@ -49,6 +49,15 @@ impl Numbers {
         {
             self.last.remove(&oldest);
         }
+    }
+
+    /// All, when one more is there.
+    pub fn with(&self, writer: Option<Writer>) -> Vec<Writer> {
+        let mut all = self.clone();
+        if let Some((session, number)) = writer {
+            all.applied(session, number);
+        }
+        all.list()
     }
 
     /// All, for another server or for the header.

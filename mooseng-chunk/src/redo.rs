@@ -4,7 +4,7 @@
 //! bytes are drawn in `docs/format.md`.
 
 use crate::{
-    format::{PAGE, u32_at, u64_at},
+    format::{PAGE, WRITERS_MAX, u32_at, u64_at},
     numbers::Writer,
 };
 use bytes::Bytes;
@@ -24,7 +24,7 @@ const RECORD_MAGIC: u32 = 0x4f44_4552;
 const ALIGN: usize = 512;
 /// Where a segment's records begin, behind two copies of its header.
 const RECORDS_AT: u64 = 2 * PAGE as u64;
-const HEAD: usize = 80;
+const HEAD: usize = 72;
 /// By how much a segment grows on its disk.
 const STEP_BYTES: u64 = 4 << 20;
 /// A segment takes a whole frame at least.
@@ -32,7 +32,7 @@ pub(crate) const SEGMENT_BYTES_MIN: u64 = 2 << 20;
 const IMAGES_MAX: usize = FRAME_BYTES_MAX / PAGE + 2;
 
 const _: () =
-    assert!(RECORDS_AT as usize + HEAD + IMAGES_MAX * (8 + PAGE) + ALIGN < SEGMENT_BYTES_MIN as usize);
+    assert!(RECORDS_AT as usize + size_of(WRITERS_MAX, IMAGES_MAX) as usize <= SEGMENT_BYTES_MIN as usize);
 
 /// A block as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +54,11 @@ pub(crate) struct Record {
     pub images: Vec<Image>,
 }
 
-/// Which write a record is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which writes the chunk has with a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
-    pub writer: Writer,
+    /// The last of each session, at most [`WRITERS_MAX`].
+    pub writers: Vec<Writer>,
     /// With the chunk's file as of a sync and its records up to this one, all that was written before
     /// is there; [`Origin::IN_PLACE`] when some of that was neither synced nor logged.
     pub after: u64,
@@ -142,8 +143,8 @@ fn decode_header(h: &[u8]) -> Option<u64> {
     ok.then(|| u64_at(h, 8))
 }
 
-fn size_of(images: usize) -> u64 {
-    (HEAD + images * (8 + PAGE)).next_multiple_of(ALIGN) as u64
+const fn size_of(writers: usize, images: usize) -> u64 {
+    (HEAD + writers * 16 + images * (8 + PAGE)).next_multiple_of(ALIGN) as u64
 }
 
 fn encode_record(
@@ -151,16 +152,20 @@ fn encode_record(
     durable: u64,
     seq: u64,
     chunk: ChunkId,
-    (length, origin): (u64, Origin),
+    (length, origin): (u64, &Origin),
     images: &[Image],
 ) -> Vec<u8> {
-    let mut r = Vec::with_capacity(size_of(images.len()) as usize);
+    let size = size_of(origin.writers.len(), images.len()) as usize;
+    let mut r = Vec::with_capacity(size);
     r.extend(RECORD_MAGIC.to_le_bytes());
     r.extend([0; 4]);
-    let (session, number) = (origin.writer.0.get(), origin.writer.1.get());
-    for n in [segment, durable, seq, chunk.get(), length, images.len() as u64, session, number, origin.after]
-    {
+    let counts = (images.len() as u64, origin.writers.len() as u64);
+    for n in [segment, durable, seq, chunk.get(), length, counts.0, counts.1, origin.after] {
         r.extend(n.to_le_bytes());
+    }
+    for (session, number) in &origin.writers {
+        r.extend(session.get().to_le_bytes());
+        r.extend(number.get().to_le_bytes());
     }
     for i in images {
         r.extend((i.block as u32).to_le_bytes());
@@ -172,7 +177,7 @@ fn encode_record(
     }
     let crc = crc32c(&r[8..]);
     r[4..8].copy_from_slice(&crc.to_le_bytes());
-    r.resize(size_of(images.len()) as usize, 0);
+    r.resize(size, 0);
     r
 }
 
@@ -180,26 +185,33 @@ fn encode_record(
 fn decode_record(segment: u64, b: &Bytes, at: usize) -> Option<(u64, Record, usize)> {
     let r = b.get(at..)?;
     let images = u64_at(r, 48) as usize;
-    if u32_at(r, 0) != RECORD_MAGIC || u64_at(r, 8) != segment || images > IMAGES_MAX || images == 0 {
+    let writers = u64_at(r, 56) as usize;
+    if u32_at(r, 0) != RECORD_MAGIC
+        || u64_at(r, 8) != segment
+        || images > IMAGES_MAX
+        || images == 0
+        || writers > WRITERS_MAX
+    {
         return None;
     }
-    let len = HEAD + images * (8 + PAGE);
+    let heads = HEAD + writers * 16;
+    let len = heads + images * (8 + PAGE);
     if u32_at(r, 4) != crc32c(r.get(8..len)?) {
         return None;
     }
     let image = |i: usize| {
-        let from = at + HEAD + images * 8 + i * PAGE;
+        let from = at + heads + images * 8 + i * PAGE;
         Image {
-            block: u64::from(u32_at(r, HEAD + 8 * i)),
-            crc: u32_at(r, HEAD + 8 * i + 4),
+            block: u64::from(u32_at(r, heads + 8 * i)),
+            crc: u32_at(r, heads + 8 * i + 4),
             bytes: b.slice(from..from + PAGE),
         }
     };
     let images: Vec<_> = (0..images).map(image).collect();
     let (seq, chunk, length) = (u64_at(r, 24), ChunkId(u64_at(r, 32)), u64_at(r, 40));
-    let writer = (SessionId(u64_at(r, 56)), WriteNumber(u64_at(r, 64)));
-    let origin = Origin { writer, after: u64_at(r, 72) };
-    let size = size_of(images.len()) as usize;
+    let writer = |i: usize| (SessionId(u64_at(r, HEAD + 16 * i)), WriteNumber(u64_at(r, HEAD + 16 * i + 8)));
+    let origin = Origin { writers: (0..writers).map(writer).collect(), after: u64_at(r, 64) };
+    let size = size_of(writers, images.len()) as usize;
     Some((u64_at(r, 16), Record { seq, chunk, length, origin, images }, size))
 }
 
@@ -270,12 +282,12 @@ impl Redo {
         &self,
         chunk: ChunkId,
         length: u64,
-        origin: Origin,
+        origin: &Origin,
         images: &[Image],
     ) -> Result<u64, AppendError> {
         let mut s = self.state.lock();
         s.is_whole()?;
-        let size = size_of(images.len());
+        let size = size_of(origin.writers.len(), images.len());
         let n = match s.active {
             Some(n) if s.segments[n].as_ref().is_some_and(|a| a.end + size <= self.segment_bytes) => n,
             _ => self.begin_next(&mut s)?,
@@ -410,7 +422,9 @@ mod tests {
         Image { block, crc: u32::from(byte), bytes: Bytes::from(vec![byte; PAGE]) }
     }
 
-    const ORIGIN: Origin = Origin { writer: (SessionId(4), WriteNumber(8)), after: 2 };
+    fn origin() -> Origin {
+        Origin { writers: vec![(SessionId(4), WriteNumber(8))], after: 2 }
+    }
 
     fn open(disk: &Arc<dyn Disk>) -> (Redo, Found) {
         Redo::open(disk.clone(), SEGMENT_BYTES_MIN, 0).unwrap()
@@ -423,7 +437,7 @@ mod tests {
         assert!(found.records.is_empty() && !found.damaged);
         for n in 1..=3u8 {
             let images = [image(u64::from(n), n), image(9, n)];
-            assert_eq!(log.append(ChunkId(5), 100, ORIGIN, &images).unwrap(), u64::from(n));
+            assert_eq!(log.append(ChunkId(5), 100, &origin(), &images).unwrap(), u64::from(n));
         }
         log.sync(3).unwrap();
         drop(log);
@@ -432,16 +446,16 @@ mod tests {
         assert_eq!(found.records.iter().map(|r| r.seq).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(found.records[1].images, [image(2, 2), image(9, 2)]);
         assert_eq!((found.records[1].chunk, found.records[1].length), (ChunkId(5), 100));
-        assert_eq!(found.records[1].origin, ORIGIN);
+        assert_eq!(found.records[1].origin, origin());
         // Another filling: the earlier one does not count any more, and no number comes twice.
-        assert_eq!(log.append(ChunkId(6), 1, ORIGIN, &[image(1, 1)]).unwrap(), 4);
+        assert_eq!(log.append(ChunkId(6), 1, &origin(), &[image(1, 1)]).unwrap(), 4);
         drop(log);
         assert_eq!(open(&disk).1.records.iter().map(|r| r.seq).collect::<Vec<_>>(), [4]);
         assert_eq!(
             Redo::open(disk, SEGMENT_BYTES_MIN, 70)
                 .unwrap()
                 .0
-                .append(ChunkId(6), 1, ORIGIN, &[image(1, 1)])
+                .append(ChunkId(6), 1, &origin(), &[image(1, 1)])
                 .unwrap(),
             71
         );
@@ -452,13 +466,13 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("log"));
         let (log, _) = open(&disk);
         for n in 1..=2 {
-            log.append(ChunkId(n), 100, ORIGIN, &[image(n, n as u8)]).unwrap();
+            log.append(ChunkId(n), 100, &origin(), &[image(n, n as u8)]).unwrap();
         }
         log.sync(2).unwrap();
         for n in 3..=4 {
-            log.append(ChunkId(n), 100, ORIGIN, &[image(n, n as u8)]).unwrap();
+            log.append(ChunkId(n), 100, &origin(), &[image(n, n as u8)]).unwrap();
         }
-        let at = |n: u64| RECORDS_AT + (n - 1) * size_of(1) + 100;
+        let at = |n: u64| RECORDS_AT + (n - 1) * size_of(1, 1) + 100;
         let file = disk.open("redo.0").unwrap();
         // The third was not durable, though the fourth came through.
         file.write_at(at(3), &[0xee]).unwrap();
@@ -482,17 +496,17 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("log"));
         let (log, _) = open(&disk);
         let mut taken = 0;
-        while let Ok(seq) = log.append(ChunkId(taken % 3), 100, ORIGIN, &[image(1, 1)]) {
+        while let Ok(seq) = log.append(ChunkId(taken % 3), 100, &origin(), &[image(1, 1)]) {
             taken += 1;
             assert_eq!(seq, taken);
         }
-        let each = (SEGMENT_BYTES_MIN - RECORDS_AT) / size_of(1);
+        let each = (SEGMENT_BYTES_MIN - RECORDS_AT) / size_of(1, 1);
         assert_eq!(taken, 2 * each, "both segments are full");
         let (id, chunks) = log.to_empty(false).unwrap();
         assert_eq!(chunks, [ChunkId(0), ChunkId(1), ChunkId(2)]);
         log.emptied(id);
         assert!(log.to_empty(false).is_none(), "the other one is being filled");
-        assert_eq!(log.append(ChunkId(1), 100, ORIGIN, &[image(1, 1)]).unwrap(), taken + 1);
+        assert_eq!(log.append(ChunkId(1), 100, &origin(), &[image(1, 1)]).unwrap(), taken + 1);
         let (other, _) = log.to_empty(false).unwrap();
         assert_ne!(other, id);
         log.emptied(other);
@@ -506,9 +520,9 @@ mod tests {
     fn after_a_failed_sync_nothing_is_taken() {
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("log"));
         let (log, _) = open(&disk);
-        log.append(ChunkId(1), 100, ORIGIN, &[image(1, 1)]).unwrap();
+        log.append(ChunkId(1), 100, &origin(), &[image(1, 1)]).unwrap();
         log.give_up(&io::Error::other("gone"));
         assert!(log.sync(1).unwrap_err().to_string().contains("gone"));
-        assert!(matches!(log.append(ChunkId(1), 100, ORIGIN, &[image(1, 1)]), Err(AppendError::Io(_))));
+        assert!(matches!(log.append(ChunkId(1), 100, &origin(), &[image(1, 1)]), Err(AppendError::Io(_))));
     }
 }

@@ -38,8 +38,8 @@ impl ChunkFile {
         images: Vec<Image>,
     ) -> Result<(), FileError> {
         let after = if self.in_place { Origin::IN_PLACE } else { self.logged };
-        let origin = Origin { writer: writer.unwrap_or_default(), after };
-        self.logged = redo.append(self.header.id, length, origin, &images)?;
+        let writers = self.numbers.lock().with(writer);
+        self.logged = redo.append(self.header.id, length, &Origin { writers, after }, &images)?;
         self.behind = true;
         self.images.extend(images.into_iter().map(|i| (i.block, i)));
         Ok(())
@@ -119,7 +119,8 @@ impl ChunkFile {
             // Behind a write that is not there, numbers are no proof of those before.
             if record.origin.after <= complete {
                 complete = record.seq;
-                numbers.lock().applied(record.origin.writer.0, record.origin.writer.1);
+                let mut numbers = numbers.lock();
+                record.origin.writers.into_iter().for_each(|(s, n)| numbers.applied(s, n));
             }
             for image in record.images {
                 // The other blocks of a lost page would become holes.
