@@ -141,13 +141,14 @@ pub(crate) struct Queue {
 pub(crate) struct Writing {
     pub queue: Arc<Queue>,
     task: tokio::task::JoinHandle<()>,
+    end: Error,
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
         self.task.abort();
         // Whoever still waits hears of it.
-        self.queue.failed(Error::Closed, false);
+        self.queue.failed(self.end.clone(), false);
     }
 }
 
@@ -161,7 +162,12 @@ impl Writing {
             work: Notify::new(),
         });
         let task = tokio::spawn(Writer::new(cx, shared, queue.clone()).run());
-        Self { queue, task }
+        Self { queue, task, end: Error::Closed }
+    }
+
+    /// Gives up what is held; whoever waits hears why.
+    pub(crate) fn lose(mut self, why: &Error) {
+        self.end = why.clone();
     }
 }
 
@@ -333,24 +339,26 @@ impl Queue {
 
     /// Everything up to a write is on disk: it is let go, when the masters know of the chunk.
     pub(crate) fn synced(&self, upto: u64) {
+        self.status.send_modify(|s| s.synced = s.synced.max(upto));
         let mut q = self.inner.lock();
         let gone = if q.told { q.let_go(upto) } else { vec![] };
         q.members.clear();
         drop(q);
         drop(gone);
-        self.status.send_modify(|s| s.synced = s.synced.max(upto));
     }
 
     /// The masters know that the chunk has data: it does not vanish any more.
     pub(crate) fn told(&self, chunk: ChunkId) {
-        let synced = self.status.borrow().synced;
-        let mut q = self.inner.lock();
-        if q.place.as_ref().is_none_or(|p| p.place.chunk.id != chunk) {
-            return;
+        {
+            let mut q = self.inner.lock();
+            if q.place.as_ref().is_none_or(|p| p.place.chunk.id != chunk) {
+                return;
+            }
+            q.told = true;
         }
-        q.told = true;
-        let gone = q.let_go(synced);
-        drop(q);
+        // Whoever syncs from now on lets go of it by himself.
+        let synced = self.status.borrow().synced;
+        let gone = self.inner.lock().let_go(synced);
         drop(gone);
     }
 

@@ -196,11 +196,10 @@ impl Vfs {
             Some(size) => self.ask(creds, Truncate { inode, size }).await?,
             None => self.ask(creds, SetAttrs { inode, set: set.clone() }).await?,
         };
-        if let Some(node) = node {
-            node.note_change(attr.change);
-            if set.size.is_some() {
-                node.reload().await?;
-            }
+        match node {
+            Some(node) if set.size.is_some() => node.reload().await?,
+            Some(node) => node.note_change(attr.change),
+            None => {}
         }
         Ok(self.overlaid(attr).await)
     }

@@ -150,6 +150,7 @@ mod tests {
             inode: InodeId(9),
             index: ChunkIndex(0),
             committed,
+            since: ChunkVersion(1),
             pending: None,
             cut_to: None,
             mover: None,

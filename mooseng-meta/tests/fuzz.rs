@@ -344,6 +344,7 @@ fn no_record_breaks_the_store() {
         inode: InodeId(5),
         index: ChunkIndex(0),
         committed: true,
+        since: ChunkVersion(1),
         pending: Some(PendingBump { version, survivors, settles: true, joining, cut_to }),
         cut_to,
         mover: Some((session, now)),

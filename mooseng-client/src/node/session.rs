@@ -49,10 +49,7 @@ impl Node {
     pub(super) fn lose(&self, e: &Error) {
         self.shared.losses.note(e.clone());
         let mut s = self.state.lock();
-        for w in s.queues.values() {
-            w.queue.failed(e.clone(), false);
-        }
-        s.queues.clear();
+        std::mem::take(&mut s.queues).into_values().for_each(|w| w.lose(e));
         s.written_to = None;
         (s.dirty, s.since_flush) = Default::default();
         s.buffer = Buffer::default();

@@ -112,6 +112,7 @@ fn new_chunk(
         inode: id,
         index,
         committed: false,
+        since: ChunkVersion::FIRST,
         pending: None,
         cut_to: None,
         mover: moves.then_some((op.session, op.now)),
@@ -176,7 +177,10 @@ fn committable(op: &Op<'_>, id: InodeId, index: ChunkIndex, named: ChunkRef) -> 
             // A bump since the write is no reason to refuse: what was acknowledged is in every survivor. Not so
             // before the first commit: a place that lost what was written, or never had it, passes for one
             // that was never written to, and a set may have been made anew.
-            let sure = chunk.committed || (named.version == c.version && chunk.pending.is_none());
+            let sure = match chunk.committed {
+                true => named.version >= chunk.since,
+                false => named.version == c.version && chunk.pending.is_none(),
+            };
             if sure { Ok(chunk) } else { Err(MetaError::LayoutStale.into()) }
         }
         _ => Err(MetaError::LayoutStale.into()),
@@ -203,7 +207,7 @@ pub(super) fn commit_write(op: &mut Op<'_>, r: &CommitWrite) -> Res<Attr> {
         return Err(MetaError::LayoutStale.into());
     }
     for (id, mut chunk) in fresh {
-        (chunk.committed, chunk.mover) = (true, None);
+        (chunk.committed, chunk.since, chunk.mover) = (true, chunk.version, None);
         save(op.tx, Table::Chunk, &key(id.get()), &chunk)?;
     }
     if r.drop_inline {

@@ -140,6 +140,9 @@ pub struct ChunkRec {
     pub index: ChunkIndex,
     /// Whether a size commit has named it; before, chunkservers make it with the first write.
     pub committed: bool,
+    /// The version that was open at the first commit: every set since has all that was acknowledged to the
+    /// one before, and nothing else may have what was acknowledged at an older version.
+    pub since: ChunkVersion,
     /// A bump under way.
     pub pending: Option<PendingBump>,
     /// A cut that a truncate wants and no bump has begun.

@@ -36,6 +36,8 @@ pub struct Chunk {
     pub id: u64,
     pub version: u64,
     pub committed: bool,
+    /// The version at the first commit.
+    pub since: u64,
     pub cut_to: Option<u64>,
     /// Which session moves the inline data here, since when.
     pub mover: Option<(u64, i64)>,
@@ -229,7 +231,8 @@ impl Contents {
                 continue;
             }
             let mover = (f.inline.is_some() && index == 0).then_some((session, now));
-            let chunk = Chunk { id: next + made, version: 1, committed: false, cut_to: None, mover };
+            let chunk =
+                Chunk { id: next + made, version: 1, committed: false, since: 1, cut_to: None, mover };
             f.chunks.insert(index, chunk);
             made += 1;
         }
@@ -249,7 +252,8 @@ impl Contents {
         let mut moved = false;
         for (index, named) in &r.chunks {
             let c = f.chunks.get(&index.get()).ok_or(No::Stale)?;
-            if c.id != named.id.get() || c.version < named.version.get() {
+            let oldest = if c.committed { c.since } else { c.version };
+            if c.id != named.id.get() || !(oldest..=c.version).contains(&named.version.get()) {
                 return Err(No::Stale);
             }
             moved |= c.mover.is_some_and(|(s, _)| s == session);
@@ -259,7 +263,10 @@ impl Contents {
         }
         for (index, _) in &r.chunks {
             let c = f.chunks.get_mut(&index.get()).ok_or(No::Stale)?;
-            (c.committed, c.mover) = (true, None);
+            if !c.committed {
+                (c.committed, c.since) = (true, c.version);
+            }
+            c.mover = None;
         }
         if r.drop_inline {
             f.inline = None;

@@ -416,6 +416,7 @@ impl Pair {
                 inode: InodeId(*inode),
                 index: ChunkIndex(*index),
                 committed: c.committed,
+                since: ChunkVersion(c.since),
                 cut_to: c.cut_to,
                 mover: c.mover.map(|(s, since)| (SessionId(s), mooseng_core::attr::Timestamp::new(since, 0))),
                 ..rec.clone()

@@ -106,6 +106,26 @@ async fn what_was_written_before_a_set_was_made_anew_is_not_committed() {
     let late = w.commit(s, inode, place.chunk).await;
     assert!(matches!(late, Err(MetaError::LayoutStale)), "those bytes are nowhere now: {late:?}");
     w.commit(s, inode, now.chunk).await.unwrap();
+    let late = w.commit(s, inode, place.chunk).await;
+    assert!(matches!(late, Err(MetaError::LayoutStale)), "nor are they when another wrote since: {late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_commit_of_a_chunk_waits_for_a_bump_under_way() {
+    let w = World::of(3, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let inode = w.create(s, "f").await.attr.inode;
+    let place = w.allocate(s, inode).await.unwrap();
+    w.written(&place, ReplicaState::Good);
+    let (first, lost) = (place.chain[0].server, place.chain[1].server);
+    w.fake(lost).0.lock().deaf_to.insert("stat");
+    w.fake(first).0.lock().refuses.insert("set-version");
+    assert!(w.report(s, inode, place.chunk, lost).await.is_err(), "the bump is stuck");
+    let early = w.commit(s, inode, place.chunk).await;
+    assert!(matches!(early, Err(MetaError::LayoutStale)), "nobody knows yet what will be there: {early:?}");
+    w.fake(first).0.lock().refuses.clear();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    w.commit(s, inode, now.chunk).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
