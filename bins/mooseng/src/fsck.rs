@@ -119,7 +119,10 @@ pub(crate) async fn fsck(client: &Client, args: &FsckArgs, out: &mut impl Write)
     let (mut sum, mut findings, mut from) = (Sum::default(), Vec::new(), Some(ChunkId(0)));
     let on_terminal = std::io::stderr().is_terminal();
     while let Some(at) = from {
-        let page = client.request(CheckChunks { from: at, count: PAGE }).await.context("the comparison ended early")?;
+        let page = client
+            .request(CheckChunks { from: at, count: PAGE })
+            .await
+            .context("the comparison ended early")?;
         sum.records += page.records;
         sum.copies += page.copies;
         sum.changing += page.changing;
@@ -173,7 +176,9 @@ fn table(s: &Sum, findings: &[ChunkFinding], out: &mut impl Write) -> Result<()>
 fn verdict(s: &Sum) -> Result<()> {
     if s.unreadable + s.stray > 0 {
         let (unreadable, stray) = (s.unreadable, s.stray);
-        return Err(exit::integrity(format!("{unreadable} chunks have no good copy, {stray} records no file")));
+        return Err(exit::integrity(format!(
+            "{unreadable} chunks have no good copy, {stray} records no file"
+        )));
     }
     if s.short > 0 {
         return Err(exit::degraded(format!("{} chunks have fewer copies than wanted", s.short)));

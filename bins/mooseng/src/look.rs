@@ -110,7 +110,10 @@ fn status_table(s: &ClusterStatus, care: &[ServerCare], out: &mut impl Write) ->
     let sum = |of: fn(&ServerCare) -> u64| care.iter().map(of).sum::<u64>();
     let (unknown, surplus, ahead) = (sum(|c| c.unknown), sum(|c| c.surplus), sum(|c| c.ahead));
     if unknown + surplus + ahead > 0 {
-        writeln!(out, "copies    {unknown} unknown, {surplus} surplus, {ahead} newer than the masters: mooseng gc")?;
+        writeln!(
+            out,
+            "copies    {unknown} unknown, {surplus} surplus, {ahead} newer than the masters: mooseng gc"
+        )?;
     }
     let (free, total) = (size(s.fs.free_bytes), size(s.fs.total_bytes));
     writeln!(

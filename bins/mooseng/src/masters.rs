@@ -61,7 +61,9 @@ pub(crate) async fn change(what: &Change<'_>, out: &mut impl Write) -> Result<()
 async fn change_by(client: &Client, what: &Change<'_>, out: &mut impl Write) -> Result<()> {
     let masters = client.status().await?.masters;
     match what {
-        Change::Add(a) => add(client, a, &masters).await.context("the master was not added, as far as is known")?,
+        Change::Add(a) => {
+            add(client, a, &masters).await.context("the master was not added, as far as is known")?
+        }
         Change::Remove(a) => {
             known(&masters, a.node)?;
             let id = MasterId(a.node);

@@ -81,7 +81,9 @@ pub(crate) async fn scrub(client: &Client, args: &ScrubArgs, out: &mut impl Writ
     show_scrubs(&all, args.output, out)?;
     match found_now {
         0 => Ok(()),
-        n => Err(exit::integrity(format!("{n} damaged chunks were found; the masters mend them from other copies"))),
+        n => Err(exit::integrity(format!(
+            "{n} damaged chunks were found; the masters mend them from other copies"
+        ))),
     }
 }
 

@@ -112,7 +112,9 @@ impl Inner {
             let copy = there.iter().find(|(at, _)| at == s).map(|(_, c)| c);
             let right = |c: &ChunkReport| c.chunk.version == rec.version && c.state == ReplicaState::Good;
             let unwritten = !rec.committed && copy.is_none();
-            listed.heard.contains(s) && !m.odd.contains_key(&(id, *s)) && (copy.is_some_and(right) || unwritten)
+            listed.heard.contains(s)
+                && !m.odd.contains_key(&(id, *s))
+                && (copy.is_some_and(right) || unwritten)
         };
         let surplus = there.iter().any(|(s, _)| !rec.members.contains(s));
         let few = rec.members.len() < usize::from(rec.wanted);
@@ -167,7 +169,13 @@ impl Inner {
     }
 
     /// What is wrong with a member's copy.
-    async fn fault_at(&self, lead: &Lead, server: ServerId, id: ChunkId, rec: &ChunkRec) -> Option<CopyFault> {
+    async fn fault_at(
+        &self,
+        lead: &Lead,
+        server: ServerId,
+        id: ChunkId,
+        rec: &ChunkRec,
+    ) -> Option<CopyFault> {
         let stat = match self.command(server, Control::Stat { chunk: id }, self.timings.control).await {
             Ok(ControlReply::Done(stat)) => stat.report,
             // What was never written need not be there.

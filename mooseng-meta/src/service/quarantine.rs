@@ -181,15 +181,8 @@ impl Memory {
 
     /// How each server stands.
     fn care(&self, now: Duration, quarantine: Duration) -> BTreeMap<ServerId, ServerCare> {
-        let none = |server| ServerCare {
-            server,
-            unknown: 0,
-            due: 0,
-            ahead: 0,
-            surplus: 0,
-            removed: 0,
-            held: false,
-        };
+        let none =
+            |server| ServerCare { server, unknown: 0, due: 0, ahead: 0, surplus: 0, removed: 0, held: false };
         let mut all: BTreeMap<_, _> = self.servers.keys().map(|s| (*s, none(*s))).collect();
         for (_, server) in self.surplus.keys() {
             if let Some(c) = all.get_mut(server) {
@@ -261,7 +254,9 @@ impl Inner {
     pub(super) fn allow_removals(&self, lead: &Lead, server: ServerId) -> Result<u64, MetaError> {
         let mut m = lead.memory.lock();
         let Some(c) = m.care(self.now(), self.timings.quarantine).remove(&server) else {
-            return Err(MetaError::Invalid(format!("chunkserver {server} has not registered with this leader")));
+            return Err(MetaError::Invalid(format!(
+                "chunkserver {server} has not registered with this leader"
+            )));
         };
         let allowed = c.unknown + c.surplus;
         m.removed.entry(server).or_default().allowed = allowed;
@@ -299,12 +294,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn remove_unknown(
-        &self,
-        lead: &Lead,
-        server: ServerId,
-        chunk: ChunkRef,
-    ) -> Result<(), MetaError> {
+    async fn remove_unknown(&self, lead: &Lead, server: ServerId, chunk: ChunkRef) -> Result<(), MetaError> {
         let view = self.view()?;
         let name = name_of(&view, &pending(&view).map_err(internal)?, chunk.id, server).map_err(internal)?;
         drop(view);

@@ -13,7 +13,8 @@ fn timings() -> ServiceTimings {
 
 async fn report(w: &World, server: u64, ids: impl IntoIterator<Item = u64>) {
     let chunk = |id| ChunkRef { id: ChunkId(id), version: ChunkVersion(1) };
-    let each = ids.into_iter().map(|id| ChunkReport { chunk: chunk(id), length: 1, state: ReplicaState::Good });
+    let each =
+        ids.into_iter().map(|id| ChunkReport { chunk: chunk(id), length: 1, state: ReplicaState::Good });
     let chunks: Vec<_> = each.collect();
     for c in &chunks {
         let has = Has { version: 1, state: ReplicaState::Good, length: 1 };
