@@ -183,11 +183,12 @@ impl One {
         if !settled() {
             return Ok(None);
         }
-        let opened = slot.open(None).await;
+        // An error of the disk was counted where it happened.
+        let Ok(opened) = slot.open(None).await else { return Ok(None) };
         if !settled() {
             return Ok(None);
         }
-        let Some(guard) = opened.map_err(FileError::Io)? else {
+        let Some(guard) = opened else {
             // It is there, and no header of it verifies: nothing of it can be served.
             slot.known.lock().state = ReplicaState::Damaged;
             return Err(FileError::Damaged(0, 1));
