@@ -4,6 +4,7 @@ use crate::{
     disk::{DataDisk, StartError},
     logkeeper,
     peers::Peers,
+    scrub::Scrub,
     store::DiskStore,
 };
 use mooseng_core::{
@@ -12,7 +13,7 @@ use mooseng_core::{
     error::{MetaError, NetError},
     ids::*,
     limits::REPORT_CHUNKS_MAX,
-    meta::{DiskReport, Heartbeat, MetadataExt as _, Register, Report, ServerOrders},
+    meta::{DiskReport, DiskScrub, Heartbeat, MetadataExt as _, Register, Report, ServerOrders, TellScrub},
     net::{Listening, Transport},
     rpc::{ChunkHandler, RemoteMeta},
     seam::{Disk, Seams, on_lane},
@@ -30,11 +31,23 @@ pub struct Timings {
     pub heartbeat: Duration,
     /// Wait for the server behind in a chain before the writer hears of it.
     pub chain: Duration,
+    /// Bytes a second that scrubs read from each disk; 0: no rounds but those asked for.
+    pub scrub_bytes_per_s: u64,
+    /// From the beginning of a scrub's round to the next, at least.
+    pub scrub_every: Duration,
 }
+
+/// Heartbeats between two tellings of how scrubs stand.
+const TELL_SCRUB: u32 = 5;
 
 impl Default for Timings {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(1), chain: Duration::from_millis(1500) }
+        Self {
+            heartbeat: Duration::from_secs(1),
+            chain: Duration::from_millis(1500),
+            scrub_bytes_per_s: 8 << 20,
+            scrub_every: Duration::from_secs(6 * 3600),
+        }
     }
 }
 
@@ -76,11 +89,14 @@ pub struct Status {
     pub damaged: u64,
     /// Whether the leading master knows it and all its chunks.
     pub ready: bool,
+    /// How the scrubs of its disks stand, in the order of the disks.
+    pub scrubs: Vec<DiskScrub>,
 }
 
 /// A running chunkserver. Dropped without [`Chunkserver::shutdown`], it has crashed.
 pub struct Chunkserver {
     store: DiskStore,
+    scrub: Arc<Scrub>,
     listening: Option<Box<dyn Listening>>,
     tasks: JoinSet<()>,
     ready: tokio::sync::watch::Receiver<bool>,
@@ -95,6 +111,7 @@ impl std::fmt::Debug for Chunkserver {
 impl Drop for Chunkserver {
     fn drop(&mut self) {
         self.tasks.abort_all();
+        self.scrub.stop();
         self.store.0.crashed.cancel();
     }
 }
@@ -125,8 +142,10 @@ impl Chunkserver {
         let listening = o.transport.listen(&o.listen, handler).await?;
         let addr = if o.advertise.is_empty() { listening.local_addr() } else { o.advertise.clone() };
         let (said, ready) = tokio::sync::watch::channel(false);
+        let scrub = Arc::new(Scrub::start(&store.0, &o.seams.clock, &o.timings));
         let masters = Masters {
             store: store.clone(),
+            scrub: scrub.clone(),
             addr,
             server: o.server,
             addrs: o.masters,
@@ -137,13 +156,14 @@ impl Chunkserver {
             registered: None,
             reported: false,
             refused: false,
+            beats: 0,
         };
         let mut tasks = JoinSet::new();
         for disk in &store.0.disks {
             tasks.spawn(logkeeper::keep_room(store.0.clone(), disk.clone()));
         }
         tasks.spawn(masters.keep_informed(said));
-        Ok(Self { store, listening: Some(listening), tasks, ready })
+        Ok(Self { store, scrub, listening: Some(listening), tasks, ready })
     }
 
     /// The store, for callers in the same process.
@@ -165,12 +185,14 @@ impl Chunkserver {
     pub fn status(&self) -> Status {
         let (good, suspect) = self.store.count();
         let damaged = self.store.0.damaged.lock().len() as u64;
-        Status { disks: self.store.disk_reports(), good, suspect, damaged, ready: self.is_ready() }
+        let (disks, scrubs) = (self.store.disk_reports(), self.scrub.state());
+        Status { disks, good, suspect, damaged, ready: self.is_ready(), scrubs }
     }
 
     /// Stops cleanly: nothing is taken any more, everything is on disk, nothing will be suspect.
     pub async fn shutdown(mut self) {
         self.tasks.abort_all();
+        self.scrub.stop();
         if let Some(listening) = self.listening.take() {
             listening.close().await;
         }
@@ -184,6 +206,7 @@ impl Chunkserver {
 
 struct Masters {
     store: DiskStore,
+    scrub: Arc<Scrub>,
     addr: String,
     server: ServerId,
     addrs: Vec<String>,
@@ -196,6 +219,8 @@ struct Masters {
     reported: bool,
     /// The masters refuse this server's certificate, and the log says so.
     refused: bool,
+    /// Heartbeats since the start.
+    beats: u32,
 }
 
 impl Masters {
@@ -272,7 +297,25 @@ impl Masters {
             self.report(&meta).await?;
         }
         self.reported = true;
+        if self.beats.is_multiple_of(TELL_SCRUB) {
+            self.tell_scrub(meta, budget);
+        }
+        self.beats = self.beats.wrapping_add(1);
         Ok(())
+    }
+
+    /// Tells how scrubs stand, and hears whether a round is asked for. Heartbeats do not wait for it.
+    fn tell_scrub(&self, meta: RemoteMeta, budget: Duration) {
+        let (server, incarnation, scrub) = (self.server, self.store.incarnation(), self.scrub.clone());
+        self.store.0.spawn(async move {
+            let tell = TellScrub { server, incarnation, disks: scrub.state() };
+            let cx = CallContext::internal(budget);
+            match tokio::time::timeout(budget, meta.tell_scrub(&cx, tell)).await {
+                Ok(Ok(asked)) => scrub.ask(asked),
+                Ok(Err(e)) => tracing::debug!(error = %e, "the leader did not hear how scrubs stand"),
+                Err(_) => {}
+            }
+        });
     }
 
     async fn obey(&self, orders: ServerOrders) {

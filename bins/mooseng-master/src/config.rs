@@ -25,7 +25,7 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Its directory.
     pub data_dir: PathBuf,
-    /// All masters of a fresh cluster.
+    /// All masters of a fresh cluster; none: it waits to be added to a running one.
     pub members: Vec<Member>,
     /// Copies of each chunk in a new filesystem.
     pub copies: u8,
@@ -57,8 +57,14 @@ impl Config {
     }
 }
 
+/// In the place of the masters' addresses: this one is added to a running cluster.
+const WAIT: &str = "wait";
+
 /// All masters: Raft addresses, and for clients `master_addrs`, or the same hosts with our port.
 fn members(settings: &Settings, me: u64, listen: SocketAddr) -> Result<Vec<Member>, ConfigError> {
+    if settings.text("raft_peers") == Some(WAIT) {
+        return Ok(vec![]);
+    }
     let raft = numbered(settings, "raft_peers")?;
     let bad = |cause: String| Err(settings.bad("raft_peers", cause));
     if raft.is_empty() {
@@ -140,6 +146,7 @@ mod tests {
         let mine = ("advertise-addr", "outside");
         assert_eq!(of(2, &[three, clients, mine]).unwrap()[1], "m2 b:1 outside:9421");
         assert_eq!(of(7, &[("raft-peers", "7=[::1]:1")]).unwrap(), ["m7 [::1]:1 [::1]:9421"]);
+        assert!(of(4, &[("raft-peers", "wait")]).unwrap().is_empty(), "it waits to be added");
     }
 
     #[test]

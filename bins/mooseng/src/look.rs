@@ -2,6 +2,7 @@
 
 use crate::{
     connect::Connection,
+    gc::care_json,
     output::{self, Format, numbers, size, words},
 };
 use anyhow::{Context as _, Result};
@@ -10,7 +11,7 @@ use mooseng_client::Client;
 use mooseng_core::{
     attr::FileKind,
     ids::ChunkIndex,
-    meta::{ChunkInfo, ClusterStatus, GetLayout, ReplicaState},
+    meta::{ChunkInfo, ClusterStatus, GetCare, GetLayout, ReplicaState, ServerCare},
 };
 use serde_json::{Value, json};
 use std::io::Write;
@@ -36,7 +37,7 @@ pub(crate) struct InfoArgs {
 }
 
 /// What is wrong, as stable names; empty when nothing is.
-fn health(s: &ClusterStatus) -> Vec<&'static str> {
+fn health(s: &ClusterStatus, care: &[ServerCare]) -> Vec<&'static str> {
     let c = &s.chunks;
     let disk_error = s.servers.iter().any(|s| s.disks.iter().any(|d| d.error.is_some()));
     let problems = [
@@ -46,19 +47,22 @@ fn health(s: &ClusterStatus) -> Vec<&'static str> {
         (s.servers.iter().any(|s| !s.alive), "CHUNKSERVER_SILENT"),
         (s.servers.is_empty(), "NO_CHUNKSERVER"),
         (disk_error, "DISK_ERROR"),
+        (care.iter().any(|c| c.ahead > 0), "MASTERS_BEHIND"),
+        (care.iter().any(|c| c.held), "REMOVALS_HELD"),
     ];
     problems.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
 }
 
 pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write) -> Result<()> {
     let s = client.status().await?;
+    let care = client.request(GetCare {}).await?.servers;
     if format == Format::Table {
-        return status_table(&s, out);
+        return status_table(&s, &care, out);
     }
     let whole = json!({
         "schema": "mooseng.status/1",
         "cluster": s.cluster.to_string(),
-        "health": health(&s),
+        "health": health(&s, &care),
         "term": s.term.get(),
         "revision": s.revision.get(),
         "sessions": s.sessions,
@@ -78,6 +82,7 @@ pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write
             "endangered": s.chunks.endangered, "missing": s.chunks.missing,
             "overgoal": s.chunks.overgoal, "deleting": s.chunks.deleting,
         },
+        "without_record": care.iter().map(care_json).collect::<Vec<_>>(),
         "files": {
             "inodes": s.fs.inodes, "used_bytes": s.fs.used_bytes,
             "total_bytes": s.fs.total_bytes, "free_bytes": s.fs.free_bytes,
@@ -91,8 +96,8 @@ fn print_json(whole: &Value, format: Format, out: &mut impl Write) -> Result<()>
     Ok(writeln!(out, "{text}")?)
 }
 
-fn status_table(s: &ClusterStatus, out: &mut impl Write) -> Result<()> {
-    let (c, problems) = (&s.chunks, health(s));
+fn status_table(s: &ClusterStatus, care: &[ServerCare], out: &mut impl Write) -> Result<()> {
+    let (c, problems) = (&s.chunks, health(s, care));
     let word = if problems.is_empty() { "healthy".into() } else { problems.join(", ") };
     writeln!(out, "cluster   {}", s.cluster)?;
     writeln!(out, "health    {word}")?;
@@ -102,6 +107,14 @@ fn status_table(s: &ClusterStatus, out: &mut impl Write) -> Result<()> {
         "chunks    {} of {} with all copies; {} undergoal, {} endangered, {} missing, {} overgoal, {} to delete",
         c.healthy, c.total, c.undergoal, c.endangered, c.missing, c.overgoal, c.deleting
     )?;
+    let sum = |of: fn(&ServerCare) -> u64| care.iter().map(of).sum::<u64>();
+    let (unknown, surplus, ahead) = (sum(|c| c.unknown), sum(|c| c.surplus), sum(|c| c.ahead));
+    if unknown + surplus + ahead > 0 {
+        writeln!(
+            out,
+            "copies    {unknown} unknown, {surplus} surplus, {ahead} newer than the masters: mooseng gc"
+        )?;
+    }
     let (free, total) = (size(s.fs.free_bytes), size(s.fs.total_bytes));
     writeln!(
         out,

@@ -171,8 +171,9 @@ const MASTER: &[Key] = &[
         ["MOOSENG_RAFT_PEERS"],
         None,
         "ADDRS",
-        "Raft addresses of all masters in the order of their numbers 1, 2, 3 (or 1=host:port,...)",
-        "1, 3, 5 or 7 of host:port in the order of the masters' numbers, or number=host:port"
+        "Raft addresses of all masters in the order of their numbers 1, 2, 3 (or 1=host:port,...); wait: it is \
+         added to a running cluster",
+        "1, 3, 5 or 7 of host:port in the order of the masters' numbers, or number=host:port, or wait"
     ),
     key!(
         "master_addrs",
@@ -242,6 +243,14 @@ const CHUNKSERVER: &[Key] = &[
         "MIB",
         "Space of each disk that chunks never use",
         "MiB from 0"
+    ),
+    key!(
+        "scrub_mb_per_s",
+        ["MOOSENG_SCRUB_MB_PER_S"],
+        Some("8"),
+        "MIB",
+        "MiB a second that are read from each disk to verify its chunks; 0: only when asked for",
+        "MiB a second from 0 to 1048576"
     ),
 ];
 

@@ -22,6 +22,9 @@ impl Inner {
             MetaRequest::GetStatus(_) => self.status(lead, &view).map(MetaReply::GetStatus),
             MetaRequest::GetChunks(r) => self.chunks(lead, &view, &r).await.map(MetaReply::GetChunks),
             MetaRequest::ListSessions(_) => self.sessions(lead, &view).map(MetaReply::ListSessions),
+            MetaRequest::CheckChunks(r) => self.check_chunks(lead, &r).await.map(MetaReply::CheckChunks),
+            MetaRequest::GetScrub(_) => Ok(MetaReply::GetScrub(self.scrubs(lead))),
+            MetaRequest::GetCare(_) => Ok(MetaReply::GetCare(self.care(lead))),
             other => Err(MetaError::Invalid(format!("{} does not look at the cluster", other.name()))),
         }
     }
@@ -125,8 +128,17 @@ impl Inner {
         Ok(infos)
     }
 
-    pub(super) async fn admin(&self, cx: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
+    pub(super) async fn admin(
+        &self,
+        lead: &Lead,
+        cx: &CallContext,
+        req: MetaRequest,
+    ) -> Result<MetaReply, MetaError> {
         match req {
+            MetaRequest::ScrubNow(_) => Ok(MetaReply::ScrubNow(self.scrub_now(lead))),
+            MetaRequest::AllowRemovals(r) => {
+                self.allow_removals(lead, r.server).map(MetaReply::AllowRemovals)
+            }
             MetaRequest::AddMaster(r) => {
                 let member = Member { id: r.id, raft_addr: r.raft_addr, client_addr: r.client_addr };
                 self.raft.add_master(&member).await?;

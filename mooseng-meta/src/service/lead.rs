@@ -1,11 +1,12 @@
 //! What a leader keeps in memory for its term: who was heard of, what is open, which replicas are
 //! not as they should be. All of it is rebuilt by the next leader from what it hears.
 
+use super::quarantine::{Removed, Unknown};
 use crate::placement::Candidate;
 use mooseng_core::{
-    attr::Access,
+    attr::{Access, Timestamp},
     ids::*,
-    meta::{DiskReport, ReplicaState},
+    meta::{DiskReport, DiskScrub, ReplicaState},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +20,8 @@ pub(super) struct Server {
     pub incarnation: Incarnation,
     pub heard: Duration,
     pub disks: Vec<DiskReport>,
-    /// Whether its report of chunks is complete.
-    pub reported: bool,
+    /// When its report of chunks was complete.
+    pub reported: Option<Duration>,
     /// Of a report that is coming in: the last id.
     pub report_at: Option<ChunkId>,
 }
@@ -50,6 +51,14 @@ pub(super) struct Memory {
     pub odd: BTreeMap<(ChunkId, ServerId), Odd>,
     /// Copies that no record names.
     pub surplus: BTreeMap<(ChunkId, ServerId), ChunkVersion>,
+    /// Copies of chunks that no record names.
+    pub unknown: BTreeMap<(ServerId, ChunkId), Unknown>,
+    /// What was removed of these two lately, and may be.
+    pub removed: BTreeMap<ServerId, Removed>,
+    /// How the scrubs of each server stand.
+    pub scrubs: BTreeMap<ServerId, Vec<DiskScrub>>,
+    /// When an operator last asked for a scrub now.
+    pub scrub_asked: Option<Timestamp>,
     /// Open files by inode and session.
     pub open: BTreeMap<(InodeId, SessionId), OpenFile>,
     /// Inodes being removed now: an open waits.

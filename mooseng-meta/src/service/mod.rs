@@ -12,6 +12,7 @@
 
 mod admin;
 mod bump;
+mod check;
 mod deleting;
 mod driver;
 mod fs;
@@ -19,6 +20,7 @@ mod joins;
 mod layout;
 mod lead;
 mod peers;
+mod quarantine;
 mod servers;
 mod sessions;
 mod upkeep;
@@ -66,6 +68,8 @@ pub struct ServiceTimings {
     pub control: Duration,
     /// Wait for one chunk to be copied.
     pub pull: Duration,
+    /// How long a chunk that no record names is kept.
+    pub quarantine: Duration,
 }
 
 impl Default for ServiceTimings {
@@ -78,6 +82,7 @@ impl Default for ServiceTimings {
             bump_wait: Duration::from_secs(2),
             control: Duration::from_secs(2),
             pull: Duration::from_secs(60),
+            quarantine: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -235,7 +240,7 @@ impl MetadataService for MasterService {
             OpKind::Session => s.session(&lead, cx, req).await,
             OpKind::Server => s.server(&lead, cx, req).await,
             OpKind::Look => s.look(&lead, cx, req).await,
-            OpKind::Admin => s.admin(cx, req).await,
+            OpKind::Admin => s.admin(&lead, cx, req).await,
         };
         // Whoever speaks under an epoch that is over is not heard of.
         if let Some(session) = cx.session

@@ -7,4 +7,5 @@ mod fences;
 mod joins;
 mod opens;
 mod partition;
+mod quarantine;
 mod world;
