@@ -64,6 +64,11 @@ pub(crate) fn degraded(text: impl fmt::Display) -> anyhow::Error {
     anyhow!(Found(DEGRADED, text.to_string()))
 }
 
+/// An error for exit code 10, where more is known than that time ran out.
+pub(crate) fn timed_out(text: impl fmt::Display) -> anyhow::Error {
+    anyhow!(Found(TIMEOUT, text.to_string()))
+}
+
 /// Ctrl-C.
 #[derive(Debug)]
 struct Interrupted;
@@ -179,7 +184,9 @@ pub(crate) fn cure(e: &anyhow::Error) -> Option<&'static str> {
     }
     match of_client(client) {
         UNREACHABLE => Some("check --masters, and that masters run: curl http://MASTER:9423/health"),
-        PERMISSION => Some("check --identity: it must be a client's or admin's certificate of this cluster"),
+        PERMISSION => Some(
+            "check --identity: it must be a certificate of this cluster, a client's, or an admin's to change the cluster",
+        ),
         TEMPORARY => Some("it may pass: try again; `mooseng status` shows which parts are missing"),
         INTEGRITY => Some("`mooseng info PATH` shows the replicas of the file's chunks"),
         TIMEOUT => Some("`mooseng status` shows which parts are slow or missing; --timeout waits longer"),

@@ -3,7 +3,7 @@
 
 use crate::{
     connect::{Connection, SHUTDOWN},
-    exit::usage,
+    exit::{timed_out, usage},
 };
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -62,7 +62,9 @@ async fn change_by(client: &Client, what: &Change<'_>, out: &mut impl Write) -> 
     let masters = client.status().await?.masters;
     match what {
         Change::Add(a) => {
-            add(client, a, &masters).await.context("the master was not added, as far as is known")?
+            if let Err(e) = add(client, a, &masters).await {
+                return Err(not_added(client, a, e).await);
+            }
         }
         Change::Remove(a) => {
             known(&masters, a.node)?;
@@ -105,6 +107,20 @@ async fn add(client: &Client, a: &AddArgs, masters: &[MasterInfo]) -> Result<()>
     }
     let request = AddMaster { id: MasterId(a.node), raft_addr, client_addr };
     Ok(client.request(request).await?)
+}
+
+/// Why a master was not added, and what is left of it.
+async fn not_added(client: &Client, a: &AddArgs, e: anyhow::Error) -> anyhow::Error {
+    let masters = client.status().await.map(|s| s.masters).unwrap_or_default();
+    match masters.iter().find(|m| m.id.get() == a.node && !m.voter) {
+        Some(m) => timed_out(format!(
+            "master {0} is not filled yet, it does not vote. Check that it runs, with `--raft-peers wait`, and \
+             that the other masters reach it at {1}; then ask again, or take it back with `mooseng cluster \
+             remove-master {0}`",
+            a.node, m.raft_addr
+        )),
+        None => e.context("the master was not added, as far as is known"),
+    }
 }
 
 /// The masters as they are now, and what is odd about their number.

@@ -37,7 +37,10 @@ pub(crate) struct ScrubArgs {
 /// Chunks to do, done, and found damaged of a round that was asked for; and whether all have answered.
 fn progress(all: &[ServerScrub], asked: Timestamp) -> (u64, u64, u64, bool) {
     let (mut total, mut done, mut found, mut ended) = (0, 0, 0, true);
-    for d in all.iter().filter(|s| s.alive).flat_map(|s| &s.disks) {
+    let alive = || all.iter().filter(|s| s.alive);
+    // A server that has not told of its disks yet has not answered.
+    ended &= alive().all(|s| !s.disks.is_empty());
+    for d in alive().flat_map(|s| &s.disks) {
         let answered = d.answered >= Some(asked);
         ended &= answered;
         found += if answered || d.fast { d.found } else { 0 };

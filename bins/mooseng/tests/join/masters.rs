@@ -38,6 +38,18 @@ fn a_master_is_added_leads_and_another_goes() {
     let (code, told) = fails(trio.verb(&trio.path("c/admin"), &elsewhere));
     assert!(code == Some(2) && told.contains("remove it first"), "{code:?} {told}");
 
+    // One that is not there is left as a learner, and can be taken back.
+    let ports = [free_port(), free_port()].map(|p| format!("127.0.0.1:{p}"));
+    let nobody = ["cluster", "add-master", "--timeout", "2s", "--node", "5", "--raft-addr", &ports[0]];
+    let nobody = [&nobody[..], &["--client-addr", &ports[1]]].concat();
+    let (code, told) = fails(trio.verb(&trio.path("c/admin"), &nobody));
+    assert!(
+        code == Some(10) && told.contains(&ports[0]) && told.contains("remove-master 5"),
+        "{code:?} {told}"
+    );
+    let told = trio.ok(&["cluster", "remove-master", "5"]);
+    assert!(told.lines().count() == 4 && !told.contains("master 5 "), "{told}");
+
     let (code, told) = fails(trio.verb(&trio.path("c/admin"), &["cluster", "transfer-leadership", "9"]));
     assert!(code == Some(2) && told.contains("there are 1, 2, 3, 4"), "{code:?} {told}");
     let told = trio.ok(&["cluster", "transfer-leadership", "4"]);
