@@ -163,7 +163,7 @@ impl One {
                 Ok(None) => return,
                 Err(e) => {
                     let damaged = matches!(e, FileError::Damaged(..));
-                    self.shared.note(&slot, e);
+                    self.shared.unreadable(&slot, e);
                     let mut s = self.state.lock();
                     s.damages += u64::from(damaged);
                     s.found += u64::from(damaged);

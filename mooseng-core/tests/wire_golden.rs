@@ -107,9 +107,27 @@ fn care() {
     pin(MetaRequest::from(AllowRemovals { server: ServerId(3) }), "2e03");
     let server =
         ServerCare { server: ServerId(1), unknown: 2, due: 1, ahead: 0, surplus: 3, removed: 4, held: true };
+    let repairs = Repairs {
+        chunks: 5,
+        bytes: 4096,
+        stuck: 1,
+        running: 2,
+        done: 3,
+        bytes_per_s: 300,
+        waits_secs: 6,
+        until_safe_secs: Some(20),
+    };
+    let drain = Draining { server: ServerId(1), since: Timestamp::new(1, 0), left: 9 };
+    pin(MetaRequest::from(Drain { server: ServerId(3), on: true }), "330301");
+    pin(Command::Drain { server: ServerId(3), on: true }, "100301");
     pin(
-        MetaReply::GetCare(Care { quarantine_secs: 86_400, servers: vec![server] }),
-        "2d80a3050101020100030401",
+        MetaReply::GetCare(Care {
+            quarantine_secs: 86_400,
+            servers: vec![server],
+            drains: vec![drain],
+            repairs,
+        }),
+        "2d80a3050101020100030401010180a8d6b90709058020010203ac02060114",
     );
     // scrub
     let disk = DiskScrub {
@@ -127,6 +145,8 @@ fn care() {
     };
     let tell = TellScrub { server: ServerId(1), incarnation: Incarnation(2), disks: vec![disk] };
     pin(MetaRequest::from(tell), "2f0102010501020304050607010180a8d6b90700");
+    let told = ToldServer { scrub_asked: Some(Timestamp::new(1, 0)), drain_left: Some(9) };
+    pin(MetaReply::TellScrub(told), "2f0180a8d6b9070109");
     pin(MetaRequest::from(GetScrub {}), "30");
     pin(MetaRequest::from(ScrubNow {}), "31");
     // fsck

@@ -20,10 +20,12 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
         return Health { status: "stopping".into(), ready: false, live: true, details: json!(null) };
     };
     let aside = s.disks.iter().any(|d| d.error.is_some());
-    let status = match (s.ready, aside) {
-        (false, _) => "MASTER_UNKNOWN",
-        (true, true) => "DISK_ERROR",
-        (true, false) => "ok",
+    let status = match (s.ready, aside, s.drain_left) {
+        (false, _, _) => "MASTER_UNKNOWN",
+        (true, true, _) => "DISK_ERROR",
+        (true, false, Some(0)) => "DRAINED",
+        (true, false, Some(_)) => "DRAINING",
+        (true, false, None) => "ok",
     };
     let disk = |d: &DiskReport| {
         json!({
@@ -40,6 +42,7 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
         "node": me.node,
         "cluster": me.cluster.to_string(),
         "chunks": { "good": s.good, "suspect": s.suspect, "damaged": s.damaged },
+        "drain": s.drain_left.map(|left| json!({ "chunks_left": left, "safe_to_take_away": left == 0 })),
         "disks": s.disks.iter().map(disk).collect::<Vec<_>>(),
     });
     Health { status: status.into(), ready: s.ready, live: true, details }
@@ -102,7 +105,8 @@ fn scrubs(node: &Node, metrics: &Metrics) {
             each.map(|(d, s)| (look(s), vec![KeyValue::new("disk", d.path.clone())])).collect()
         }
     };
-    let counters: [(_, _, fn(&DiskScrub) -> f64); 4] = [
+    type Look = fn(&DiskScrub) -> f64;
+    let counters: [(_, _, Look); 4] = [
         ("mooseng_disk_scrub_rounds_total", "Whole rounds of scrubs", |s| s.rounds as f64),
         ("mooseng_disk_scrub_chunks_total", "Chunks verified by scrubs", |s| s.chunks as f64),
         ("mooseng_disk_scrub_bytes_total", "Bytes verified by scrubs", |s| s.bytes as f64),

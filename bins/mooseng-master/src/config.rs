@@ -31,6 +31,8 @@ pub struct Config {
     pub copies: u8,
     /// Bytes of the database's cache.
     pub cache_bytes: usize,
+    /// Bytes a second that are copied to restore lost copies.
+    pub repair_bytes_per_s: u64,
 }
 
 impl Config {
@@ -53,6 +55,7 @@ impl Config {
             members: members(settings, id, listen)?,
             copies: settings.get_with("copies", copies)?,
             cache_bytes: mebibytes(settings, "cache_size_mb", 8..=1 << 20)? as usize,
+            repair_bytes_per_s: mebibytes(settings, "repair_mb_per_s", 0..=1 << 20)?,
         })
     }
 }

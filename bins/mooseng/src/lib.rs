@@ -8,6 +8,7 @@
 mod bench;
 mod cluster;
 mod connect;
+mod drain;
 mod exit;
 mod files;
 mod fsck;
@@ -88,6 +89,8 @@ enum ClientVerb {
     Gc(gc::GcArgs),
     /// Tells how far the verifying of all copies is; begins a round with --now.
     Scrub(scrub::ScrubArgs),
+    /// Empties a chunkserver: its copies are made elsewhere. `mooseng status` shows how far it is.
+    Drain(drain::DrainArgs),
     /// Measures: one large file, many small ones, names.
     Bench(bench::Args),
 }
@@ -152,6 +155,7 @@ async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
         ClientVerb::Fsck(a) => &a.to,
         ClientVerb::Gc(a) => &a.to,
         ClientVerb::Scrub(a) => &a.to,
+        ClientVerb::Drain(a) => &a.to,
         ClientVerb::Bench(a) => &a.to,
     };
     let client = connection.connect().await?;
@@ -199,6 +203,7 @@ async fn run_on(
         ClientVerb::Fsck(a) => fsck::fsck(client, a, out).await,
         ClientVerb::Gc(a) => gc::gc(client, a, out).await,
         ClientVerb::Scrub(a) => scrub::scrub(client, a, out).await,
+        ClientVerb::Drain(a) => drain::drain(client, a, out).await,
         ClientVerb::Bench(a) => bench::run(client, a, out).await,
     }
 }

@@ -265,6 +265,13 @@ async fn what_is_looked_after_is_told() {
     let json: serde_json::Value = serde_json::from_str(&f.says("gc -o json").await).unwrap();
     assert_eq!((&json["schema"], &json["items"][1]["unknown"]), (&"mooseng.gc/1".into(), &0.into()));
     assert!(f.says("gc").await.contains("kept for 1day"));
+    let (code, said) = f.fails("drain 9").await;
+    assert!(code == 2 && said.contains("no chunkserver"), "{code} {said}");
+    assert!(f.says("drain 2").await.contains("is being emptied: 1 chunks are left"));
+    let json: serde_json::Value = serde_json::from_str(&f.says("status -o json").await).unwrap();
+    assert_eq!(json["draining"][0]["chunks_left"], 1, "there is no third server: {json}");
+    assert!(f.says("status").await.contains("drain     chunkserver 2"));
+    assert_eq!(f.says("drain 2 --stop").await, "chunkserver 2 gets copies\n");
     let (code, said) = f.fails("gc --allow 9").await;
     assert!(code == 2 && said.contains("chunkserver 9"), "{code} {said}");
     let said = f.says("status").await;

@@ -199,6 +199,15 @@ const MASTER: &[Key] = &[
         "Memory for the namespace's database",
         "MiB from 8 to 1048576"
     ),
+    key!(
+        "repair_mb_per_s",
+        ["MOOSENG_REPAIR_MB_PER_S"],
+        Some("128"),
+        "MIB",
+        "MiB a second that are copied to restore lost copies, four times as many where one copy is left; 0: as \
+         fast as it goes",
+        "MiB a second from 0 to 1048576"
+    ),
 ];
 
 const CHUNKSERVER: &[Key] = &[

@@ -176,9 +176,9 @@ meta_ops! {
     /// are; how many that is. Those in quarantine stay for their time all the same.
     Admin AllowRemovals { server: ServerId } -> u64, fn allow_removals;
 
-    /// How a chunkserver's scrubs stand. The answer tells when a round was last asked for: each asking is
-    /// answered by one round.
-    Server TellScrub { server: ServerId, incarnation: Incarnation, disks: Vec<DiskScrub> } -> Option<Timestamp>, fn tell_scrub;
+    /// How a chunkserver's scrubs stand. The answer tells when a round was last asked for (each asking is
+    /// answered by one round), and what is left of a drain.
+    Server TellScrub { server: ServerId, incarnation: Incarnation, disks: Vec<DiskScrub> } -> ToldServer, fn tell_scrub;
     /// How the scrubs of all chunkservers stand.
     Look GetScrub {} -> Vec<ServerScrub>, fn get_scrub;
     /// Asks every chunkserver for a round now, faster than usual; when that was, by the leader's clock.
@@ -187,4 +187,8 @@ meta_ops! {
     /// Compares records with what chunkservers have, from a chunk on, some `count` chunks of each. What
     /// seems wrong is asked again before it is told.
     Look CheckChunks { from: ChunkId, count: u32 } -> ChunkCheck, fn check_chunks;
+
+    /// Empties a chunkserver: it gets no new copies, and its own are made elsewhere first and then removed;
+    /// or takes that back. A repeat does nothing.
+    Admin Drain { server: ServerId, on: bool } -> (), fn drain;
 }

@@ -258,8 +258,11 @@ pub enum ReplicaState {
     Good,
     /// Was dirty at an unclean stop.
     Suspect,
-    /// Has damaged blocks, or its disk was set aside.
+    /// Has damaged blocks.
     Damaged,
+    /// Good, on a disk that was set aside after errors: it is a source as long as it can be read, and does not
+    /// count.
+    Leaving,
 }
 
 /// One chunk as a chunkserver has it.
@@ -427,6 +430,52 @@ pub struct Care {
     pub quarantine_secs: u64,
     /// By chunkserver.
     pub servers: Vec<ServerCare>,
+    /// Chunkservers that are being emptied.
+    pub drains: Vec<Draining>,
+    /// How far the copying of what lacks copies is.
+    pub repairs: Repairs,
+}
+
+/// Chunks that lack copies, and their copying.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Repairs {
+    /// Chunks with fewer copies than wanted, not counting those at servers that are being emptied. Chunks
+    /// without any copy are not among them.
+    pub chunks: u64,
+    /// Bytes to be copied for these, by their files' sizes.
+    pub bytes: u64,
+    /// Of these, chunks that want more servers than there are with room.
+    pub stuck: u64,
+    /// Chunks looked after now.
+    pub running: u64,
+    /// Chunks mended since this leader's election.
+    pub done: u64,
+    /// Bytes copied a second, in the last minute.
+    pub bytes_per_s: u64,
+    /// Seconds for which silent servers are still waited for before their chunks are copied.
+    pub waits_secs: u64,
+    /// Seconds until all of these have their copies, as it goes now; `None` while nothing tells.
+    pub until_safe_secs: Option<u64>,
+}
+
+/// What a chunkserver is told besides its orders.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ToldServer {
+    /// When an operator last asked for a scrub's round, by the leader's clock.
+    pub scrub_asked: Option<Timestamp>,
+    /// When it is being emptied: chunks whose set still names it.
+    pub drain_left: Option<u64>,
+}
+
+/// A chunkserver that is being emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Draining {
+    /// Which.
+    pub server: ServerId,
+    /// When that began.
+    pub since: Timestamp,
+    /// Chunks whose set still names it.
+    pub left: u64,
 }
 
 /// The scrub of one disk of a chunkserver.

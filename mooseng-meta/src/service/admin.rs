@@ -4,7 +4,7 @@ use super::{Inner, Lead, answer, internal};
 use crate::{
     namespace,
     raft::Member,
-    repair::{Risk, risk},
+    repair::{Risk, risk_of},
     store::*,
 };
 use mooseng_core::{context::CallContext, error::MetaError, ids::*, meta::*};
@@ -24,7 +24,7 @@ impl Inner {
             MetaRequest::ListSessions(_) => self.sessions(lead, &view).map(MetaReply::ListSessions),
             MetaRequest::CheckChunks(r) => self.check_chunks(lead, &r).await.map(MetaReply::CheckChunks),
             MetaRequest::GetScrub(_) => Ok(MetaReply::GetScrub(self.scrubs(lead))),
-            MetaRequest::GetCare(_) => Ok(MetaReply::GetCare(self.care(lead))),
+            MetaRequest::GetCare(_) => self.care(lead, &view).map(MetaReply::GetCare),
             other => Err(MetaError::Invalid(format!("{} does not look at the cluster", other.name()))),
         }
     }
@@ -53,11 +53,9 @@ impl Inner {
         let mut chunks = ChunkHealth::default();
         scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
             let id = ChunkId(number(k));
-            let good = |s: &&ServerId| {
-                m.is_alive(**s, now, self.timings.server_dead) && !m.odd.contains_key(&(id, **s))
-            };
+            let copies = m.copies(id, &rec.members, |s| m.is_alive(*s, now, self.timings.server_dead));
             chunks.total += 1;
-            match risk(rec.members.iter().filter(good).count(), usize::from(rec.wanted)) {
+            match risk_of(copies, usize::from(rec.wanted)) {
                 None => chunks.healthy += 1,
                 Some(Risk::Undergoal) => chunks.undergoal += 1,
                 Some(Risk::Endangered) => chunks.endangered += 1,
@@ -136,6 +134,7 @@ impl Inner {
     ) -> Result<MetaReply, MetaError> {
         match req {
             MetaRequest::ScrubNow(_) => Ok(MetaReply::ScrubNow(self.scrub_now(lead))),
+            MetaRequest::Drain(r) => self.drain(lead, cx, r).await.map(MetaReply::Drain),
             MetaRequest::AllowRemovals(r) => {
                 self.allow_removals(lead, r.server).map(MetaReply::AllowRemovals)
             }

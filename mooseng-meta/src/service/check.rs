@@ -23,8 +23,8 @@ use std::{
 
 /// Chunks asked about again at the same time.
 const ASK_MAX: usize = 16;
-/// Wait for one page of a server's list.
-const LIST: Duration = Duration::from_secs(5);
+/// Wait for one page of a server's list: an answer of ours that takes long is asked for again.
+const LIST: Duration = Duration::from_secs(2);
 /// Paths that one page tells: each costs a walk over a directory.
 const PATHS_MAX: usize = 64;
 /// Directories above a file that a path may have.
@@ -42,7 +42,7 @@ struct Listed {
 impl Inner {
     pub(super) async fn check_chunks(&self, lead: &Lead, r: &CheckChunks) -> Result<ChunkCheck, MetaError> {
         let max = r.count.clamp(1, REPORT_CHUNKS_MAX as u32);
-        let listed = self.list_all(r.from, max).await?;
+        let listed = self.list_all(lead, r.from, max).await?;
         let view = self.view()?;
         let (records, upto) = records_from(&view, r.from, listed.upto, max as usize)?;
         let within = |id: &ChunkId| upto.is_none_or(|upto| *id <= upto);
@@ -70,8 +70,8 @@ impl Inner {
         Ok(ChunkCheck { records, copies, changing, findings, next })
     }
 
-    /// What every server that the masters know has, from an id on.
-    async fn list_all(&self, from: ChunkId, max: u32) -> Result<Listed, MetaError> {
+    /// What every server that the masters know has, from an id on. Those that are silent are not asked.
+    async fn list_all(&self, lead: &Lead, from: ChunkId, max: u32) -> Result<Listed, MetaError> {
         let (view, mut servers) = (self.view()?, Vec::new());
         scan_recs(&view, Table::Server, &[], &[], |k, s: ServerRec| {
             servers.push((ServerId(number(k)), s.addr));
@@ -79,6 +79,10 @@ impl Inner {
         })
         .map_err(internal)?;
         drop(view);
+        {
+            let (m, now) = (lead.memory.lock(), self.now());
+            servers.retain(|(s, _)| !m.is_dead(*s, now, self.timings.server_dead));
+        }
         let after = from.get().checked_sub(1).map(ChunkId);
         let list = |(server, addr): (ServerId, String)| async move {
             (server, self.peers.list(&addr, after, max, LIST).await)
@@ -190,7 +194,8 @@ impl Inner {
                 Some(CopyFault::Damaged)
             }
             (ReplicaState::Suspect, _) => Some(CopyFault::Suspect),
-            (ReplicaState::Good, _) => None,
+            // It can be read; the status tells of the disk.
+            (ReplicaState::Good | ReplicaState::Leaving, _) => None,
         }
     }
 
@@ -242,13 +247,15 @@ impl Inner {
     }
 }
 
+type Records = Vec<(ChunkId, ChunkRec)>;
+
 /// Records from an id on, at most so many and not past the lists; and the last id that is covered.
 fn records_from(
     view: &RedbView,
     from: ChunkId,
     upto: Option<ChunkId>,
     max: usize,
-) -> Result<(Vec<(ChunkId, ChunkRec)>, Option<ChunkId>), MetaError> {
+) -> Result<(Records, Option<ChunkId>), MetaError> {
     let (mut records, mut full) = (Vec::new(), false);
     let to = upto.map_or_else(Vec::new, |u| key(u.get().saturating_add(1)).to_vec());
     scan_recs(view, Table::Chunk, &key(from.get()), &to, |k, rec: ChunkRec| {

@@ -1,7 +1,7 @@
 //! Removing replicas: of chunks that no file has any more, and copies that no set names. Each
 //! server has its own queue: one that is dead or slow delays its own only.
 
-use super::{Inner, Lead, internal};
+use super::{Inner, Lead, internal, quarantine::May};
 use crate::{repair::Found, store::*};
 use futures::{StreamExt as _, future::join_all, stream};
 use mooseng_core::{
@@ -34,7 +34,7 @@ impl Inner {
             let deleted = self.delete(lead, &mut rows).await;
             let mut may = lead.memory.lock().removals(self.now(), self.timings.quarantine);
             let removed = self.delete_surplus(lead, &mut copies, &mut may).await;
-            let unknown = self.delete_unknown(lead, &mut may).await;
+            let unknown = self.delete_unknown(lead, &may).await;
             if let Err(e) = deleted.and(removed).and(unknown) {
                 tracing::warn!(error = %e, "a round of deletions failed, the next one goes on");
             }
@@ -97,7 +97,7 @@ impl Inner {
         &self,
         lead: &Lead,
         at: &mut Option<(ChunkId, ServerId)>,
-        may: &mut BTreeMap<ServerId, u64>,
+        may: &mut BTreeMap<ServerId, May>,
     ) -> Result<(), MetaError> {
         let (mut todo, now) = (Vec::new(), self.now());
         {
@@ -105,8 +105,8 @@ impl Inner {
             let from = at.take().map_or(Bound::Unbounded, Bound::Excluded);
             for (id, server) in m.surplus.range((from, Bound::Unbounded)).map(|(k, _)| *k) {
                 let alive = m.is_alive(server, now, self.timings.server_dead);
-                if let Some(may) = may.get_mut(&server).filter(|may| alive && **may > 0) {
-                    *may -= 1;
+                if let Some(may) = may.get_mut(&server).filter(|may| alive && may.surplus > 0) {
+                    may.surplus -= 1;
                     todo.push((id, server));
                 }
                 if todo.len() == SURPLUS_MAX.0 {
@@ -150,7 +150,10 @@ impl Inner {
         if self.command(server, op, self.timings.control).await.is_ok() {
             let mut m = lead.memory.lock();
             m.surplus.remove(&(id, server));
-            m.was_removed(server, self.now());
+            // Who empties a server wants its copies gone: they do not count.
+            if !m.draining.contains_key(&server) {
+                m.was_removed(server, self.now());
+            }
         }
         Ok(())
     }

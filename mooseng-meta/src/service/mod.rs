@@ -14,12 +14,15 @@ mod admin;
 mod bump;
 mod check;
 mod deleting;
+mod drain;
 mod driver;
 mod fs;
 mod joins;
 mod layout;
 mod lead;
+mod outlook;
 mod peers;
+mod progress;
 mod quarantine;
 mod servers;
 mod sessions;
@@ -70,6 +73,9 @@ pub struct ServiceTimings {
     pub pull: Duration,
     /// How long a chunk that no record names is kept.
     pub quarantine: Duration,
+    /// Bytes a second that are copied while nobody waits for them, four times as many of chunks with one
+    /// copy left; 0: as fast as it goes.
+    pub repair_bytes_per_s: u64,
 }
 
 impl Default for ServiceTimings {
@@ -83,6 +89,7 @@ impl Default for ServiceTimings {
             control: Duration::from_secs(2),
             pull: Duration::from_secs(60),
             quarantine: Duration::from_secs(24 * 3600),
+            repair_bytes_per_s: 128 << 20,
         }
     }
 }

@@ -51,6 +51,13 @@ pub(super) struct Removed {
     told: bool,
 }
 
+/// How many copies may be removed from a server now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct May {
+    pub surplus: u64,
+    pub unknown: u64,
+}
+
 /// What an id is to the masters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Name {
@@ -202,7 +209,7 @@ impl Memory {
         for (server, c) in &mut all {
             let removed = self.removed.get(server);
             c.removed = removed.map_or(0, |r| r.within_the_hour(now));
-            let (due, allowed) = (c.due + c.surplus, removed.map_or(0, |r| r.allowed));
+            let (due, allowed) = (self.counted(c), removed.map_or(0, |r| r.allowed));
             c.held = may_go(due, c.removed, self.copies_at(*server), allowed) < due;
         }
         all
@@ -212,12 +219,18 @@ impl Memory {
         self.servers.get(&server).map_or(0, |s| s.disks.iter().map(|d| d.chunks).sum())
     }
 
+    /// Removals that are due at a server and count for the guard. Whoever empties a server has said that
+    /// its surplus copies go.
+    fn counted(&self, c: &ServerCare) -> u64 {
+        c.due + if self.draining.contains_key(&c.server) { 0 } else { c.surplus }
+    }
+
     /// How many copies may be removed from each server outside the deletion table now. Tells once of
     /// those that wait.
-    pub fn removals(&mut self, now: Duration, quarantine: Duration) -> BTreeMap<ServerId, u64> {
+    pub fn removals(&mut self, now: Duration, quarantine: Duration) -> BTreeMap<ServerId, May> {
         let mut may = BTreeMap::new();
         for (server, c) in self.care(now, quarantine) {
-            let (due, copies) = (c.due + c.surplus, self.copies_at(server));
+            let (due, copies) = (self.counted(&c), self.copies_at(server));
             let removed = self.removed.entry(server).or_default();
             removed.forget(now);
             if c.held && !removed.told {
@@ -227,7 +240,10 @@ impl Memory {
                 );
             }
             removed.told = c.held;
-            may.insert(server, may_go(due, c.removed, copies, removed.allowed));
+            let go = may_go(due, c.removed, copies, removed.allowed);
+            let surplus = if due == c.due { c.surplus } else { go.min(c.surplus) };
+            let unknown = if due == c.due { go } else { go - surplus };
+            may.insert(server, May { surplus, unknown });
         }
         may
     }
@@ -244,10 +260,11 @@ impl Memory {
 }
 
 impl Inner {
-    pub(super) fn care(&self, lead: &Lead) -> Care {
+    pub(super) fn care(&self, lead: &Lead, view: &RedbView) -> Result<Care, MetaError> {
+        let (repairs, drains) = self.outlook(lead, view)?;
         let (m, now, quarantine) = (lead.memory.lock(), self.now(), self.timings.quarantine);
         let servers = m.care(now, quarantine).into_values().collect();
-        Care { quarantine_secs: quarantine.as_secs(), servers }
+        Ok(Care { quarantine_secs: quarantine.as_secs(), servers, drains, repairs })
     }
 
     /// An operator allows what waits at a server now, and what is in quarantine there.
@@ -264,25 +281,24 @@ impl Inner {
         Ok(allowed)
     }
 
-    /// Removes copies whose quarantine is over, as many as `may` be; what it removes it takes off there.
+    /// Removes copies whose quarantine is over, as many as `may` be.
     pub(super) async fn delete_unknown(
         &self,
         lead: &Lead,
-        may: &mut BTreeMap<ServerId, u64>,
+        may: &BTreeMap<ServerId, May>,
     ) -> Result<(), MetaError> {
         let (mut todo, now) = (Vec::new(), self.now());
         {
             let m = lead.memory.lock();
-            for (server, may) in may.iter_mut().filter(|(_, may)| **may > 0) {
+            for (server, may) in may.iter().filter(|(_, may)| may.unknown > 0) {
                 if !m.is_alive(*server, now, self.timings.server_dead) {
                     continue;
                 }
                 let over = |u: &Unknown| now.saturating_sub(u.since) >= self.timings.quarantine && !u.ahead;
                 let due = m.unknown_at(*server).filter(|(_, u)| over(u));
-                let some: Vec<_> = due.take((*may as usize).min(ROUND_MAX.0)).collect();
-                *may -= some.len() as u64;
                 let chunk = |(id, u): (ChunkId, &Unknown)| ChunkRef { id, version: u.version };
-                todo.extend(some.into_iter().map(|due| (*server, chunk(due))));
+                let some = due.take((may.unknown as usize).min(ROUND_MAX.0));
+                todo.extend(some.map(|due| (*server, chunk(due))));
             }
         }
         let remove = |(server, chunk): (ServerId, ChunkRef)| async move {

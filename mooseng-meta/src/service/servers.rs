@@ -94,7 +94,7 @@ impl Inner {
             server.disks = r.disks;
             for chunk in r.damaged {
                 m.odd.insert((chunk.id, r.server), Odd::State(ReplicaState::Damaged));
-                m.wanted.entry(chunk.id).or_insert(false);
+                m.hurt.insert(chunk.id);
                 lead.wake.notify_one();
             }
         }
@@ -110,7 +110,7 @@ impl Inner {
         self.orders(lead, r.server)
     }
 
-    fn tell_scrub(&self, lead: &Lead, r: TellScrub) -> Result<Option<Timestamp>, MetaError> {
+    fn tell_scrub(&self, lead: &Lead, r: TellScrub) -> Result<ToldServer, MetaError> {
         let mut m = lead.memory.lock();
         if m.servers.get(&r.server).is_none_or(|s| s.incarnation != r.incarnation) {
             return Err(MetaError::Busy("register first".into()));
@@ -119,7 +119,8 @@ impl Inner {
             return Err(MetaError::Invalid(format!("a server has at most {DISKS_MAX} disks")));
         }
         m.scrubs.insert(r.server, r.disks);
-        Ok(m.scrub_asked)
+        let drain_left = m.drain_left.get(&r.server).copied();
+        Ok(ToldServer { scrub_asked: m.scrub_asked, drain_left })
     }
 
     /// How all scrubs stand.

@@ -3,9 +3,11 @@
 
 mod bumps;
 mod deletions;
+mod drains;
 mod fences;
 mod joins;
 mod opens;
 mod partition;
 mod quarantine;
+mod repairs;
 mod world;
