@@ -8,7 +8,8 @@
 //!   Chunkserver ─┬─ listener ─ ChunkHandler ─ DiskStore ─┬─ access (capabilities, fences, terms)
 //!                │                                       ├─ chain ─ next server
 //!                │                                       ├─ pull ── other replicas
-//!                └─ task: register, heartbeat, report    └─ slot ─ chunk file ─ disk lanes
+//!                ├─ task: register, heartbeat, report    └─ slot ─ chunk file ─ disk lanes
+//!                └─ scrub: a task for each disk ─────────────┘
 //! ```
 //!
 //! Invariants: no byte is served that was not verified; a note that a chunk is dirty is durable
@@ -28,6 +29,7 @@ mod numbers;
 mod peers;
 mod pull;
 mod redo;
+mod scrub;
 mod server;
 mod shared;
 mod slot;

@@ -4,6 +4,7 @@ use crate::{
     disk::{DataDisk, StartError},
     logkeeper,
     peers::Peers,
+    scrub::Scrub,
     store::DiskStore,
 };
 use mooseng_core::{
@@ -12,11 +13,12 @@ use mooseng_core::{
     error::{MetaError, NetError},
     ids::*,
     limits::REPORT_CHUNKS_MAX,
-    meta::{DiskReport, Heartbeat, MetadataExt as _, Register, Report, ServerOrders},
+    meta::{DiskReport, DiskScrub, Heartbeat, MetadataExt as _, Register, Report, ServerOrders, TellScrub},
     net::{Listening, Transport},
     rpc::{ChunkHandler, RemoteMeta},
     seam::{Disk, Seams, on_lane},
 };
+use parking_lot::Mutex;
 use std::{io, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
@@ -30,11 +32,23 @@ pub struct Timings {
     pub heartbeat: Duration,
     /// Wait for the server behind in a chain before the writer hears of it.
     pub chain: Duration,
+    /// Bytes a second that scrubs read from each disk; 0: no rounds but those asked for.
+    pub scrub_bytes_per_s: u64,
+    /// From the beginning of a scrub's round to the next, at least.
+    pub scrub_every: Duration,
 }
+
+/// Heartbeats between two tellings of how scrubs stand.
+const TELL_SCRUB: u32 = 5;
 
 impl Default for Timings {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(1), chain: Duration::from_millis(1500) }
+        Self {
+            heartbeat: Duration::from_secs(1),
+            chain: Duration::from_millis(1500),
+            scrub_bytes_per_s: 8 << 20,
+            scrub_every: Duration::from_secs(6 * 3600),
+        }
     }
 }
 
@@ -76,11 +90,17 @@ pub struct Status {
     pub damaged: u64,
     /// Whether the leading master knows it and all its chunks.
     pub ready: bool,
+    /// How the scrubs of its disks stand, in the order of the disks.
+    pub scrubs: Vec<DiskScrub>,
+    /// When it is being emptied: chunks that still need it, as the leading master last said.
+    pub drain_left: Option<u64>,
 }
 
 /// A running chunkserver. Dropped without [`Chunkserver::shutdown`], it has crashed.
 pub struct Chunkserver {
     store: DiskStore,
+    scrub: Arc<Scrub>,
+    drain_left: Arc<Mutex<Option<u64>>>,
     listening: Option<Box<dyn Listening>>,
     tasks: JoinSet<()>,
     ready: tokio::sync::watch::Receiver<bool>,
@@ -95,6 +115,7 @@ impl std::fmt::Debug for Chunkserver {
 impl Drop for Chunkserver {
     fn drop(&mut self) {
         self.tasks.abort_all();
+        self.scrub.stop();
         self.store.0.crashed.cancel();
     }
 }
@@ -125,8 +146,12 @@ impl Chunkserver {
         let listening = o.transport.listen(&o.listen, handler).await?;
         let addr = if o.advertise.is_empty() { listening.local_addr() } else { o.advertise.clone() };
         let (said, ready) = tokio::sync::watch::channel(false);
+        let scrub = Arc::new(Scrub::start(&store.0, &o.seams.clock, &o.timings));
+        let drain_left = Arc::<Mutex<_>>::default();
         let masters = Masters {
             store: store.clone(),
+            scrub: scrub.clone(),
+            drain_left: drain_left.clone(),
             addr,
             server: o.server,
             addrs: o.masters,
@@ -137,13 +162,15 @@ impl Chunkserver {
             registered: None,
             reported: false,
             refused: false,
+            beats: 0,
+            aside: 0,
         };
         let mut tasks = JoinSet::new();
         for disk in &store.0.disks {
             tasks.spawn(logkeeper::keep_room(store.0.clone(), disk.clone()));
         }
         tasks.spawn(masters.keep_informed(said));
-        Ok(Self { store, listening: Some(listening), tasks, ready })
+        Ok(Self { store, scrub, drain_left, listening: Some(listening), tasks, ready })
     }
 
     /// The store, for callers in the same process.
@@ -165,12 +192,15 @@ impl Chunkserver {
     pub fn status(&self) -> Status {
         let (good, suspect) = self.store.count();
         let damaged = self.store.0.damaged.lock().len() as u64;
-        Status { disks: self.store.disk_reports(), good, suspect, damaged, ready: self.is_ready() }
+        let (disks, scrubs) = (self.store.disk_reports(), self.scrub.state());
+        let (ready, drain_left) = (self.is_ready(), *self.drain_left.lock());
+        Status { disks, good, suspect, damaged, ready, scrubs, drain_left }
     }
 
     /// Stops cleanly: nothing is taken any more, everything is on disk, nothing will be suspect.
     pub async fn shutdown(mut self) {
         self.tasks.abort_all();
+        self.scrub.stop();
         if let Some(listening) = self.listening.take() {
             listening.close().await;
         }
@@ -184,6 +214,8 @@ impl Chunkserver {
 
 struct Masters {
     store: DiskStore,
+    scrub: Arc<Scrub>,
+    drain_left: Arc<Mutex<Option<u64>>>,
     addr: String,
     server: ServerId,
     addrs: Vec<String>,
@@ -196,6 +228,10 @@ struct Masters {
     reported: bool,
     /// The masters refuse this server's certificate, and the log says so.
     refused: bool,
+    /// Heartbeats since the start.
+    beats: u32,
+    /// Disks set aside that the masters were told of, chunk by chunk.
+    aside: usize,
 }
 
 impl Masters {
@@ -251,6 +287,7 @@ impl Masters {
             let meta = RemoteMeta::new(self.peers.get(&addr, budget).await?);
             let (server, incarnation) = (self.server, self.store.incarnation());
             let disks = self.store.disk_reports();
+            let aside = disks.iter().filter(|d| d.error.is_some()).count();
             let orders = if self.registered.is_none() {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
                 let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
@@ -259,20 +296,45 @@ impl Masters {
                 let (damaged, broken) = (self.store.0.damaged_now(), self.store.0.broken_now());
                 meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged, broken }).await?
             };
-            Ok::<_, MetaError>((meta, orders))
+            Ok::<_, MetaError>((meta, orders, aside))
         };
         let silent = || MetaError::Deadline(addr.clone());
-        let (meta, orders) = tokio::time::timeout(budget, work).await.map_err(|_| silent())??;
+        let (meta, orders, aside) = tokio::time::timeout(budget, work).await.map_err(|_| silent())??;
         self.hint = Some(addr);
         self.registered = Some(orders.term);
-        let want_report = orders.want_report;
+        // What is on a disk set aside is told to be so.
+        let want_report = orders.want_report || aside > self.aside;
         self.obey(orders).await;
         if want_report {
             self.reported = false;
             self.report(&meta).await?;
+            self.aside = aside;
         }
         self.reported = true;
+        if self.beats.is_multiple_of(TELL_SCRUB) {
+            self.tell_scrub(meta, budget);
+        }
+        self.beats = self.beats.wrapping_add(1);
         Ok(())
+    }
+
+    /// Tells how scrubs stand, and hears whether a round is asked for and what is left of a drain.
+    /// Heartbeats do not wait for it.
+    fn tell_scrub(&self, meta: RemoteMeta, budget: Duration) {
+        let (server, incarnation, scrub) = (self.server, self.store.incarnation(), self.scrub.clone());
+        let drain_left = self.drain_left.clone();
+        self.store.0.spawn(async move {
+            let tell = TellScrub { server, incarnation, disks: scrub.state() };
+            let cx = CallContext::internal(budget);
+            match tokio::time::timeout(budget, meta.tell_scrub(&cx, tell)).await {
+                Ok(Ok(told)) => {
+                    scrub.ask(told.scrub_asked);
+                    *drain_left.lock() = told.drain_left;
+                }
+                Ok(Err(e)) => tracing::debug!(error = %e, "the leader did not hear how scrubs stand"),
+                Err(_) => {}
+            }
+        });
     }
 
     async fn obey(&self, orders: ServerOrders) {

@@ -102,8 +102,8 @@ impl Shared {
         Ok(slot)
     }
 
-    /// The chunk, or a place for it on the disk with most room. A place that nobody has filled yet
-    /// becomes what is asked for now.
+    /// The chunk, or a place for it on the disk with most room; also of one whose disk was set aside. A place
+    /// that nobody has filled yet becomes what is asked for now.
     pub fn place(
         &self,
         id: ChunkId,
@@ -111,7 +111,7 @@ impl Shared {
         state: ReplicaState,
     ) -> Result<Arc<Slot>, ChunkError> {
         let there = self.slots.lock().get(&id).cloned();
-        let slot = match there {
+        let slot = match there.filter(|s| s.disk.set_aside().is_none()) {
             Some(slot) => slot,
             None => {
                 let usable = self.disks.iter().filter(|d| d.set_aside().is_none()).map(|d| (d.space().1, d));
@@ -120,7 +120,13 @@ impl Shared {
                 let (_, disk) = room.ok_or(ChunkError::NoSpace(self.server))?;
                 let known = Known { version, length: 0, state, dirty: false, sending: false, made: false };
                 let slot = Arc::new(Slot::new(id, disk.clone(), known));
-                self.slots.lock().entry(id).or_insert(slot).clone()
+                let mut slots = self.slots.lock();
+                let now = slots.entry(id).or_insert_with(|| slot.clone());
+                if now.disk.set_aside().is_some() {
+                    // What is there stays there, for people.
+                    *now = slot;
+                }
+                now.clone()
             }
         };
         let mut known = slot.known.lock();
@@ -315,6 +321,14 @@ impl Shared {
         e.of(slot.id, self.server)
     }
 
+    /// A replica that its disk cannot read is as good as damaged: another disk may take it.
+    pub fn unreadable(&self, slot: &Slot, e: FileError) -> ChunkError {
+        if matches!(e, FileError::Io(_)) {
+            self.damaged.lock().insert(slot.id);
+        }
+        self.note(slot, e)
+    }
+
     /// What the kernel had is gone or unknown: this replica is not to be believed. Not when there was only
     /// no room: then all is as it was.
     pub fn poisoned(&self, slot: &Slot, e: FileError) -> ChunkError {
@@ -407,9 +421,9 @@ impl Shared {
     pub fn stat(&self, id: ChunkId) -> Result<ChunkStat, ChunkError> {
         let slot = self.slot(id)?;
         let known = *slot.known.lock();
-        let mut report = report_of(id, known);
+        let mut report = report_of(&slot, known);
         // Before the next heartbeat says so: a copy elsewhere may be all that is left of a block.
-        if known.state == ReplicaState::Good && self.damaged.lock().contains(&id) {
+        if report.state != ReplicaState::Suspect && self.damaged.lock().contains(&id) {
             report.state = ReplicaState::Damaged;
         }
         Ok(ChunkStat { report, server: self.server, incarnation: self.incarnation, dirty: known.dirty })
@@ -446,13 +460,15 @@ pub(crate) fn right_version(chunk: ChunkRef, known: Known) -> Result<(), ChunkEr
 pub(crate) fn is_good(chunk: ChunkRef, known: Known) -> Result<(), ChunkError> {
     right_version(chunk, known)?;
     match known.state {
-        ReplicaState::Good => Ok(()),
+        ReplicaState::Good | ReplicaState::Leaving => Ok(()),
         ReplicaState::Suspect if planted::is(Bug::SuspectServed) => Ok(()),
         ReplicaState::Suspect => Err(ChunkError::Suspect(chunk.id)),
         ReplicaState::Damaged => Err(ChunkError::Damaged { chunk: chunk.id, first: 0, blocks: 0 }),
     }
 }
 
-pub(crate) fn report_of(id: ChunkId, known: Known) -> ChunkReport {
-    ChunkReport { chunk: ChunkRef { id, version: known.version }, length: known.length, state: known.state }
+pub(crate) fn report_of(slot: &Slot, known: Known) -> ChunkReport {
+    let aside = known.state == ReplicaState::Good && slot.disk.set_aside().is_some();
+    let state = if aside { ReplicaState::Leaving } else { known.state };
+    ChunkReport { chunk: ChunkRef { id: slot.id, version: known.version }, length: known.length, state }
 }

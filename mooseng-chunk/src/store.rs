@@ -58,7 +58,13 @@ impl DiskStore {
                 let state = if f.dirty { ReplicaState::Suspect } else { ReplicaState::Good };
                 let (version, length) = (f.header.version, f.header.length);
                 let known = Known { version, length, state, dirty: f.dirty, sending: false, made: true };
-                slots.insert(id, Arc::new(Slot::new(id, disk.clone(), known)));
+                let slot = Arc::new(Slot::new(id, disk.clone(), known));
+                // Where a disk was set aside another one has a newer copy.
+                let newest = slots.entry(id).or_insert_with(|| slot.clone());
+                let there = newest.known.lock().version;
+                if there < version {
+                    *newest = slot;
+                }
             }
             all.push(disk);
         }
@@ -235,9 +241,9 @@ impl ChunkStore for DiskStore {
         let from = after.map_or(ChunkId(0), ChunkId::next);
         let slots = self.0.slots.lock();
         let mut rest = slots.range(from..);
-        let made = |(id, s): (&ChunkId, &Arc<Slot>)| {
+        let made = |(_, s): (&ChunkId, &Arc<Slot>)| {
             let known = *s.known.lock();
-            known.made.then(|| report_of(*id, known))
+            known.made.then(|| report_of(s, known))
         };
         let chunks: Vec<_> = rest.by_ref().filter_map(made).take(max).collect();
         Ok(ChunkPage { chunks, last: rest.next().is_none() })
@@ -266,6 +272,6 @@ async fn read_step(
         };
         slot.with(false, guard, read).await.map_err(|e| shared.disk_error(e))?.1
     };
-    let frames = frames.map_err(|e| shared.note(slot, e))?;
+    let frames = frames.map_err(|e| shared.unreadable(slot, e))?;
     Ok((frames, at + len, at + len >= length))
 }

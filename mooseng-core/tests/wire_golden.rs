@@ -102,6 +102,70 @@ fn replies_and_errors() {
 }
 
 #[test]
+fn care() {
+    pin(MetaRequest::from(GetCare {}), "2d");
+    pin(MetaRequest::from(AllowRemovals { server: ServerId(3) }), "2e03");
+    let server =
+        ServerCare { server: ServerId(1), unknown: 2, due: 1, ahead: 0, surplus: 3, removed: 4, held: true };
+    let repairs = Repairs {
+        chunks: 5,
+        bytes: 4096,
+        stuck: 1,
+        running: 2,
+        done: 3,
+        bytes_per_s: 300,
+        waits_secs: 6,
+        until_safe_secs: Some(20),
+    };
+    let drain = Draining { server: ServerId(1), since: Timestamp::new(1, 0), left: 9 };
+    pin(MetaRequest::from(Drain { server: ServerId(3), on: true }), "330301");
+    pin(Command::Drain { server: ServerId(3), on: true }, "100301");
+    pin(
+        MetaReply::GetCare(Care {
+            quarantine_secs: 86_400,
+            servers: vec![server],
+            drains: vec![drain],
+            repairs,
+        }),
+        "2d80a3050101020100030401010180a8d6b90709058020010203ac02060114",
+    );
+    // scrub
+    let disk = DiskScrub {
+        disk: DiskId(5),
+        rounds: 1,
+        chunks: 2,
+        bytes: 3,
+        damages: 4,
+        found: 5,
+        done: 6,
+        total: 7,
+        fast: true,
+        ended: Some(Timestamp::new(1, 0)),
+        answered: None,
+    };
+    let tell = TellScrub { server: ServerId(1), incarnation: Incarnation(2), disks: vec![disk] };
+    pin(MetaRequest::from(tell), "2f0102010501020304050607010180a8d6b90700");
+    let told = ToldServer { scrub_asked: Some(Timestamp::new(1, 0)), drain_left: Some(9) };
+    pin(MetaReply::TellScrub(told), "2f0180a8d6b9070109");
+    pin(MetaRequest::from(GetScrub {}), "30");
+    pin(MetaRequest::from(ScrubNow {}), "31");
+    // fsck
+    pin(MetaRequest::from(CheckChunks { from: ChunkId(5), count: 4096 }), "32058020");
+    let finding = ChunkFinding {
+        chunk: ChunkRef { id: ChunkId(8), version: ChunkVersion(2) },
+        wanted: 2,
+        good: 1,
+        file: Some((InodeId(5), ChunkIndex(1))),
+        path: None,
+        stray: false,
+        faults: vec![(ServerId(3), CopyFault::OtherVersion(ChunkVersion(1)))],
+    };
+    let check =
+        ChunkCheck { records: 1, copies: 2, changing: 0, findings: vec![finding], next: Some(ChunkId(9)) };
+    pin(MetaReply::CheckChunks(check), "3201020001080202010105010000010302010109");
+}
+
+#[test]
 fn chunk_frames() {
     pin(
         FrameHead { number: WriteNumber(1), at: Offset(4096), crcs: vec![1, u32::MAX], hole: 0 },

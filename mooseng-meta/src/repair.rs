@@ -2,13 +2,14 @@
 //! servers, this decides, the driver acts.
 
 use crate::{
-    placement::{Candidate, place, seed_of},
+    placement::{Candidate, ROOM_BYTES_MIN, place, seed_of},
     store::ChunkRec,
 };
 use mooseng_core::{
     ids::{ChunkId, ServerId},
     meta::ReplicaState,
 };
+use std::collections::BTreeSet;
 
 /// What one server has of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,17 +66,25 @@ pub fn risk(good: usize, wanted: usize) -> Option<Risk> {
     }
 }
 
+/// The same of a chunk with so many good copies, and so many that can be copied from: those on disks set
+/// aside are of the latter only.
+pub fn risk_of((good, sources): (usize, usize), wanted: usize) -> Option<Risk> {
+    if good == 0 && sources > 0 { Some(Risk::Endangered) } else { risk(good, wanted) }
+}
+
 /// Decides about a chunk.
 ///
 /// `found` is in chain order, one for each member of the open set; behind them who was filled by the
 /// bump under way.
+/// `leaving`: servers that are being emptied. Their copies do not count, as those on disks set aside do not,
+/// and are kept as sources until there are enough others.
 /// `all_heard`: no member that is silent may come back with something better (it was waited for).
 /// `force` makes a bump even when the set is as it should be: a client could not write through it.
 pub fn plan(
     id: ChunkId,
     rec: &ChunkRec,
     found: &[(ServerId, Found)],
-    candidates: &[Candidate],
+    (candidates, leaving): (&[Candidate], &BTreeSet<ServerId>),
     all_heard: bool,
     force: bool,
 ) -> Plan {
@@ -85,12 +94,12 @@ pub fn plan(
     };
     // What was never written has nothing to lose: an empty place is as good as a replica.
     let mut survivors = is(&|f| match f {
-        Found::Current(ReplicaState::Good) => true,
+        Found::Current(ReplicaState::Good | ReplicaState::Leaving) => true,
         Found::Nothing => !rec.committed,
         _ => false,
     });
     let mut mend = is(&|f| match f {
-        Found::Current(state) => state != ReplicaState::Good,
+        Found::Current(state) => !matches!(state, ReplicaState::Good | ReplicaState::Leaving),
         Found::Other => true,
         Found::Nothing => rec.committed,
         Found::Silent => false,
@@ -108,14 +117,28 @@ pub fn plan(
             _ => return Plan::Wait,
         }
     }
-    let over = survivors.len() > wanted;
-    survivors.truncate(wanted.max(1));
-    mend.truncate(wanted.saturating_sub(survivors.len()));
-    let have = survivors.len() + mend.len();
+    let aside = is(&|f| f == Found::Current(ReplicaState::Leaving));
+    let stays = |s: &&ServerId| !leaving.contains(*s) && !aside.contains(*s);
+    let (mut stay, go): (Vec<ServerId>, Vec<_>) = survivors.iter().partition(stays);
+    let whole = stay.len() >= wanted.max(1);
+    let over = stay.len() > wanted || (whole && !go.is_empty());
+    stay.truncate(wanted.max(1));
+    mend.retain(|s| !leaving.contains(s));
+    mend.truncate(wanted.saturating_sub(stay.len()));
+    let have = stay.len() + mend.len();
+    survivors.retain(|s| stay.contains(s) || (!whole && go.contains(s)));
     let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
     let fresh = place(seed_of(id), wanted.saturating_sub(have), candidates, &taken);
     let mut joining = mend;
     joining.extend(fresh);
+    // A server with a disk set aside may have another: better there than nowhere.
+    if !stay.is_empty() {
+        let room = |s: &ServerId| candidates.iter().any(|c| c.server == *s && c.free_bytes >= ROOM_BYTES_MIN);
+        let again = aside.iter().filter(|s| !leaving.contains(*s) && room(s)).copied();
+        let again: Vec<_> = again.take(wanted.saturating_sub(stay.len() + joining.len())).collect();
+        survivors.retain(|s| !again.contains(s));
+        joining.extend(again);
+    }
     if joining.is_empty() && !over && !force && !silent_member && !settles {
         return Plan::Leave;
     }
@@ -160,7 +183,7 @@ mod tests {
         S[..3].iter().map(|s| Candidate { server: *s, free_bytes: 1 << 40 }).collect()
     }
     fn decide(a: Found, b: Found, heard: bool) -> Plan {
-        plan(ChunkId(1), &rec(true), &[(S[0], a), (S[1], b)], &candidates(), heard, false)
+        plan(ChunkId(1), &rec(true), &[(S[0], a), (S[1], b)], (&candidates(), &BTreeSet::new()), heard, false)
     }
     fn bump(survivors: &[ServerId], joining: &[ServerId]) -> Plan {
         Plan::Bump { survivors: survivors.to_vec(), settles: false, joining: joining.to_vec() }
@@ -198,20 +221,64 @@ mod tests {
     fn too_many_copies_are_cut_down() {
         let found = [(S[0], GOOD), (S[1], GOOD), (S[2], GOOD)];
         let r = ChunkRec { members: S[..3].to_vec(), ..rec(true) };
-        assert_eq!(plan(ChunkId(1), &r, &found, &candidates(), true, false), bump(&[S[0], S[1]], &[]));
+        assert_eq!(
+            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new()), true, false),
+            bump(&[S[0], S[1]], &[])
+        );
     }
 
     #[test]
     fn what_was_never_written_moves_freely() {
         let r = rec(false);
         let found = [(S[0], Found::Nothing), (S[1], Found::Silent)];
-        assert_eq!(plan(ChunkId(1), &r, &found, &candidates(), true, false), bump(&[S[0]], &[S[2]]));
+        assert_eq!(
+            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new()), true, false),
+            bump(&[S[0]], &[S[2]])
+        );
         let found = [(S[0], Found::Silent), (S[1], Found::Silent)];
-        let Plan::Bump { survivors, joining, .. } = plan(ChunkId(1), &r, &found, &candidates(), true, false)
+        let Plan::Bump { survivors, joining, .. } =
+            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new()), true, false)
         else {
             panic!("a new set is expected");
         };
         assert!(survivors.is_empty() && joining.len() == 2);
+    }
+
+    #[test]
+    fn a_server_that_is_emptied_is_a_source_until_there_are_enough_others() {
+        let leaving = BTreeSet::from([S[0]]);
+        let ask = |members: &[ServerId], found: &[(ServerId, Found)], candidates: &[Candidate]| {
+            let r = ChunkRec { members: members.to_vec(), ..rec(true) };
+            plan(ChunkId(1), &r, found, (candidates, &leaving), true, false)
+        };
+        let others: Vec<_> = candidates().into_iter().filter(|c| !leaving.contains(&c.server)).collect();
+        let both = [(S[0], GOOD), (S[1], GOOD)];
+        assert_eq!(ask(&S[..2], &both, &others), bump(&[S[0], S[1]], &[S[2]]), "another copy is made first");
+        let three = [(S[0], GOOD), (S[1], GOOD), (S[2], GOOD)];
+        assert_eq!(ask(&S[..3], &three, &others), bump(&[S[1], S[2]], &[]), "then it goes");
+        assert_eq!(ask(&S[..2], &both, &[]), Plan::Leave, "nobody can take its place");
+        let alone = [(S[0], GOOD), (S[1], Found::Nothing)];
+        assert_eq!(ask(&S[..2], &alone, &[]), bump(&[S[0]], &[S[1]]));
+        let stale = [(S[0], Found::Other), (S[1], GOOD)];
+        assert_eq!(ask(&S[..2], &stale, &others), bump(&[S[1]], &[S[2]]), "it is not mended");
+    }
+
+    #[test]
+    fn a_copy_on_a_disk_set_aside_is_a_source_and_its_server_may_take_another() {
+        const ASIDE: Found = Found::Current(ReplicaState::Leaving);
+        assert_eq!(decide(ASIDE, GOOD, true), bump(&[S[0], S[1]], &[S[2]]));
+        let ask = |found: &[(ServerId, Found)], candidates: &[Candidate]| {
+            let r = ChunkRec { members: found.iter().map(|(s, _)| *s).collect(), ..rec(true) };
+            plan(ChunkId(1), &r, found, (candidates, &BTreeSet::new()), true, false)
+        };
+        let three = [(S[0], ASIDE), (S[1], GOOD), (S[2], GOOD)];
+        assert_eq!(ask(&three, &candidates()), bump(&[S[1], S[2]], &[]));
+        let two = &candidates()[..2];
+        assert_eq!(ask(&three[..2], two), bump(&[S[1]], &[S[0]]), "on another disk of the same server");
+        assert_eq!(ask(&[(S[0], ASIDE)], two), bump(&[S[0]], &[S[1]]), "the only copy stays a source");
+        assert_eq!(ask(&[(S[0], ASIDE)], &two[..1]), Plan::Leave, "there is nothing to fill it from");
+        let full = [Candidate { server: S[0], free_bytes: 0 }];
+        assert_eq!(ask(&three[..2], &full), Plan::Leave);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod telling;
 
 use anyhow::ensure;
 use async_trait::async_trait;
-use mooseng_chunk::{Chunkserver, ChunkserverOptions, StartError};
+use mooseng_chunk::{Chunkserver, ChunkserverOptions, StartError, Timings};
 use mooseng_core::{ids::ServerId, net::Role, seam::Disk};
 use mooseng_host::{DirLock, OsDisk, host_seams};
 use mooseng_support::{
@@ -45,6 +45,8 @@ pub struct Config {
     pub masters: Vec<String>,
     /// Bytes of each disk that chunks never use.
     pub reserve: u64,
+    /// Bytes a second that scrubs read from each disk.
+    pub scrub_bytes_per_s: u64,
 }
 
 impl Config {
@@ -65,6 +67,7 @@ impl Config {
             data_dirs,
             masters: master_addrs(settings)?,
             reserve: mebibytes(settings, "reserve_mb", 0..=u64::MAX >> 20)?,
+            scrub_bytes_per_s: mebibytes(settings, "scrub_mb_per_s", 0..=1 << 20)?,
         })
     }
 }
@@ -98,7 +101,7 @@ pub fn run(flags: &Flags<keys::Chunkserver>) -> anyhow::Result<()> {
             transport: parts.transport,
             masters: config.masters.clone(),
             seams: host_seams(),
-            timings: Default::default(),
+            timings: Timings { scrub_bytes_per_s: config.scrub_bytes_per_s, ..Default::default() },
             reserve: config.reserve,
         };
         let server = Chunkserver::start(options).await.map_err(|e| match e {

@@ -2,7 +2,10 @@
 
 use crate::Node;
 use mooseng_chunk::{Chunkserver, Counters};
-use mooseng_core::{meta::DiskReport, net::PeerIdentity};
+use mooseng_core::{
+    meta::{DiskReport, DiskScrub},
+    net::PeerIdentity,
+};
 use mooseng_support::{
     http::Health,
     metrics::{Metrics, Point, plain},
@@ -17,10 +20,12 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
         return Health { status: "stopping".into(), ready: false, live: true, details: json!(null) };
     };
     let aside = s.disks.iter().any(|d| d.error.is_some());
-    let status = match (s.ready, aside) {
-        (false, _) => "MASTER_UNKNOWN",
-        (true, true) => "DISK_ERROR",
-        (true, false) => "ok",
+    let status = match (s.ready, aside, s.drain_left) {
+        (false, _, _) => "MASTER_UNKNOWN",
+        (true, true, _) => "DISK_ERROR",
+        (true, false, Some(0)) => "DRAINED",
+        (true, false, Some(_)) => "DRAINING",
+        (true, false, None) => "ok",
     };
     let disk = |d: &DiskReport| {
         json!({
@@ -37,6 +42,7 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
         "node": me.node,
         "cluster": me.cluster.to_string(),
         "chunks": { "good": s.good, "suspect": s.suspect, "damaged": s.damaged },
+        "drain": s.drain_left.map(|left| json!({ "chunks_left": left, "safe_to_take_away": left == 0 })),
         "disks": s.disks.iter().map(disk).collect::<Vec<_>>(),
     });
     Health { status: status.into(), ready: s.ready, live: true, details }
@@ -86,7 +92,34 @@ pub(crate) fn register(node: &Node, metrics: &Metrics) {
         "1 where the disk failed and is not used any more",
         of_disks(|d| f64::from(u8::from(d.error.is_some()))),
     );
+    scrubs(node, metrics);
     counters(node, metrics);
+}
+
+fn scrubs(node: &Node, metrics: &Metrics) {
+    let of_disks = |look: fn(&DiskScrub) -> f64| {
+        let node = node.clone();
+        move || {
+            let Some(s) = node.lock().as_ref().map(Chunkserver::status) else { return vec![] };
+            let each = s.disks.iter().zip(&s.scrubs);
+            each.map(|(d, s)| (look(s), vec![KeyValue::new("disk", d.path.clone())])).collect()
+        }
+    };
+    type Look = fn(&DiskScrub) -> f64;
+    let counters: [(_, _, Look); 4] = [
+        ("mooseng_disk_scrub_rounds_total", "Whole rounds of scrubs", |s| s.rounds as f64),
+        ("mooseng_disk_scrub_chunks_total", "Chunks verified by scrubs", |s| s.chunks as f64),
+        ("mooseng_disk_scrub_bytes_total", "Bytes verified by scrubs", |s| s.bytes as f64),
+        ("mooseng_disk_scrub_damages_total", "Chunks that scrubs found damaged", |s| s.damages as f64),
+    ];
+    for (name, help, look) in counters {
+        metrics.counter(name, help, of_disks(look));
+    }
+    metrics.gauge(
+        "mooseng_disk_last_scrub_timestamp_seconds",
+        "When the last whole round of the scrub ended; 0 before the first",
+        of_disks(|s| s.ended.map_or(0.0, |t| t.secs() as f64)),
+    );
 }
 
 fn counters(node: &Node, metrics: &Metrics) {

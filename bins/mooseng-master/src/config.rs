@@ -25,7 +25,7 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Its directory.
     pub data_dir: PathBuf,
-    /// All masters of a fresh cluster.
+    /// All masters of a fresh cluster; none: it waits to be added to a running one.
     pub members: Vec<Member>,
     /// Copies of each chunk in a new filesystem.
     pub copies: u8,
@@ -33,6 +33,8 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Bytes of the disk that are kept for removing.
     pub reserve: u64,
+    /// Bytes a second that are copied to restore lost copies.
+    pub repair_bytes_per_s: u64,
 }
 
 impl Config {
@@ -56,12 +58,19 @@ impl Config {
             copies: settings.get_with("copies", copies)?,
             cache_bytes: mebibytes(settings, "cache_size_mb", 8..=1 << 20)? as usize,
             reserve: mebibytes(settings, "reserve_mb", 0..=u64::MAX >> 20)?,
+            repair_bytes_per_s: mebibytes(settings, "repair_mb_per_s", 0..=1 << 20)?,
         })
     }
 }
 
+/// In the place of the masters' addresses: this one is added to a running cluster.
+const WAIT: &str = "wait";
+
 /// All masters: Raft addresses, and for clients `master_addrs`, or the same hosts with our port.
 fn members(settings: &Settings, me: u64, listen: SocketAddr) -> Result<Vec<Member>, ConfigError> {
+    if settings.text("raft_peers") == Some(WAIT) {
+        return Ok(vec![]);
+    }
     let raft = numbered(settings, "raft_peers")?;
     let bad = |cause: String| Err(settings.bad("raft_peers", cause));
     if raft.is_empty() {
@@ -143,6 +152,7 @@ mod tests {
         let mine = ("advertise-addr", "outside");
         assert_eq!(of(2, &[three, clients, mine]).unwrap()[1], "m2 b:1 outside:9421");
         assert_eq!(of(7, &[("raft-peers", "7=[::1]:1")]).unwrap(), ["m7 [::1]:1 [::1]:9421"]);
+        assert!(of(4, &[("raft-peers", "wait")]).unwrap().is_empty(), "it waits to be added");
     }
 
     #[test]

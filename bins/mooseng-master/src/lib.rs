@@ -18,7 +18,10 @@ use mooseng_core::{
     net::Role,
 };
 use mooseng_host::{DirLock, OsDisk, host_seams};
-use mooseng_meta::server::{Master, MasterOptions, StartError};
+use mooseng_meta::{
+    server::{Master, MasterOptions, StartError},
+    service::ServiceTimings,
+};
 use mooseng_net::identity::{AUTHORITY_DIR, ClusterCa};
 use mooseng_support::{
     config::Flags,
@@ -67,7 +70,7 @@ pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
             seams: host_seams(),
             raft_timings: Default::default(),
             log: Default::default(),
-            timings: Default::default(),
+            timings: ServiceTimings { repair_bytes_per_s: config.repair_bytes_per_s, ..Default::default() },
             class: StorageClass { copies: config.copies },
             cache_bytes: config.cache_bytes,
             reserve: config.reserve,

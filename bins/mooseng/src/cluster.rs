@@ -1,6 +1,6 @@
 //! `mooseng cluster`: the cluster's authority, and certificates for its nodes.
 
-use crate::{exit::usage, join};
+use crate::{exit::usage, join, masters};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 use mooseng_core::{ids::ClusterId, join::Invite, net::Role};
@@ -24,6 +24,12 @@ pub(crate) enum Verb {
     Token(join::TokenArgs),
     /// Makes this machine's identity directory, with a token that `token` printed.
     Join(join::JoinArgs),
+    /// Adds a running master: it gets all that the others have, then votes. Needs an admin's identity.
+    AddMaster(masters::AddArgs),
+    /// Removes a master for good, dead or alive; one that leads hands over. Needs an admin's identity.
+    RemoveMaster(masters::OneArgs),
+    /// Makes another master the leader. Needs an admin's identity.
+    TransferLeadership(masters::OneArgs),
 }
 
 #[derive(Args)]

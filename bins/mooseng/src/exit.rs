@@ -11,7 +11,7 @@ use std::{fmt, io};
 
 /// Shown below `--help`.
 pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 permission, 5 temporary, \
-6 cluster unreachable, 7 integrity problem, 10 timeout.";
+6 cluster unreachable, 7 integrity problem, 8 degraded, 10 timeout.";
 
 const ERROR: u8 = 1;
 const USAGE: u8 = 2;
@@ -20,6 +20,7 @@ const PERMISSION: u8 = 4;
 const TEMPORARY: u8 = 5;
 const UNREACHABLE: u8 = 6;
 const INTEGRITY: u8 = 7;
+const DEGRADED: u8 = 8;
 const TIMEOUT: u8 = 10;
 /// As shells have it for SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -39,6 +40,33 @@ impl std::error::Error for Usage {}
 /// An error for exit code 2.
 pub(crate) fn usage(text: impl fmt::Display) -> anyhow::Error {
     anyhow!(Usage(text.to_string()))
+}
+
+/// What a verb looked for and found, with its exit code.
+#[derive(Debug)]
+struct Found(u8, String);
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.1)
+    }
+}
+
+impl std::error::Error for Found {}
+
+/// An error for exit code 7: damage, or loss.
+pub(crate) fn integrity(text: impl fmt::Display) -> anyhow::Error {
+    anyhow!(Found(INTEGRITY, text.to_string()))
+}
+
+/// An error for exit code 8: all is there, and less safe than it should be.
+pub(crate) fn degraded(text: impl fmt::Display) -> anyhow::Error {
+    anyhow!(Found(DEGRADED, text.to_string()))
+}
+
+/// An error for exit code 10, where more is known than that time ran out.
+pub(crate) fn timed_out(text: impl fmt::Display) -> anyhow::Error {
+    anyhow!(Found(TIMEOUT, text.to_string()))
 }
 
 /// Ctrl-C.
@@ -74,6 +102,9 @@ pub(crate) fn code(e: &anyhow::Error) -> u8 {
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Usage>() || cause.is::<ConfigError>() {
         return Some(USAGE);
+    }
+    if let Some(Found(code, _)) = cause.downcast_ref::<Found>() {
+        return Some(*code);
     }
     if cause.is::<Interrupted>() {
         return Some(INTERRUPTED);
@@ -153,7 +184,9 @@ pub(crate) fn cure(e: &anyhow::Error) -> Option<&'static str> {
     }
     match of_client(client) {
         UNREACHABLE => Some("check --masters, and that masters run: curl http://MASTER:9423/health"),
-        PERMISSION => Some("check --identity: it must be a client's or admin's certificate of this cluster"),
+        PERMISSION => Some(
+            "check --identity: it must be a certificate of this cluster, a client's, or an admin's to change the cluster",
+        ),
         TEMPORARY => Some("it may pass: try again; `mooseng status` shows which parts are missing"),
         INTEGRITY => Some("`mooseng info PATH` shows the replicas of the file's chunks"),
         TIMEOUT => Some("`mooseng status` shows which parts are slow or missing; --timeout waits longer"),
@@ -175,6 +208,8 @@ mod tests {
             (anyhow!("anything"), ERROR),
             (usage("x"), USAGE),
             (interrupted(), INTERRUPTED),
+            (integrity("x"), INTEGRITY),
+            (degraded("x"), DEGRADED),
             (Error::from(Errno::ENOENT).into(), NOT_FOUND),
             (Error::from(Errno::EACCES).into(), PERMISSION),
             (Error::from(MetaError::Name(NameError::TooLong)).into(), USAGE),

@@ -8,12 +8,17 @@
 mod bench;
 mod cluster;
 mod connect;
+mod drain;
 mod exit;
 mod files;
+mod fsck;
+mod gc;
 mod join;
 mod look;
+mod masters;
 mod mini;
 mod output;
+mod scrub;
 mod transfer;
 mod tree;
 
@@ -78,6 +83,14 @@ enum ClientVerb {
     Stat(files::StatArgs),
     /// Tells how much is below a directory, in one call.
     Du(files::DuArgs),
+    /// Compares what masters and chunkservers have, and tells what is wrong. Changes nothing.
+    Fsck(fsck::FsckArgs),
+    /// Tells of copies that no record names: in quarantine, too many, waiting for an operator.
+    Gc(gc::GcArgs),
+    /// Tells how far the verifying of all copies is; begins a round with --now.
+    Scrub(scrub::ScrubArgs),
+    /// Empties a chunkserver: its copies are made elsewhere. `mooseng status` shows how far it is.
+    Drain(drain::DrainArgs),
     /// Measures: one large file, many small ones, names.
     Bench(bench::Args),
 }
@@ -104,11 +117,18 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Mount(flags) => mooseng_mount::run(&flags),
         Verb::Cluster(cluster::Verb::Token(args)) => with_runtime(join::token(&args, &mut std::io::stdout())),
         Verb::Cluster(cluster::Verb::Join(args)) => with_runtime(join::join(&args, &mut std::io::stdout())),
+        Verb::Cluster(cluster::Verb::AddMaster(args)) => changed(&masters::Change::Add(&args)),
+        Verb::Cluster(cluster::Verb::RemoveMaster(args)) => changed(&masters::Change::Remove(&args)),
+        Verb::Cluster(cluster::Verb::TransferLeadership(args)) => changed(&masters::Change::Transfer(&args)),
         Verb::Cluster(cluster::Verb::Init(args)) => cluster::init(&args, &mut std::io::stdout()),
         Verb::Cluster(cluster::Verb::Issue(args)) => cluster::issue(&args, &mut std::io::stdout()),
         Verb::Mini(args) => with_runtime(mini::run(args)),
         Verb::Client(verb) => with_runtime(run_client(verb)),
     }
+}
+
+fn changed(what: &masters::Change<'_>) -> anyhow::Result<()> {
+    with_runtime(masters::change(what, &mut std::io::stdout()))
 }
 
 fn with_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -132,6 +152,10 @@ async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
         ClientVerb::Mkdir(a) => &a.to,
         ClientVerb::Stat(a) => &a.to,
         ClientVerb::Du(a) => &a.to,
+        ClientVerb::Fsck(a) => &a.to,
+        ClientVerb::Gc(a) => &a.to,
+        ClientVerb::Scrub(a) => &a.to,
+        ClientVerb::Drain(a) => &a.to,
         ClientVerb::Bench(a) => &a.to,
     };
     let client = connection.connect().await?;
@@ -176,6 +200,10 @@ async fn run_on(
         ClientVerb::Mkdir(a) => files::mkdir(client, a).await,
         ClientVerb::Stat(a) => files::stat(client, &a.paths, a.output, out).await,
         ClientVerb::Du(a) => files::du(client, &a.paths, a.output, out).await,
+        ClientVerb::Fsck(a) => fsck::fsck(client, a, out).await,
+        ClientVerb::Gc(a) => gc::gc(client, a, out).await,
+        ClientVerb::Scrub(a) => scrub::scrub(client, a, out).await,
+        ClientVerb::Drain(a) => drain::drain(client, a, out).await,
         ClientVerb::Bench(a) => bench::run(client, a, out).await,
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::{
     connect::Connection,
+    drain,
+    gc::care_json,
     output::{self, Format, numbers, size, words},
 };
 use anyhow::{Context as _, Result};
@@ -9,11 +11,13 @@ use clap::Args;
 use mooseng_client::Client;
 use mooseng_core::{
     attr::FileKind,
-    ids::ChunkIndex,
-    meta::{ChunkInfo, ClusterStatus, GetLayout, ReplicaState},
+    ids::{ChunkIndex, ServerId},
+    meta::{
+        Care, ChunkInfo, ClusterStatus, GetCare, GetLayout, Repairs, ReplicaState, ServerCare, ServerInfo,
+    },
 };
 use serde_json::{Value, json};
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 #[derive(Args)]
 pub(crate) struct StatusArgs {
@@ -36,29 +40,35 @@ pub(crate) struct InfoArgs {
 }
 
 /// What is wrong, as stable names; empty when nothing is.
-fn health(s: &ClusterStatus) -> Vec<&'static str> {
+fn health(s: &ClusterStatus, care: &Care) -> Vec<&'static str> {
     let c = &s.chunks;
+    // One that was drained may be gone.
+    let is_empty = |s: &ServerInfo| care.drains.iter().any(|d| d.server == s.id && d.left == 0);
+    let lives = |id: ServerId| s.servers.iter().any(|s| s.id == id && s.alive);
     let disk_error = s.servers.iter().any(|s| s.disks.iter().any(|d| d.error.is_some()));
     let problems = [
         (c.missing > 0, "CHUNK_MISSING"),
         (c.endangered > 0, "CHUNK_ENDANGERED"),
         (c.undergoal > 0, "CHUNK_UNDERGOAL"),
-        (s.servers.iter().any(|s| !s.alive), "CHUNKSERVER_SILENT"),
+        (s.servers.iter().any(|s| !s.alive && !is_empty(s)), "CHUNKSERVER_SILENT"),
         (s.servers.is_empty(), "NO_CHUNKSERVER"),
         (disk_error, "DISK_ERROR"),
+        (care.servers.iter().any(|c| c.ahead > 0), "MASTERS_BEHIND"),
+        (care.servers.iter().any(|c| c.held && lives(c.server)), "REMOVALS_HELD"),
     ];
     problems.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
 }
 
 pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write) -> Result<()> {
     let s = client.status().await?;
+    let care = client.request(GetCare {}).await?;
     if format == Format::Table {
-        return status_table(&s, out);
+        return status_table(&s, &care, out);
     }
     let whole = json!({
         "schema": "mooseng.status/1",
         "cluster": s.cluster.to_string(),
-        "health": health(&s),
+        "health": health(&s, &care),
         "term": s.term.get(),
         "revision": s.revision.get(),
         "sessions": s.sessions,
@@ -78,6 +88,12 @@ pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write
             "endangered": s.chunks.endangered, "missing": s.chunks.missing,
             "overgoal": s.chunks.overgoal, "deleting": s.chunks.deleting,
         },
+        "without_record": care.servers.iter().map(care_json).collect::<Vec<_>>(),
+        "repair": repairs_json(&care.repairs),
+        "draining": care.drains.iter().map(|d| json!({
+            "server": d.server.get(), "since": output::time(d.since), "chunks_left": d.left,
+            "safe_to_take_away": d.left == 0,
+        })).collect::<Vec<_>>(),
         "files": {
             "inodes": s.fs.inodes, "used_bytes": s.fs.used_bytes,
             "total_bytes": s.fs.total_bytes, "free_bytes": s.fs.free_bytes,
@@ -86,13 +102,44 @@ pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write
     print_json(&whole, format, out)
 }
 
+fn repairs_json(r: &Repairs) -> Value {
+    json!({
+        "chunks": r.chunks, "bytes": r.bytes, "stuck": r.stuck, "running": r.running, "done": r.done,
+        "bytes_per_s": r.bytes_per_s, "waits_secs": r.waits_secs, "until_safe_secs": r.until_safe_secs,
+    })
+}
+
+/// How far the copying of what lacks copies is, what it waits for, and when all is safe.
+fn repair_line(r: &Repairs) -> Option<String> {
+    if r.chunks == 0 {
+        return None;
+    }
+    let time = |secs| humantime::format_duration(Duration::from_secs(secs));
+    let mut line = format!("{} chunks are to be copied, {}", r.chunks, size(r.bytes));
+    if r.waits_secs > 0 {
+        line += &format!("; a silent chunkserver is waited for another {}", time(r.waits_secs));
+    } else if r.running > 0 || r.bytes_per_s > 0 {
+        line += &format!("; {} under way, {}/s", r.running, size(r.bytes_per_s));
+    }
+    if r.stuck > 0 {
+        line += &format!(
+            "; {} cannot be mended: there are too few chunkservers with room (start one, or free space)",
+            r.stuck
+        );
+    }
+    if let Some(secs) = r.until_safe_secs {
+        line += &format!("; all safe in some {}", time(secs.max(1)));
+    }
+    Some(line)
+}
+
 fn print_json(whole: &Value, format: Format, out: &mut impl Write) -> Result<()> {
     let text = if format == Format::Json { serde_json::to_string_pretty(whole)? } else { whole.to_string() };
     Ok(writeln!(out, "{text}")?)
 }
 
-fn status_table(s: &ClusterStatus, out: &mut impl Write) -> Result<()> {
-    let (c, problems) = (&s.chunks, health(s));
+fn status_table(s: &ClusterStatus, care: &Care, out: &mut impl Write) -> Result<()> {
+    let (c, problems) = (&s.chunks, health(s, care));
     let word = if problems.is_empty() { "healthy".into() } else { problems.join(", ") };
     writeln!(out, "cluster   {}", s.cluster)?;
     writeln!(out, "health    {word}")?;
@@ -102,6 +149,20 @@ fn status_table(s: &ClusterStatus, out: &mut impl Write) -> Result<()> {
         "chunks    {} of {} with all copies; {} undergoal, {} endangered, {} missing, {} overgoal, {} to delete",
         c.healthy, c.total, c.undergoal, c.endangered, c.missing, c.overgoal, c.deleting
     )?;
+    let sum = |of: fn(&ServerCare) -> u64| care.servers.iter().map(of).sum::<u64>();
+    let (unknown, surplus, ahead) = (sum(|c| c.unknown), sum(|c| c.surplus), sum(|c| c.ahead));
+    if unknown + surplus + ahead > 0 {
+        writeln!(
+            out,
+            "copies    {unknown} unknown, {surplus} surplus, {ahead} newer than the masters: mooseng gc"
+        )?;
+    }
+    if let Some(line) = repair_line(&care.repairs) {
+        writeln!(out, "repair    {line}")?;
+    }
+    for d in &care.drains {
+        writeln!(out, "drain     {}", drain::line(d))?;
+    }
     let (free, total) = (size(s.fs.free_bytes), size(s.fs.total_bytes));
     writeln!(
         out,
@@ -131,8 +192,14 @@ fn status_table(s: &ClusterStatus, out: &mut impl Write) -> Result<()> {
         numbers("CHUNKS"),
     ];
     let disks = s.servers.iter().flat_map(|server| {
-        let alive =
-            if server.alive { "alive".into() } else { format!("silent {} s", server.silent_ms / 1000) };
+        let drain = care.drains.iter().find(|d| d.server == server.id);
+        let alive = match (server.alive, drain) {
+            (false, Some(d)) if d.left == 0 => "gone, was empty".into(),
+            (false, _) => format!("silent {} s", server.silent_ms / 1000),
+            (true, None) => "alive".into(),
+            (true, Some(d)) if d.left == 0 => "empty, may go".into(),
+            (true, Some(_)) => "alive, drains".into(),
+        };
         server.disks.iter().map(move |d| {
             let state = d.error.as_ref().map_or_else(|| alive.clone(), |e| format!("set aside: {e}"));
             let (free, total) = (size(d.free_bytes), size(d.total_bytes));
@@ -148,6 +215,7 @@ const fn state(s: Option<ReplicaState>) -> &'static str {
         Some(ReplicaState::Good) => "good",
         Some(ReplicaState::Suspect) => "suspect",
         Some(ReplicaState::Damaged) => "damaged",
+        Some(ReplicaState::Leaving) => "on a disk set aside",
         None => "absent",
     }
 }

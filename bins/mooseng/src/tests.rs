@@ -257,3 +257,70 @@ async fn the_bench_measures_and_leaves_nothing() {
     assert_eq!(f.says("ls").await, "");
     f.cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_looked_after_is_told() {
+    let f = Fixture::new().await;
+    f.fs.write("/large", bytes(200_000)).await.unwrap();
+    let json: serde_json::Value = serde_json::from_str(&f.says("gc -o json").await).unwrap();
+    assert_eq!((&json["schema"], &json["items"][1]["unknown"]), (&"mooseng.gc/1".into(), &0.into()));
+    assert!(f.says("gc").await.contains("kept for 1day"));
+    let (code, said) = f.fails("drain 9").await;
+    assert!(code == 2 && said.contains("no chunkserver"), "{code} {said}");
+    assert!(f.says("drain 2").await.contains("is being emptied: 1 chunks are left"));
+    let json: serde_json::Value = serde_json::from_str(&f.says("status -o json").await).unwrap();
+    assert_eq!(json["draining"][0]["chunks_left"], 1, "there is no third server: {json}");
+    assert!(f.says("status").await.contains("drain     chunkserver 2"));
+    assert_eq!(f.says("drain 2 --stop").await, "chunkserver 2 gets copies\n");
+    let (code, said) = f.fails("gc --allow 9").await;
+    assert!(code == 2 && said.contains("chunkserver 9"), "{code} {said}");
+    let said = f.says("status").await;
+    assert!(said.contains("health    healthy") && !said.contains("mooseng gc"), "{said}");
+
+    // Servers tell how their scrubs stand every few seconds.
+    let told = async {
+        loop {
+            let json: serde_json::Value = serde_json::from_str(&f.says("scrub -o json").await).unwrap();
+            if json["items"].as_array().unwrap().len() == 4 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), told).await.unwrap();
+    assert!(f.says("scrub").await.contains("between rounds"));
+    let after = f.says("scrub --now").await;
+    assert!(!after.contains("asked for") && after.lines().count() == 5, "{after}");
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fsck_tells_what_is_wrong_and_how_bad_it_is() {
+    let mut f = Fixture::new().await;
+    f.says("mkdir /d").await;
+    f.fs.write("/d/two", bytes(200_000)).await.unwrap();
+    f.says("mkdir --copies 1 /one").await;
+    for n in 0..6 {
+        f.fs.write(&format!("/one/f{n}"), bytes(20_000)).await.unwrap();
+    }
+    assert!(f.says("fsck").await.contains("7 chunks and 8 copies compared, 0 changing: 0 unreadable"));
+    let json: serde_json::Value = serde_json::from_str(&f.says("fsck -o json").await).unwrap();
+    assert_eq!((&json["schema"], &json["findings"]), (&"mooseng.fsck/1".into(), &serde_json::json!([])));
+    // One server dies: what it alone has cannot be read, the rest is short of a copy.
+    let place = f.fs.chunks("/one/f0").await.unwrap()[0].replicas[0].place.server.get();
+    f.cluster.kill_chunkserver(place as usize - 1);
+    let mut out = Vec::new();
+    let args = ["mooseng", "fsck", "-o", "json", "--masters", "m1:1"];
+    let Verb::Client(verb) = Cli::try_parse_from(args).unwrap().verb else { panic!("it is a client's") };
+    let e = run_on(&f.client, &verb, &Default::default(), &mut out).await.unwrap_err();
+    assert_eq!(exit::code(&e), 7, "{e:#}");
+    let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert!(json["sum"]["unreadable"].as_u64().unwrap() >= 1, "{json}");
+    assert_eq!(json["sum"]["short"], 1, "{json}");
+    let findings = json["findings"].as_array().unwrap();
+    let f0 = findings.iter().find(|x| x["path"] == "/one/f0").unwrap();
+    assert_eq!((&f0["copies"][0]["state"], &f0["copies"][0]["server"]), (&"silent".into(), &place.into()));
+    f.says("rm -r /one").await;
+    assert_eq!(f.fails("fsck").await.0, 8, "nothing is lost any more");
+    f.cluster.shutdown().await;
+}

@@ -171,8 +171,9 @@ const MASTER: &[Key] = &[
         ["MOOSENG_RAFT_PEERS"],
         None,
         "ADDRS",
-        "Raft addresses of all masters in the order of their numbers 1, 2, 3 (or 1=host:port,...)",
-        "1, 3, 5 or 7 of host:port in the order of the masters' numbers, or number=host:port"
+        "Raft addresses of all masters in the order of their numbers 1, 2, 3 (or 1=host:port,...); wait: it is \
+         added to a running cluster",
+        "1, 3, 5 or 7 of host:port in the order of the masters' numbers, or number=host:port, or wait"
     ),
     key!(
         "master_addrs",
@@ -205,6 +206,15 @@ const MASTER: &[Key] = &[
         "MIB",
         "Space of the disk for removing only: when most masters have less, nothing is made or written any more",
         "MiB from 0"
+    ),
+    key!(
+        "repair_mb_per_s",
+        ["MOOSENG_REPAIR_MB_PER_S"],
+        Some("128"),
+        "MIB",
+        "MiB a second that are copied to restore lost copies, four times as many where one copy is left; 0: as \
+         fast as it goes",
+        "MiB a second from 0 to 1048576"
     ),
 ];
 
@@ -250,6 +260,14 @@ const CHUNKSERVER: &[Key] = &[
         "MIB",
         "Space of each disk that chunks never use",
         "MiB from 0"
+    ),
+    key!(
+        "scrub_mb_per_s",
+        ["MOOSENG_SCRUB_MB_PER_S"],
+        Some("8"),
+        "MIB",
+        "MiB a second that are read from each disk to verify its chunks; 0: only when asked for",
+        "MiB a second from 0 to 1048576"
     ),
 ];
 

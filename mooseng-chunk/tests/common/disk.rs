@@ -31,6 +31,7 @@ struct Medium {
     /// Changes left before the process dies; negative: it lives on.
     left: AtomicI64,
     fail_syncs: AtomicBool,
+    fail_reads: AtomicBool,
     full: AtomicBool,
     writes: AtomicU64,
 }
@@ -95,6 +96,9 @@ impl CrashDisk {
     }
     pub fn fail_syncs(&self, fail: bool) {
         self.0.fail_syncs.store(fail, SeqCst);
+    }
+    pub fn fail_reads(&self, fail: bool) {
+        self.0.fail_reads.store(fail, SeqCst);
     }
     /// Writes that grow a file end with ENOSPC; `space` does not tell.
     pub fn fill(&self, full: bool) {
@@ -234,6 +238,9 @@ impl Disk for Mounted {
 impl DiskFile for Handle {
     fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         self.medium.alive(self.boot)?;
+        if self.medium.fail_reads.load(SeqCst) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let f = self.file.lock();
         let (at, end) = (at as usize, at as usize + buf.len());
         let there = f.now.get(at..end).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;

@@ -42,6 +42,10 @@ pub fn identity(role: Role, node: u64) -> PeerIdentity {
 pub struct Leader {
     pub orders: Mutex<Option<ServerOrders>>,
     pub heard: Mutex<Vec<MetaRequest>>,
+    /// When a scrub was asked for.
+    pub scrub: Mutex<Option<Timestamp>>,
+    /// What is left of a drain.
+    pub drain: Mutex<Option<u64>>,
 }
 
 #[async_trait]
@@ -54,6 +58,10 @@ impl MetadataService for Leader {
             MetaRequest::Register(_) => Ok(MetaReply::Register(ServerOrders { want_report: true, ..orders })),
             MetaRequest::Heartbeat(_) => Ok(MetaReply::Heartbeat(orders)),
             MetaRequest::Report(_) => Ok(MetaReply::Report(())),
+            MetaRequest::TellScrub(_) => {
+                let told = ToldServer { scrub_asked: *self.scrub.lock(), drain_left: *self.drain.lock() };
+                Ok(MetaReply::TellScrub(told))
+            }
             other => Err(MetaError::Invalid(other.name().into())),
         }
     }
@@ -102,7 +110,9 @@ impl World {
     pub async fn on(net: MemoryNetwork) -> Self {
         let key = SigningKey::from_seed(KeyId(1), &[3; 32]);
         let orders = ServerOrders { term: Term(1), keys: vec![key.public()], ..Default::default() };
-        let leader = Arc::new(Leader { orders: Mutex::new(Some(orders)), heard: Mutex::default() });
+        let orders = Mutex::new(Some(orders));
+        let (heard, scrub, drain) = Default::default();
+        let leader = Arc::new(Leader { orders, heard, scrub, drain });
         let master = net.transport(identity(Role::Master, 1));
         let listening = master.listen("leader", Arc::new(MetaHandler::new(leader.clone()))).await.unwrap();
         Self { net, key, leader, patience: Duration::from_millis(1500), _listening: listening }

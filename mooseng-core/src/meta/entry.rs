@@ -166,6 +166,13 @@ pub enum Command {
         /// Which session's, where.
         done: Vec<(SessionId, ServerId)>,
     },
+    /// A chunkserver is to be emptied, or not any more.
+    Drain {
+        /// Which.
+        server: ServerId,
+        /// Whether it is.
+        on: bool,
+    },
 }
 
 /// What the leader decided for a mutation.

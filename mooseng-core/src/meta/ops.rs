@@ -3,7 +3,7 @@
 
 use super::{types::*, *};
 use crate::{
-    attr::{Access, Attr, FileKind, SetAttr},
+    attr::{Access, Attr, FileKind, SetAttr, Timestamp},
     ids::*,
     join::{Invite, TokenId},
     name::Name,
@@ -169,4 +169,26 @@ meta_ops! {
     /// Sets the size through a handle: the session has the file open for writing, whatever the
     /// permission bits say now. Otherwise as [`SetAttrs`] does.
     FsWrite Truncate { inode: InodeId, size: u64 } -> Attr, fn truncate;
+
+    /// What the leader looks after besides the chunks' records: copies that no record names.
+    Look GetCare {} -> Care, fn get_care;
+    /// An operator's word that the copies that wait at a chunkserver now may be removed, however many they
+    /// are; how many that is. Those in quarantine stay for their time all the same.
+    Admin AllowRemovals { server: ServerId } -> u64, fn allow_removals;
+
+    /// How a chunkserver's scrubs stand. The answer tells when a round was last asked for (each asking is
+    /// answered by one round), and what is left of a drain.
+    Server TellScrub { server: ServerId, incarnation: Incarnation, disks: Vec<DiskScrub> } -> ToldServer, fn tell_scrub;
+    /// How the scrubs of all chunkservers stand.
+    Look GetScrub {} -> Vec<ServerScrub>, fn get_scrub;
+    /// Asks every chunkserver for a round now, faster than usual; when that was, by the leader's clock.
+    Admin ScrubNow {} -> Timestamp, fn scrub_now;
+
+    /// Compares records with what chunkservers have, from a chunk on, some `count` chunks of each. What
+    /// seems wrong is asked again before it is told.
+    Look CheckChunks { from: ChunkId, count: u32 } -> ChunkCheck, fn check_chunks;
+
+    /// Empties a chunkserver: it gets no new copies, and its own are made elsewhere first and then removed;
+    /// or takes that back. A repeat does nothing.
+    Admin Drain { server: ServerId, on: bool } -> (), fn drain;
 }

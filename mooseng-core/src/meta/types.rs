@@ -258,8 +258,11 @@ pub enum ReplicaState {
     Good,
     /// Was dirty at an unclean stop.
     Suspect,
-    /// Has damaged blocks, or its disk was set aside.
+    /// Has damaged blocks.
     Damaged,
+    /// Good, on a disk that was set aside after errors: it is a source as long as it can be read, and does not
+    /// count.
+    Leaving,
 }
 
 /// One chunk as a chunkserver has it.
@@ -397,4 +400,173 @@ pub struct CreatedToken {
     pub expires: Timestamp,
     /// Client addresses of the masters.
     pub masters: Vec<String>,
+}
+
+/// Copies at one chunkserver that no record names, and what becomes of them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerCare {
+    /// Which chunkserver.
+    pub server: ServerId,
+    /// Copies of chunks that are neither a file's, nor waiting to be deleted, nor a living session's: in
+    /// quarantine.
+    pub unknown: u64,
+    /// Of these, those whose quarantine is over.
+    pub due: u64,
+    /// Copies with ids that these masters have never given out: the masters are older than their
+    /// chunkservers. They are kept.
+    pub ahead: u64,
+    /// Copies of chunks whose set names other servers.
+    pub surplus: u64,
+    /// Copies of both kinds that were removed within the last hour.
+    pub removed: u64,
+    /// More are to be removed than may be within an hour: all of them wait for an operator.
+    pub held: bool,
+}
+
+/// What the leader looks after besides the chunks' records.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Care {
+    /// Seconds that an unknown chunk is kept at least.
+    pub quarantine_secs: u64,
+    /// By chunkserver.
+    pub servers: Vec<ServerCare>,
+    /// Chunkservers that are being emptied.
+    pub drains: Vec<Draining>,
+    /// How far the copying of what lacks copies is.
+    pub repairs: Repairs,
+}
+
+/// Chunks that lack copies, and their copying.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Repairs {
+    /// Chunks with fewer copies than wanted, not counting those at servers that are being emptied. Chunks
+    /// without any copy are not among them.
+    pub chunks: u64,
+    /// Bytes to be copied for these, by their files' sizes.
+    pub bytes: u64,
+    /// Of these, chunks that want more servers than there are with room.
+    pub stuck: u64,
+    /// Chunks looked after now.
+    pub running: u64,
+    /// Chunks mended since this leader's election.
+    pub done: u64,
+    /// Bytes copied a second, in the last minute.
+    pub bytes_per_s: u64,
+    /// Seconds for which silent servers are still waited for before their chunks are copied.
+    pub waits_secs: u64,
+    /// Seconds until all of these have their copies, as it goes now; `None` while nothing tells.
+    pub until_safe_secs: Option<u64>,
+}
+
+/// What a chunkserver is told besides its orders.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ToldServer {
+    /// When an operator last asked for a scrub's round, by the leader's clock.
+    pub scrub_asked: Option<Timestamp>,
+    /// When it is being emptied: chunks whose set still names it.
+    pub drain_left: Option<u64>,
+}
+
+/// A chunkserver that is being emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Draining {
+    /// Which.
+    pub server: ServerId,
+    /// When that began.
+    pub since: Timestamp,
+    /// Chunks whose set still names it.
+    pub left: u64,
+}
+
+/// The scrub of one disk of a chunkserver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DiskScrub {
+    /// Which disk.
+    pub disk: DiskId,
+    /// Whole rounds since the server's start.
+    pub rounds: u64,
+    /// Chunks verified since then.
+    pub chunks: u64,
+    /// Bytes read and verified since then.
+    pub bytes: u64,
+    /// Chunks with damage met since then.
+    pub damages: u64,
+    /// Of them in the round under way, or in the last one.
+    pub found: u64,
+    /// Chunks done in the round under way.
+    pub done: u64,
+    /// Chunks of the round under way; 0 between rounds.
+    pub total: u64,
+    /// The round under way was asked for and goes faster.
+    pub fast: bool,
+    /// When the last whole round ended, by the server's clock.
+    pub ended: Option<Timestamp>,
+    /// The last asking that a whole round has answered.
+    pub answered: Option<Timestamp>,
+}
+
+/// The scrubs of one chunkserver, as it last told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerScrub {
+    /// Which chunkserver.
+    pub server: ServerId,
+    /// Whether it was heard of lately.
+    pub alive: bool,
+    /// Its disks.
+    pub disks: Vec<DiskScrub>,
+}
+
+/// What is wrong with a copy of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CopyFault {
+    /// Its server answers and has none.
+    Missing,
+    /// Its server does not answer.
+    Silent,
+    /// It is at another version.
+    OtherVersion(ChunkVersion),
+    /// It was dirty at an unclean stop, and was not settled yet.
+    Suspect,
+    /// It has damaged blocks.
+    Damaged,
+    /// The chunk's set does not name its server.
+    Surplus(ChunkVersion),
+    /// No record names the chunk.
+    Unknown(ChunkVersion),
+    /// Its id was never given out by these masters.
+    Ahead(ChunkVersion),
+}
+
+/// A chunk that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkFinding {
+    /// Which; its version by the record, 0 without one.
+    pub chunk: ChunkRef,
+    /// Copies wanted; 0 without a record.
+    pub wanted: u8,
+    /// Good copies.
+    pub good: u8,
+    /// The file it belongs to, and where there.
+    pub file: Option<(InodeId, ChunkIndex)>,
+    /// One path of the file, when data is missing and it has one.
+    pub path: Option<Bytes>,
+    /// The record names a file that is not there, or that does not name the chunk.
+    pub stray: bool,
+    /// Faults by server.
+    pub faults: Vec<(ServerId, CopyFault)>,
+}
+
+/// One page of a comparison of records and copies.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkCheck {
+    /// Chunks with a record that were looked at.
+    pub records: u64,
+    /// Copies that were looked at.
+    pub copies: u64,
+    /// Chunks whose version is changing now; they were not judged.
+    pub changing: u64,
+    /// What is not as it should be.
+    pub findings: Vec<ChunkFinding>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<ChunkId>,
 }

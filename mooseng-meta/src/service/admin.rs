@@ -4,7 +4,7 @@ use super::{Inner, Lead, answer, internal};
 use crate::{
     namespace,
     raft::Member,
-    repair::{Risk, risk},
+    repair::{Risk, risk_of},
     store::*,
 };
 use mooseng_core::{context::CallContext, error::MetaError, ids::*, meta::*};
@@ -22,6 +22,9 @@ impl Inner {
             MetaRequest::GetStatus(_) => self.status(lead, &view).map(MetaReply::GetStatus),
             MetaRequest::GetChunks(r) => self.chunks(lead, &view, &r).await.map(MetaReply::GetChunks),
             MetaRequest::ListSessions(_) => self.sessions(lead, &view).map(MetaReply::ListSessions),
+            MetaRequest::CheckChunks(r) => self.check_chunks(lead, &r).await.map(MetaReply::CheckChunks),
+            MetaRequest::GetScrub(_) => Ok(MetaReply::GetScrub(self.scrubs(lead))),
+            MetaRequest::GetCare(_) => self.care(lead, &view).map(MetaReply::GetCare),
             other => Err(MetaError::Invalid(format!("{} does not look at the cluster", other.name()))),
         }
     }
@@ -50,11 +53,9 @@ impl Inner {
         let mut chunks = ChunkHealth::default();
         scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
             let id = ChunkId(number(k));
-            let good = |s: &&ServerId| {
-                m.is_alive(**s, now, self.timings.server_dead) && !m.odd.contains_key(&(id, **s))
-            };
+            let copies = m.copies(id, &rec.members, |s| m.is_alive(*s, now, self.timings.server_dead));
             chunks.total += 1;
-            match risk(rec.members.iter().filter(good).count(), usize::from(rec.wanted)) {
+            match risk_of(copies, usize::from(rec.wanted)) {
                 None => chunks.healthy += 1,
                 Some(Risk::Undergoal) => chunks.undergoal += 1,
                 Some(Risk::Endangered) => chunks.endangered += 1,
@@ -125,8 +126,18 @@ impl Inner {
         Ok(infos)
     }
 
-    pub(super) async fn admin(&self, cx: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
+    pub(super) async fn admin(
+        &self,
+        lead: &Lead,
+        cx: &CallContext,
+        req: MetaRequest,
+    ) -> Result<MetaReply, MetaError> {
         match req {
+            MetaRequest::ScrubNow(_) => Ok(MetaReply::ScrubNow(self.scrub_now(lead))),
+            MetaRequest::Drain(r) => self.drain(lead, cx, r).await.map(MetaReply::Drain),
+            MetaRequest::AllowRemovals(r) => {
+                self.allow_removals(lead, r.server).map(MetaReply::AllowRemovals)
+            }
             MetaRequest::AddMaster(r) => {
                 let member = Member { id: r.id, raft_addr: r.raft_addr, client_addr: r.client_addr };
                 self.raft.add_master(&member).await?;

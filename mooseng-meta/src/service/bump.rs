@@ -20,6 +20,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Time for one entry of a bump to pass the log.
 const COMMIT: Duration = Duration::from_secs(10);
+/// A server that was given up is waited for by so much less.
+const HURRY: u32 = 8;
 /// Steps of one look at a chunk: a bump, what it leaves to be mended, a last look.
 const STEPS_MAX: usize = 5;
 
@@ -103,15 +105,16 @@ impl Inner {
         let found = self.look_at(lead, id, rec).await?;
         // A member that may still come back is waited for, however long this master leads.
         let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
-        let candidates = {
+        let (candidates, leaving) = {
             let mut m = lead.memory.lock();
             for (server, _) in found.iter().filter(|(_, f)| *f == Found::Silent) {
                 m.avoid(*server, self.now());
             }
-            m.joiners(self.now(), self.timings.server_dead)
+            let leaving = m.draining.keys().copied().collect();
+            (m.joiners(self.now(), self.timings.server_dead), leaving)
         };
         let force = force || rec.cut_to.is_some();
-        Ok(plan(id, rec, &found, &candidates, all_heard, force))
+        Ok(plan(id, rec, &found, (&candidates, &leaving), all_heard, force))
     }
 
     fn long_dead(&self, lead: &Lead, server: ServerId) -> bool {
@@ -267,7 +270,10 @@ impl Inner {
         let odd: Vec<_> =
             m.odd.range((id, ServerId(0))..=(id, ServerId(u64::MAX))).map(|(k, _)| *k).collect();
         for k in odd {
-            m.odd.remove(&k);
+            // What is on a disk set aside is there still, until a look says otherwise.
+            if m.odd.get(&k) != Some(&Odd::State(ReplicaState::Leaving)) || !members.contains(&k.1) {
+                m.odd.remove(&k);
+            }
         }
         for server in members {
             m.surplus.remove(&(id, *server));
@@ -285,9 +291,13 @@ impl Inner {
     ) -> Result<Vec<(ServerId, Found)>, MetaError> {
         let noted = |s: ServerId| lead.memory.lock().odd.get(&(id, s)).copied();
         let ask = |server: ServerId| async move {
-            let found = match self.command(server, Control::Stat { chunk: id }, self.timings.control).await {
+            // One that is given up answers at once or not at all; there may be many chunks to ask for.
+            let hurry = if self.long_dead(lead, server) { HURRY } else { 1 };
+            let budget = self.timings.control / hurry;
+            let found = match self.command(server, Control::Stat { chunk: id }, budget).await {
                 Ok(ControlReply::Done(stat)) => {
                     let (version, state) = (stat.report.chunk.version, stat.report.state);
+                    lead.memory.lock().is_aside(id, server, state == ReplicaState::Leaving);
                     let member = rec.members.contains(&server);
                     match noted(server) {
                         _ if version > rec.newest() || version < rec.version => Found::Other,

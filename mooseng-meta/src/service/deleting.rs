@@ -1,7 +1,7 @@
-//! Removing replicas: of chunks that no file has any more, and copies that no record names. Each
+//! Removing replicas: of chunks that no file has any more, and copies that no set names. Each
 //! server has its own queue: one that is dead or slow delays its own only.
 
-use super::{Inner, Lead, internal};
+use super::{Inner, Lead, internal, quarantine::May};
 use crate::{repair::Found, store::*};
 use futures::{StreamExt as _, future::join_all, stream};
 use mooseng_core::{
@@ -32,8 +32,10 @@ impl Inner {
         loop {
             tokio::time::sleep(self.timings.tick).await;
             let deleted = self.delete(lead, &mut rows).await;
-            let removed = self.delete_surplus(lead, &mut copies).await;
-            if let Err(e) = deleted.and(removed) {
+            let mut may = lead.memory.lock().removals(self.now(), self.timings.quarantine);
+            let removed = self.delete_surplus(lead, &mut copies, &mut may).await;
+            let unknown = self.delete_unknown(lead, &may).await;
+            if let Err(e) = deleted.and(removed).and(unknown) {
                 tracing::warn!(error = %e, "a round of deletions failed, the next one goes on");
             }
         }
@@ -89,18 +91,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes copies that no record names, once the full set is confirmed by its servers.
+    /// Removes copies that their chunk's set does not name, once the full set is confirmed by its
+    /// servers; as many as `may` be.
     async fn delete_surplus(
         &self,
         lead: &Lead,
         at: &mut Option<(ChunkId, ServerId)>,
+        may: &mut BTreeMap<ServerId, May>,
     ) -> Result<(), MetaError> {
         let (mut todo, now) = (Vec::new(), self.now());
         {
             let m = lead.memory.lock();
             let from = at.take().map_or(Bound::Unbounded, Bound::Excluded);
             for (id, server) in m.surplus.range((from, Bound::Unbounded)).map(|(k, _)| *k) {
-                if m.is_alive(server, now, self.timings.server_dead) {
+                let alive = m.is_alive(server, now, self.timings.server_dead);
+                if let Some(may) = may.get_mut(&server).filter(|may| alive && may.surplus > 0) {
+                    may.surplus -= 1;
                     todo.push((id, server));
                 }
                 if todo.len() == SURPLUS_MAX.0 {
@@ -119,11 +125,17 @@ impl Inner {
     }
 
     async fn remove_surplus(&self, lead: &Lead, id: ChunkId, server: ServerId) -> Result<(), MetaError> {
-        let rec: Option<ChunkRec> = load(&self.view()?, Table::Chunk, &key(id.get())).map_err(internal)?;
+        let view = self.view()?;
+        let rec: Option<ChunkRec> = load(&view, Table::Chunk, &key(id.get())).map_err(internal)?;
+        let gone = rec.is_none();
         let Some(rec) = rec.filter(|r| !r.members.contains(&server)) else {
-            lead.memory.lock().surplus.remove(&(id, server));
+            let noted = lead.memory.lock().surplus.remove(&(id, server));
+            if let Some(version) = noted.filter(|_| gone) {
+                self.surplus_without_record(lead, &view, server, ChunkRef { id, version })?;
+            }
             return Ok(());
         };
+        drop(view);
         if rec.pending.is_some() {
             return Ok(());
         }
@@ -136,7 +148,12 @@ impl Inner {
         let chunk = ChunkRef { id, version: rec.version };
         let op = Control::Delete { chunk, term: lead.term };
         if self.command(server, op, self.timings.control).await.is_ok() {
-            lead.memory.lock().surplus.remove(&(id, server));
+            let mut m = lead.memory.lock();
+            m.surplus.remove(&(id, server));
+            // Who empties a server wants its copies gone: they do not count.
+            if !m.draining.contains_key(&server) {
+                m.was_removed(server, self.now());
+            }
         }
         Ok(())
     }

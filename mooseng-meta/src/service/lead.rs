@@ -1,11 +1,15 @@
 //! What a leader keeps in memory for its term: who was heard of, what is open, which replicas are
 //! not as they should be. All of it is rebuilt by the next leader from what it hears.
 
+use super::{
+    progress::Progress,
+    quarantine::{Removed, Unknown},
+};
 use crate::placement::Candidate;
 use mooseng_core::{
-    attr::Access,
+    attr::{Access, Timestamp},
     ids::*,
-    meta::{DiskReport, ReplicaState},
+    meta::{DiskReport, DiskScrub, ReplicaState},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +23,8 @@ pub(super) struct Server {
     pub incarnation: Incarnation,
     pub heard: Duration,
     pub disks: Vec<DiskReport>,
-    /// Whether its report of chunks is complete.
-    pub reported: bool,
+    /// When its report of chunks was complete.
+    pub reported: Option<Duration>,
     /// Of a report that is coming in: the last id.
     pub report_at: Option<ChunkId>,
 }
@@ -50,6 +54,20 @@ pub(super) struct Memory {
     pub odd: BTreeMap<(ChunkId, ServerId), Odd>,
     /// Copies that no record names.
     pub surplus: BTreeMap<(ChunkId, ServerId), ChunkVersion>,
+    /// Copies of chunks that no record names.
+    pub unknown: BTreeMap<(ServerId, ChunkId), Unknown>,
+    /// What was removed of these two lately, and may be.
+    pub removed: BTreeMap<ServerId, Removed>,
+    /// Servers that are being emptied, since when.
+    pub draining: BTreeMap<ServerId, Timestamp>,
+    /// Chunks that the sets of these still name, at the last look at all.
+    pub drain_left: BTreeMap<ServerId, u64>,
+    /// How fast copies are made.
+    pub progress: Progress,
+    /// How the scrubs of each server stand.
+    pub scrubs: BTreeMap<ServerId, Vec<DiskScrub>>,
+    /// When an operator last asked for a scrub now.
+    pub scrub_asked: Option<Timestamp>,
     /// Open files by inode and session.
     pub open: BTreeMap<(InodeId, SessionId), OpenFile>,
     /// Inodes being removed now: an open waits.
@@ -60,6 +78,8 @@ pub(super) struct Memory {
     pub ending: BTreeSet<SessionId>,
     /// Sessions that have told this leader what they have open.
     pub asserted: BTreeSet<SessionId>,
+    /// Chunks with damage that was met: somebody may read it again.
+    pub hurt: BTreeSet<ChunkId>,
     /// Chunks that somebody wants looked at, and whether a bump is wanted in any case.
     pub wanted: BTreeMap<ChunkId, bool>,
     /// All chunks want a look.
@@ -76,10 +96,11 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fr
 const AVOID: Duration = Duration::from_secs(15);
 
 impl Memory {
-    /// Servers that may take copies.
+    /// Servers that may take copies: not those that are being emptied.
     pub fn candidates(&self, now: Duration, dead_after: Duration) -> Vec<Candidate> {
         let alive = self.servers.iter().filter(|(_, s)| now.saturating_sub(s.heard) < dead_after);
         alive
+            .filter(|(id, _)| !self.draining.contains_key(id))
             .map(|(id, s)| {
                 let usable = s.disks.iter().filter(|d| d.error.is_none());
                 Candidate { server: *id, free_bytes: usable.map(|d| d.free_bytes).sum() }
@@ -119,6 +140,31 @@ impl Memory {
     /// Whether a chunk is not to be tried again yet.
     pub fn is_early(&self, chunk: ChunkId, now: Duration) -> bool {
         self.retry.get(&chunk).is_some_and(|(_, again)| now < *again)
+    }
+
+    /// A server told whether its copy is on a disk that was set aside.
+    pub fn is_aside(&mut self, id: ChunkId, server: ServerId, is: bool) {
+        let aside = Odd::State(ReplicaState::Leaving);
+        let noted = self.odd.get(&(id, server)).copied();
+        if is && noted.is_none() {
+            self.odd.insert((id, server), aside);
+        } else if !is && noted == Some(aside) {
+            self.odd.remove(&(id, server));
+        }
+    }
+
+    /// Copies of a chunk's set: those that are as they should be, and those that can be copied from.
+    pub fn copies(
+        &self,
+        id: ChunkId,
+        members: &[ServerId],
+        is_there: impl Fn(&ServerId) -> bool,
+    ) -> (usize, usize) {
+        let odd = |s: &ServerId| self.odd.get(&(id, *s));
+        let good = |s: &&ServerId| odd(s).is_none();
+        let source = |s: &&ServerId| matches!(odd(s), None | Some(Odd::State(ReplicaState::Leaving)));
+        let there = || members.iter().filter(|s| is_there(s));
+        (there().filter(good).count(), there().filter(source).count())
     }
 
     /// A server came, or came back: what failed without it may be done now.

@@ -12,13 +12,18 @@
 
 mod admin;
 mod bump;
+mod check;
 mod deleting;
+mod drain;
 mod driver;
 mod fs;
 mod joins;
 mod layout;
 mod lead;
+mod outlook;
 mod peers;
+mod progress;
+mod quarantine;
 mod room;
 mod servers;
 mod sessions;
@@ -70,6 +75,11 @@ pub struct ServiceTimings {
     pub control: Duration,
     /// Wait for one chunk to be copied.
     pub pull: Duration,
+    /// How long a chunk that no record names is kept.
+    pub quarantine: Duration,
+    /// Bytes a second that are copied while nobody waits for them, four times as many of chunks with one
+    /// copy left; 0: as fast as it goes.
+    pub repair_bytes_per_s: u64,
 }
 
 impl Default for ServiceTimings {
@@ -82,6 +92,8 @@ impl Default for ServiceTimings {
             bump_wait: Duration::from_secs(2),
             control: Duration::from_secs(2),
             pull: Duration::from_secs(60),
+            quarantine: Duration::from_secs(24 * 3600),
+            repair_bytes_per_s: 128 << 20,
         }
     }
 }
@@ -244,7 +256,7 @@ impl MetadataService for MasterService {
             OpKind::Session => s.session(&lead, cx, req).await,
             OpKind::Server => s.server(&lead, cx, req).await,
             OpKind::Look => s.look(&lead, cx, req).await,
-            OpKind::Admin => s.admin(cx, req).await,
+            OpKind::Admin => s.admin(&lead, cx, req).await,
         };
         // Whoever speaks under an epoch that is over is not heard of.
         if let Some(session) = cx.session

@@ -1,9 +1,10 @@
 //! Connections to chunkservers, one for each address, made when needed.
 
 use mooseng_core::{
-    chunk::{ChunkStore as _, Control, ControlReply},
+    chunk::{ChunkPage, ChunkStore as _, Control, ControlReply},
     context::CallContext,
     error::ChunkError,
+    ids::ChunkId,
     net::{Connection, Transport},
     rpc::RemoteChunks,
 };
@@ -40,6 +41,25 @@ impl Peers {
         let work = async {
             let c = self.connection(addr).await?;
             RemoteChunks::new(c).control(&CallContext::internal(budget), op).await
+        };
+        let silent = || mooseng_core::error::NetError::Deadline {
+            peer: addr.to_owned(),
+            millis: budget.as_millis() as u64,
+        };
+        tokio::time::timeout(budget, work).await.map_err(|_| silent())?
+    }
+
+    /// One page of a server's chunks.
+    pub async fn list(
+        &self,
+        addr: &str,
+        after: Option<ChunkId>,
+        max: u32,
+        budget: Duration,
+    ) -> Result<ChunkPage, ChunkError> {
+        let work = async {
+            let c = self.connection(addr).await?;
+            RemoteChunks::new(c).list(&CallContext::internal(budget), after, max).await
         };
         let silent = || mooseng_core::error::NetError::Deadline {
             peer: addr.to_owned(),

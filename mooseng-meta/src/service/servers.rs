@@ -3,10 +3,18 @@
 use super::{
     Inner, Lead, internal,
     lead::{Odd, Server},
+    quarantine::unknown_of,
 };
 use crate::{namespace, store::*};
-use mooseng_core::{context::CallContext, error::MetaError, ids::*, limits::REPORT_CHUNKS_MAX, meta::*};
-use std::{collections::BTreeMap, sync::Arc};
+use mooseng_core::{
+    attr::Timestamp, context::CallContext, error::MetaError, ids::*, limits::REPORT_CHUNKS_MAX, meta::*,
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Disks of one chunkserver at most.
+const DISKS_MAX: usize = 1024;
+/// Reports are asked for again after this time: what became unknown since is found so.
+const REPORT_EVERY: Duration = Duration::from_secs(3600);
 
 impl Inner {
     pub(super) async fn server(
@@ -27,6 +35,10 @@ impl Inner {
             MetaRequest::Report(r) => {
                 self.is_itself(cx, r.server)?;
                 self.report(lead, r).map(MetaReply::Report)
+            }
+            MetaRequest::TellScrub(r) => {
+                self.is_itself(cx, r.server)?;
+                self.tell_scrub(lead, r).map(MetaReply::TellScrub)
             }
             other => Err(MetaError::Invalid(format!("{} is not from a chunkserver", other.name()))),
         }
@@ -61,7 +73,7 @@ impl Inner {
             incarnation: r.incarnation,
             heard,
             disks: r.disks,
-            reported: false,
+            reported: None,
             report_at: None,
         };
         tracing::info!(server = %r.server, addr = server.addr, incarnation = %r.incarnation, "chunkserver registered");
@@ -82,7 +94,7 @@ impl Inner {
             server.disks = r.disks;
             for chunk in r.damaged {
                 m.odd.insert((chunk.id, r.server), Odd::State(ReplicaState::Damaged));
-                m.wanted.entry(chunk.id).or_insert(false);
+                m.hurt.insert(chunk.id);
                 lead.wake.notify_one();
             }
         }
@@ -96,6 +108,38 @@ impl Inner {
             }
         }
         self.orders(lead, r.server)
+    }
+
+    fn tell_scrub(&self, lead: &Lead, r: TellScrub) -> Result<ToldServer, MetaError> {
+        let mut m = lead.memory.lock();
+        if m.servers.get(&r.server).is_none_or(|s| s.incarnation != r.incarnation) {
+            return Err(MetaError::Busy("register first".into()));
+        }
+        if r.disks.len() > DISKS_MAX {
+            return Err(MetaError::Invalid(format!("a server has at most {DISKS_MAX} disks")));
+        }
+        m.scrubs.insert(r.server, r.disks);
+        let drain_left = m.drain_left.get(&r.server).copied();
+        Ok(ToldServer { scrub_asked: m.scrub_asked, drain_left })
+    }
+
+    /// How all scrubs stand.
+    pub(super) fn scrubs(&self, lead: &Lead) -> Vec<ServerScrub> {
+        let (m, now) = (lead.memory.lock(), self.now());
+        let one = |server: &ServerId| ServerScrub {
+            server: *server,
+            alive: m.is_alive(*server, now, self.timings.server_dead),
+            disks: m.scrubs.get(server).cloned().unwrap_or_default(),
+        };
+        m.servers.keys().map(one).collect()
+    }
+
+    /// Asks every chunkserver for a round now. Each hears of it when it next tells how it stands.
+    pub(super) fn scrub_now(&self, lead: &Lead) -> Timestamp {
+        let mut m = lead.memory.lock();
+        let asked = m.scrub_asked.map_or(self.wall(), |last| self.wall().max(Timestamp(last.0 + 1)));
+        m.scrub_asked = Some(asked);
+        asked
     }
 
     fn orders(&self, lead: &Lead, server: ServerId) -> Result<ServerOrders, MetaError> {
@@ -112,7 +156,11 @@ impl Inner {
         })
         .map_err(internal)?;
         let next_session = namespace::next_session(&view).map_err(internal)?;
-        let want_report = lead.memory.lock().servers.get(&server).is_none_or(|s| !s.reported);
+        let want_report = {
+            let (m, now) = (lead.memory.lock(), self.now());
+            let reported = m.servers.get(&server).and_then(|s| s.reported);
+            reported.is_none_or(|at| now.saturating_sub(at) > REPORT_EVERY)
+        };
         Ok(ServerOrders { term: lead.term, keys, sessions, next_session, want_report })
     }
 
@@ -125,7 +173,9 @@ impl Inner {
         }
         let from = r.after.map_or(ChunkId(0), ChunkId::next);
         let to = if r.last { None } else { r.chunks.last().map(|c| c.chunk.id.next()) };
-        let records = self.records_with(from, to)?;
+        let view = self.view()?;
+        let records = records_with(&view, from, to)?;
+        let unknown = unknown_of(&view, &r, &records).map_err(internal)?;
         let mut m = lead.memory.lock();
         let Some(server) = m.servers.get_mut(&r.server).filter(|s| s.incarnation == r.incarnation) else {
             return Err(MetaError::Busy("register first".into()));
@@ -137,10 +187,11 @@ impl Inner {
         server.report_at = r.chunks.last().map(|c| c.chunk.id).or(r.after);
         if r.last {
             server.report_at = None;
-            server.reported = true;
+            server.reported = Some(self.now());
             m.look_at_all = true;
             m.came(r.server);
         }
+        m.keep_apart(r.server, (from, to), &unknown, self.now());
         let has: BTreeMap<_, _> = r.chunks.iter().map(|c| (c.chunk.id, *c)).collect();
         for (id, rec) in &records {
             let member = rec.members.contains(&r.server);
@@ -168,19 +219,19 @@ impl Inner {
         }
         Ok(())
     }
+}
 
-    fn records_with(
-        &self,
-        from: ChunkId,
-        to: Option<ChunkId>,
-    ) -> Result<Vec<(ChunkId, ChunkRec)>, MetaError> {
-        let to = to.map_or_else(Vec::new, |t| key(t.get()).to_vec());
-        let mut records = Vec::new();
-        scan_recs(&self.view()?, Table::Chunk, &key(from.get()), &to, |k, rec: ChunkRec| {
-            records.push((ChunkId(number(k)), rec));
-            true
-        })
-        .map_err(internal)?;
-        Ok(records)
-    }
+fn records_with(
+    view: &RedbView,
+    from: ChunkId,
+    to: Option<ChunkId>,
+) -> Result<Vec<(ChunkId, ChunkRec)>, MetaError> {
+    let to = to.map_or_else(Vec::new, |t| key(t.get()).to_vec());
+    let mut records = Vec::new();
+    scan_recs(view, Table::Chunk, &key(from.get()), &to, |k, rec: ChunkRec| {
+        records.push((ChunkId(number(k)), rec));
+        true
+    })
+    .map_err(internal)?;
+    Ok(records)
 }

@@ -1,9 +1,13 @@
 //! Looking after chunks while leading: bumps and cuts under way, what clients and servers reported,
 //! and now and then all of them. Bounded, the worst first, and none waits for another's copy.
 
-use super::{Inner, Lead, internal};
+use super::{
+    Inner, Lead, internal,
+    outlook::{bytes_of, names},
+};
 use crate::{
-    repair::{Risk, risk},
+    namespace,
+    repair::{Risk, risk_of},
     store::*,
 };
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -20,8 +24,8 @@ const REPAIRS_MAX: usize = 8;
 const SETTLING_MAX: usize = 32;
 /// Chunks that wait for their turn; more are found again by the next look at all.
 const QUEUE_MAX: usize = 65_536;
-/// Rounds between two looks at all chunks without a reason.
-const LOOK_ROUNDS: u32 = 60;
+/// Rounds between two looks at all chunks without a reason; while a server is being emptied.
+const LOOK_ROUNDS: (u32, u32) = (60, 10);
 
 /// How soon a chunk's turn comes: those that somebody waits for first, then by risk.
 type Turn = (bool, Risk);
@@ -72,27 +76,59 @@ impl Inner {
                 Some(urgent) = running.next() => {
                     if !urgent {
                         repairs -= 1;
+                        lead.memory.lock().progress.running = repairs;
                     }
                 }
                 () = lead.wake.notified() => self.find(lead, false, &mut queue),
                 () = tick.as_mut() => {
                     round = round.wrapping_add(1);
-                    let all = round.is_multiple_of(LOOK_ROUNDS) || self.somebody_died(lead);
+                    let drains = !lead.memory.lock().draining.is_empty();
+                    let rounds = if drains { LOOK_ROUNDS.1 } else { LOOK_ROUNDS.0 };
+                    let all = round.is_multiple_of(rounds) || self.somebody_died(lead);
                     self.find(lead, all, &mut queue);
                     tick.set(tokio::time::sleep(self.timings.tick));
                 }
             }
             while running.len() < SETTLING_MAX
-                && let Some((id, (urgent, _), force)) = queue.take(repairs >= REPAIRS_MAX)
+                && let Some((id, (urgent, risk), force)) = queue.take(!self.may_copy(lead, repairs))
             {
                 repairs += usize::from(!urgent);
+                lead.memory.lock().progress.running = repairs;
                 let settled = async move {
-                    self.look_after(lead, id, force).await;
+                    match urgent {
+                        true => self.look_after(lead, id, force).await,
+                        false => self.mend(lead, id, risk).await,
+                    }
                     urgent
                 };
                 running.push(settled.boxed());
             }
         }
+    }
+
+    /// Whether a chunk that nobody waits for may be looked after now.
+    fn may_copy(&self, lead: &Lead, repairs: usize) -> bool {
+        repairs < REPAIRS_MAX && lead.memory.lock().progress.may_begin(self.now())
+    }
+
+    /// Looks after a chunk that nobody waits for, and counts what was copied.
+    async fn mend(self: &Arc<Self>, lead: &Arc<Lead>, id: ChunkId, risk: Risk) {
+        let before = self.record(id);
+        self.look_after(lead, id, false).await;
+        let (Some(before), Some(after)) = (before, self.record(id)) else { return };
+        let new = after.members.iter().filter(|s| !before.members.contains(s)).count();
+        if before.version == after.version || after.pending.is_some() || risk == Risk::Overgoal {
+            return;
+        }
+        // One that was filled again in its place counts as a copy, too.
+        let bytes = self.view().and_then(|v| bytes_of(&v, &after).map_err(internal)).unwrap_or_default();
+        let (mut m, per_s) = (lead.memory.lock(), self.timings.repair_bytes_per_s);
+        m.progress.copied(self.now(), bytes * new.max(1) as u64, risk, per_s);
+    }
+
+    fn record(&self, id: ChunkId) -> Option<ChunkRec> {
+        let rec = self.view().and_then(|v| namespace::chunk(&v, id).map_err(internal));
+        rec.ok().flatten()
     }
 
     async fn look_after(self: &Arc<Self>, lead: &Arc<Lead>, id: ChunkId, force: bool) {
@@ -130,6 +166,11 @@ impl Inner {
                     queue.add(id, (urgent, Risk::Endangered), force);
                 }
             }
+            for id in std::mem::take(&mut m.hurt) {
+                if !m.is_early(id, now) {
+                    queue.add(id, (true, Risk::Undergoal), false);
+                }
+            }
             std::mem::take(&mut m.look_at_all)
         };
         if all || asked {
@@ -151,7 +192,8 @@ impl Inner {
     fn look_at_all(&self, lead: &Lead, view: &RedbView, queue: &mut Queue) -> Result<(), MetaError> {
         let patience = self.timings.server_dead + self.timings.repair_after;
         let now = self.now();
-        let m = lead.memory.lock();
+        let mut m = lead.memory.lock();
+        let mut left: BTreeMap<_, u64> = m.draining.keys().map(|s| (*s, 0)).collect();
         // Before everybody had a chance to register nobody is missed.
         let early = now.saturating_sub(lead.since) <= patience;
         scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
@@ -160,15 +202,22 @@ impl Inner {
                 Some(server) => now.saturating_sub(server.heard) > patience,
                 None => !early,
             };
-            let good = rec.members.iter().filter(|s| !gone(s) && !m.odd.contains_key(&(id, **s))).count();
-            if let Some(risk) = risk(good, usize::from(rec.wanted))
+            let (good, sources) = m.copies(id, &rec.members, |s| !gone(s));
+            for (server, n) in &mut left {
+                *n += u64::from(names(&rec, *server));
+            }
+            let leaves = rec.members.iter().any(|s| m.draining.contains_key(s));
+            let at_risk = risk_of((good, sources), usize::from(rec.wanted));
+            if let Some(risk) = at_risk.max(leaves.then_some(Risk::Undergoal))
                 && !m.is_early(id, now)
             {
                 queue.add(id, (false, risk), false);
             }
             true
         })
-        .map_err(internal)
+        .map_err(internal)?;
+        m.drain_left = left;
+        Ok(())
     }
 }
 

@@ -74,6 +74,7 @@ pub fn apply(tx: &mut dyn Tx, entry: &LogEntry, totals: &mut TotalsDelta) -> io:
             token::make(tx, now, &made).map(Applied::Token)
         }
         Command::TokenUsed { token, csr } => token::spend(tx, now, *token, *csr).map(Applied::Token),
+        Command::Drain { server, on } => drain(tx, now, *server, *on).map(Applied::Done),
         Command::FenceDone { done } => {
             for (session, server) in done {
                 tx.delete(Table::Unfenced, &key2(server.get(), session.get()))?;
@@ -305,6 +306,20 @@ fn delete_done(tx: &mut dyn Tx, done: &[(ChunkId, ServerId)]) -> io::Result<bool
         }
     }
     Ok(changed)
+}
+
+fn drain(tx: &mut dyn Tx, now: Timestamp, server: ServerId, on: bool) -> io::Result<bool> {
+    let k = key(server.get());
+    let drains = tx.get(Table::Drain, &k)?.is_some();
+    let known = tx.get(Table::Server, &k)?.is_some();
+    if drains == on || (on && !known) {
+        return Ok(false);
+    }
+    match on {
+        true => save(tx, Table::Drain, &k, &now)?,
+        false => tx.delete(Table::Drain, &k)?,
+    }
+    Ok(true)
 }
 
 fn init(tx: &mut dyn Tx, now: Timestamp, cluster: ClusterId, class: StorageClass) -> io::Result<bool> {

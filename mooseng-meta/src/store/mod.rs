@@ -59,10 +59,12 @@ pub enum Table {
     Link = 17,
     /// Chunkserver, ended session → the epoch that the chunkserver is to refuse everything below of.
     Unfenced = 18,
+    /// Chunkserver that is being emptied → since when.
+    Drain = 19,
 }
 
 /// All tables in order.
-pub const TABLES: [Table; 19] = [
+pub const TABLES: [Table; 20] = [
     Table::Meta,
     Table::Inode,
     Table::Entry,
@@ -82,6 +84,7 @@ pub const TABLES: [Table; 19] = [
     Table::Busy,
     Table::Link,
     Table::Unfenced,
+    Table::Drain,
 ];
 
 /// Called for each row of a scan; `false` ends it.

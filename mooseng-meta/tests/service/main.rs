@@ -3,9 +3,12 @@
 
 mod bumps;
 mod deletions;
+mod drains;
 mod fences;
 mod joins;
 mod opens;
 mod partition;
+mod quarantine;
+mod repairs;
 mod room;
 mod world;

@@ -175,6 +175,17 @@ pub struct World {
     slot: AtomicU64,
 }
 
+fn disk(id: u64) -> DiskReport {
+    DiskReport {
+        disk: DiskId(id),
+        path: "d".into(),
+        total_bytes: 1 << 40,
+        free_bytes: 1 << 39,
+        chunks: 0,
+        error: None,
+    }
+}
+
 pub fn quick() -> ServiceTimings {
     ServiceTimings {
         server_dead: Duration::from_secs(3600),
@@ -249,20 +260,19 @@ impl World {
         self.register(id, 1).await;
     }
 
+    /// A chunkserver lives.
+    pub async fn beat(&self, id: u64) {
+        let (server, incarnation, disks) = (ServerId(id), Incarnation(1), vec![disk(id)]);
+        let beat = Heartbeat { server, incarnation, disks, damaged: vec![], broken: vec![] };
+        self.service().heartbeat(&cx(), beat).await.unwrap();
+    }
+
     pub async fn register(&self, id: u64, incarnation: u64) -> ServerOrders {
-        let disk = DiskReport {
-            disk: DiskId(id),
-            path: "d".into(),
-            total_bytes: 1 << 40,
-            free_bytes: 1 << 39,
-            chunks: 0,
-            error: None,
-        };
         let r = Register {
             server: ServerId(id),
             incarnation: Incarnation(incarnation),
             addr: format!("cs-{id}"),
-            disks: vec![disk],
+            disks: vec![disk(id)],
             version: "t".into(),
         };
         self.service().register(&cx(), r).await.unwrap()

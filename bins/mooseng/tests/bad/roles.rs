@@ -36,6 +36,11 @@ fn requests() -> Vec<(MetaRequest, &'static [Role])> {
         (RemoveMaster { id: MasterId(9) }.into(), &[Admin]),
         (AddMaster { id: MasterId(9), raft_addr: text(), client_addr: text() }.into(), &[Admin]),
         (TransferLeadership { to: MasterId(9) }.into(), &[Admin]),
+        (Drain { server: ServerId(9), on: true }.into(), &[Admin]),
+        (AllowRemovals { server: ServerId(9) }.into(), &[Admin]),
+        (ScrubNow {}.into(), &[Admin]),
+        (TellScrub { server, incarnation, disks: vec![] }.into(), &[Chunkserver]),
+        (GetCare {}.into(), &[Master, Chunkserver, Client, Admin]),
         (token_for_a_stranger().into(), &[Admin]),
     ]
 }

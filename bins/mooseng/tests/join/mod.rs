@@ -1,5 +1,7 @@
 //! Nodes that join a running cluster of three masters by token, with nothing but one line of text.
 
+mod masters;
+
 use super::*;
 
 /// Three masters to be, each with its ports: client API, Raft, metrics.

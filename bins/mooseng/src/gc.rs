@@ -1,0 +1,76 @@
+//! `gc`: copies that no record names, and what becomes of them.
+
+use crate::{
+    connect::Connection,
+    output::{self, Format, numbers, words},
+};
+use anyhow::{Context as _, Result};
+use clap::Args;
+use mooseng_client::Client;
+use mooseng_core::{
+    ids::ServerId,
+    meta::{AllowRemovals, Care, GetCare, ServerCare},
+};
+use serde_json::{Value, json};
+use std::{io::Write, time::Duration};
+
+#[derive(Args)]
+pub(crate) struct GcArgs {
+    #[command(flatten)]
+    pub to: Connection,
+    /// Lets the copies that wait at this chunkserver be removed, however many they are; those in
+    /// quarantine when their time is over. Needs an admin's identity.
+    #[arg(long, value_name = "SERVER")]
+    pub allow: Option<u64>,
+    /// Format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// What becomes of copies without a record at one server.
+fn word(c: &ServerCare) -> &'static str {
+    match c {
+        ServerCare { held: true, .. } => "waits for an operator: --allow",
+        ServerCare { ahead: 1.., .. } => "the masters are older than the chunkserver",
+        ServerCare { unknown: 1.., .. } => "in quarantine",
+        ServerCare { surplus: 1.., .. } => "being removed",
+        _ => "nothing",
+    }
+}
+
+pub(crate) fn care_json(c: &ServerCare) -> Value {
+    json!({
+        "server": c.server.get(), "unknown": c.unknown, "due": c.due, "ahead": c.ahead,
+        "surplus": c.surplus, "removed_last_hour": c.removed, "held": c.held,
+    })
+}
+
+pub(crate) async fn gc(client: &Client, args: &GcArgs, out: &mut impl Write) -> Result<()> {
+    if let Some(server) = args.allow {
+        let allowed = client.request(AllowRemovals { server: ServerId(server) }).await;
+        let allowed = allowed.with_context(|| format!("nothing was allowed at chunkserver {server}"))?;
+        eprintln!("{allowed} copies may be removed from chunkserver {server}");
+    }
+    let care: Care = client.request(GetCare {}).await?;
+    if args.output != Format::Table {
+        let items: Vec<_> = care.servers.iter().map(care_json).collect();
+        return output::items(out, args.output, "mooseng.gc/1", &items, [], |_| []);
+    }
+    let columns = [
+        words("CHUNKSERVER"),
+        numbers("UNKNOWN"),
+        numbers("DUE"),
+        numbers("AHEAD"),
+        numbers("SURPLUS"),
+        numbers("REMOVED"),
+        words("STATE"),
+    ];
+    let row = |c: &ServerCare| {
+        let n = |n: u64| n.to_string();
+        let (server, state) = (c.server.get().to_string(), word(c).to_owned());
+        [server, n(c.unknown), n(c.due), n(c.ahead), n(c.surplus), n(c.removed), state]
+    };
+    output::table(out, columns, care.servers.iter().map(row))?;
+    let kept = humantime::format_duration(Duration::from_secs(care.quarantine_secs));
+    Ok(writeln!(out, "\nUnknown copies are kept for {kept}; REMOVED counts the last hour.")?)
+}
