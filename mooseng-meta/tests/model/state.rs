@@ -1,0 +1,366 @@
+//! What a state of the model is made of.
+
+use std::fmt;
+
+/// Chunkservers.
+pub const SERVERS: usize = 3;
+/// Clients, each with one session.
+pub const CLIENTS: usize = 2;
+/// Most writes of one client.
+pub const WRITES_MAX: usize = 3;
+
+/// A set of servers, or of writes.
+pub type Mask = u8;
+
+pub fn bit(n: usize) -> Mask {
+    1 << n
+}
+
+/// A write: `1 + client * WRITES_MAX + number - 1`. 0 is a hole.
+pub type Write = u8;
+
+pub fn write(client: usize, number: u8) -> Write {
+    (1 + client * WRITES_MAX) as u8 + number - 1
+}
+pub fn writer(w: Write) -> usize {
+    (usize::from(w) - 1) / WRITES_MAX
+}
+pub fn number(w: Write) -> u8 {
+    ((usize::from(w) - 1) % WRITES_MAX) as u8 + 1
+}
+pub fn write_bit(w: Write) -> Mask {
+    bit(usize::from(w) - 1)
+}
+
+/// Servers in order.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Chain {
+    len: u8,
+    at: [u8; SERVERS],
+}
+
+impl Chain {
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.at[..usize::from(self.len)].iter().map(|s| usize::from(*s))
+    }
+    pub fn len(&self) -> usize {
+        self.len.into()
+    }
+    pub fn head(&self) -> Option<usize> {
+        self.iter().next()
+    }
+    pub fn behind(&self) -> impl Iterator<Item = usize> + '_ {
+        self.iter().skip(1)
+    }
+    pub fn has(&self, server: usize) -> bool {
+        self.iter().any(|s| s == server)
+    }
+    pub fn mask(&self) -> Mask {
+        self.iter().fold(0, |m, s| m | bit(s))
+    }
+}
+
+impl FromIterator<usize> for Chain {
+    fn from_iter<T: IntoIterator<Item = usize>>(from: T) -> Self {
+        let mut chain = Self::default();
+        for s in from.into_iter().take(SERVERS) {
+            chain.at[usize::from(chain.len)] = s as u8;
+            chain.len += 1;
+        }
+        chain
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// A bump under way (`PendingBump`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Bump {
+    pub version: u8,
+    pub survivors: Chain,
+    pub joining: Chain,
+}
+
+impl Bump {
+    pub fn named(&self) -> Mask {
+        self.survivors.mask() | self.joining.mask()
+    }
+}
+
+/// The chunk's record (`ChunkRec`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Rec {
+    pub version: u8,
+    pub members: Chain,
+    pub pending: Option<Bump>,
+    pub committed: bool,
+    pub since: u8,
+    /// Somebody wants a bump in any case (`Memory::wanted`).
+    pub force: bool,
+}
+
+impl Rec {
+    pub fn newest(&self) -> u8 {
+        self.pending.map_or(self.version, |b| b.version)
+    }
+}
+
+/// The leader's task that drives the chunk (`Inner::settle`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Driver {
+    Idle,
+    /// Nobody took the pending version: it is planned anew.
+    Anew,
+    /// Decided, not committed yet.
+    Bless(usize),
+    Begin {
+        survivors: Chain,
+        joining: Chain,
+    },
+    /// `SetVersion` is on its way to `todo`.
+    Setting {
+        todo: Mask,
+        ready: Mask,
+        empty: Mask,
+        create: bool,
+        committed: bool,
+    },
+    /// `Pull` is on its way to `todo`, or carried out.
+    Filling {
+        ready: Chain,
+        fill: Chain,
+        todo: Mask,
+        bad: Mask,
+    },
+    Opening {
+        members: Chain,
+    },
+}
+
+/// A command that nobody waits for any more. It arrives at any time, or never.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Late {
+    SetVersion {
+        server: usize,
+        version: u8,
+        anew: bool,
+        create: bool,
+    },
+    Pull {
+        server: usize,
+        version: u8,
+        from: Chain,
+    },
+    /// An entry in the log whose proposer has gone away.
+    Open {
+        version: u8,
+        members: Chain,
+    },
+}
+
+/// A copy being made (`pull`); it holds the order lock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Pulling {
+    pub version: u8,
+    pub from: Chain,
+    /// Nobody waits for it.
+    pub orphan: bool,
+}
+
+/// A frame that a head has admitted (`Pass`, `Sending`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Out {
+    pub write: Write,
+    pub version: u8,
+    pub chain: Chain,
+    pub applied: bool,
+    pub acked: Mask,
+    pub failed: bool,
+    /// The stream that brought it has ended: the answer reaches nobody.
+    pub old: bool,
+}
+
+/// One chunkserver, with what it has of the chunk (`Known`, `Numbers`, `Way`, `Access`).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Server {
+    pub up: bool,
+    /// The masters do not reach it; clients and other servers do.
+    pub cut: bool,
+    pub incarnation: u8,
+    /// It has the masters' orders since its start.
+    pub ordered: bool,
+    /// It knows that client 0's session is fenced.
+    pub fenced: bool,
+    pub made: bool,
+    pub version: u8,
+    pub suspect: bool,
+    pub dirty: bool,
+    /// The durable note that it is dirty.
+    pub mark: bool,
+    pub mem: Write,
+    pub disk: Write,
+    pub numbers: [u8; CLIENTS],
+    pub complete: bool,
+    /// The version whose chain failed with frames under way; 0 for none.
+    pub broken: u8,
+    pub out: Option<Out>,
+    pub pulling: Option<Pulling>,
+}
+
+impl Server {
+    pub fn good(&self) -> bool {
+        self.made && !self.suspect
+    }
+    pub fn serves(&self, version: u8) -> bool {
+        self.up && self.good() && self.version == version
+    }
+    pub fn reachable(&self) -> bool {
+        self.up && !self.cut
+    }
+    /// A frame was sent on that is not applied here yet (`Known::sending`).
+    pub fn sending(&self) -> bool {
+        self.out.is_some_and(|o| !o.applied)
+    }
+}
+
+/// A frame under way.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Frame {
+    pub to: usize,
+    pub write: Write,
+    pub version: u8,
+    pub chain: Chain,
+    pub create: bool,
+    /// The head's incarnation, of frames that it has sent on; 0 from a client.
+    pub by: u8,
+    pub old: bool,
+}
+
+/// A sync under way.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Sync {
+    pub upto: u8,
+    pub version: u8,
+    pub chain: Chain,
+    pub by: [u8; SERVERS],
+    pub checked: Mask,
+    pub done: Mask,
+}
+
+/// A client with one queue of writes (`Queue`, `Writer`).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Client {
+    /// Version, chain, and whether it may make the chunk; version 0 before the first.
+    pub version: u8,
+    pub chain: Chain,
+    pub create: bool,
+    /// The place is to be learnt again.
+    pub lost: bool,
+    pub issued: u8,
+    pub acked: u8,
+    pub synced: u8,
+    pub flying: bool,
+    /// Who acknowledged what is not synced.
+    pub members: [u8; SERVERS],
+    pub sync: Option<Sync>,
+    /// The masters know of everything written.
+    pub told: bool,
+}
+
+/// The end of client 0's session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Fence {
+    Live,
+    /// The fence is committed; `told` have acknowledged it.
+    Fenced {
+        told: Mask,
+    },
+    /// The session has ended; `owing` have not acknowledged (`Table::Unfenced`).
+    Ended {
+        owing: Mask,
+    },
+}
+
+/// What only the properties look at.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Ghost {
+    /// Of each write, those that were acknowledged before it was written, and the writer's own.
+    pub before: [Mask; CLIENTS * WRITES_MAX],
+    pub acked: Mask,
+    /// Writes that an fsync has promised.
+    pub promised: Mask,
+    /// Of each promised write, the servers that had it on disk and whose disk was not lost since.
+    pub had: [Mask; CLIENTS * WRITES_MAX],
+    /// The version at which a session was let in after the fenced one had ended.
+    pub let_in: u8,
+    pub late_write: bool,
+    pub went_back: bool,
+}
+
+impl Ghost {
+    /// Whether content is older than a write.
+    pub fn is_older(&self, content: Write, than: Write) -> bool {
+        content == 0 || self.before[usize::from(than) - 1] & write_bit(content) != 0
+    }
+    pub fn promises(&self) -> impl Iterator<Item = Write> + '_ {
+        (1..=(CLIENTS * WRITES_MAX) as Write).filter(|w| self.promised & write_bit(*w) != 0)
+    }
+    /// A server has content on its disk now.
+    pub fn is_on_disk(&mut self, server: usize, content: Write) {
+        for w in 1..=(CLIENTS * WRITES_MAX) as Write {
+            if self.promised & write_bit(w) != 0 && !self.is_older(content, w) {
+                self.had[usize::from(w) - 1] |= bit(server);
+            }
+        }
+    }
+    /// A server's disk is lost: what nobody else had may be gone.
+    pub fn wiped(&mut self, server: usize) {
+        for w in 1..=(CLIENTS * WRITES_MAX) as Write {
+            let had = &mut self.had[usize::from(w) - 1];
+            *had &= !bit(server);
+            if *had == 0 {
+                self.promised &= !write_bit(w);
+            }
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct State {
+    pub rec: Rec,
+    pub driver: Driver,
+    pub servers: [Server; SERVERS],
+    pub clients: [Client; CLIENTS],
+    /// In order, without repeats.
+    pub frames: Vec<Frame>,
+    pub late: Vec<Late>,
+    /// A copy that is being deleted, and at which version.
+    pub deleting: Option<(usize, u8)>,
+    pub fence: Fence,
+    pub failures: u8,
+    pub ghost: Ghost,
+}
+
+impl State {
+    pub fn put_frame(&mut self, f: Frame) {
+        if let Err(at) = self.frames.binary_search(&f) {
+            self.frames.insert(at, f);
+        }
+    }
+    pub fn put_late(&mut self, l: Late) {
+        if let Err(at) = self.late.binary_search(&l) {
+            self.late.insert(at, l);
+        }
+    }
+    pub fn take_late(&mut self, l: Late) {
+        self.late.retain(|x| *x != l);
+    }
+    /// Whether a client's session is in force at the masters.
+    pub fn lives(&self, client: usize) -> bool {
+        client != 0 || self.fence == Fence::Live
+    }
+}
