@@ -7,7 +7,7 @@ impl State {
     pub fn locate(&mut self, cfg: &Config, client: usize) -> bool {
         let (rec, c) = (self.rec, &self.clients[client]);
         let Some(head) = rec.members.head() else { return false };
-        if !self.lives(client) || rec.pending.is_some() || c.version == rec.version && !c.lost {
+        if !self.lives(client) || rec.pending.is_some() || c.version != 0 && !c.lost {
             return false;
         }
         if let Fence::Ended { owing } = self.fence
@@ -46,7 +46,7 @@ impl State {
             self.ghost.before[usize::from(w) - 1] = self.ghost.acked | own;
             let c = &mut self.clients[client];
             c.issued += 1;
-            c.told = false;
+            c.told &= !cfg.fresh;
         }
         if !self.servers[to].up {
             self.recover(client, true);
@@ -105,13 +105,16 @@ impl State {
     }
 
     /// `Writer::sync` begins.
-    pub fn start_sync(&mut self, client: usize) -> bool {
+    pub fn start_sync(&mut self, cfg: &Config, client: usize) -> bool {
         let c = &mut self.clients[client];
         if c.version == 0 || c.lost || c.sync.is_some() || c.acked <= c.synced {
             return false;
         }
         let (upto, version, chain, by) = (c.acked, c.version, c.chain, c.members);
         c.sync = Some(Sync { upto, version, chain, by, checked: 0, done: 0 });
+        if !cfg.fine && let Some(head) = chain.head() {
+            return self.servers[head].pulling.is_none() && self.check_sync(cfg, client, head);
+        }
         true
     }
 
@@ -120,7 +123,8 @@ impl State {
         let Some(y) = self.clients[client].sync else { return false };
         let first = y.chain.head() == Some(server);
         let forwarded = y.chain.head().is_some_and(|h| y.checked & bit(h) != 0);
-        if !y.chain.has(server) || y.checked & bit(server) != 0 || !(first || forwarded) {
+        let waits = !cfg.fine && self.servers[server].pulling.is_some();
+        if waits || !y.chain.has(server) || y.checked & bit(server) != 0 || !(first || forwarded) {
             return false;
         }
         let s = &self.servers[server];
@@ -139,6 +143,9 @@ impl State {
             self.recover(client, true);
         } else if let Some(y) = &mut self.clients[client].sync {
             y.checked |= bit(server);
+            if !cfg.fine {
+                self.do_sync(client, server);
+            }
         }
         true
     }
@@ -167,7 +174,7 @@ impl State {
     pub fn commit(&mut self, client: usize) -> bool {
         let (rec, lives) = (self.rec, self.lives(client));
         let c = &mut self.clients[client];
-        if !lives || c.lost || c.told || c.issued == 0 || c.acked != c.issued {
+        if !lives || c.version == 0 || c.lost || c.told || c.issued == 0 || c.acked != c.issued {
             return false;
         }
         // `committable`.

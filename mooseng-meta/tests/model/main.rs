@@ -27,6 +27,14 @@ enum Plant {
     FenceNotAwaited,
     RepeatApplied,
     SurplusEarly,
+    NoteGoesEarly,
+}
+
+/// A change of the code that a counterexample asks for and that is not made yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cure {
+    /// A copy from a source that has started since keeps the numbers that it has itself.
+    NumbersKept,
 }
 
 /// What is explored.
@@ -39,11 +47,12 @@ struct Config {
     failures: u8,
     kinds: Vec<Failure>,
     versions: u8,
-    /// Notes of dirty chunks may go while frames are under way.
-    marks_go_early: bool,
+    /// A sync, a copy and a decision are several steps each, and servers answer in any order.
+    fine: bool,
     /// Ask that good ends are reached.
     reach: bool,
     plant: Option<Plant>,
+    cures: Vec<Cure>,
 }
 
 const ALL: [Failure; 8] = [GiveUp, Stall, Crash, Wipe, Cut, Late, Abandon, Fence];
@@ -58,15 +67,16 @@ impl Config {
             failures,
             kinds: kinds.to_vec(),
             versions: 8,
-            marks_go_early: false,
+            fine: false,
             reach: false,
             plant: None,
+            cures: vec![],
         }
     }
 
     fn explore(self, name: &str, limit: Option<Duration>) -> Vec<(&'static str, String)> {
         let begin = Instant::now();
-        let mut checker = self.checker().threads(2).finish_when(HasDiscoveries::AnyFailures);
+        let mut checker = self.checker().threads(1).finish_when(HasDiscoveries::AnyFailures);
         if let Some(limit) = limit {
             checker = checker.timeout(limit);
         }
@@ -101,8 +111,29 @@ fn try_it() {
     }
     cfg.versions = std::env::var("V").map_or(8, |f| f.parse().unwrap());
     cfg.fresh = std::env::var("FRESH").is_ok();
-    cfg.marks_go_early = std::env::var("EARLY").is_ok();
+    cfg.fine = std::env::var("FINE").is_ok();
     cfg.reach = std::env::var("REACH").is_ok();
+    if let Ok(p) = std::env::var("P") {
+        let all = [
+            Plant::VersionUnchecked,
+            Plant::SyncIgnoresIncarnation,
+            Plant::SuspectServed,
+            Plant::FenceNotAwaited,
+            Plant::RepeatApplied,
+            Plant::SurplusEarly,
+            Plant::NoteGoesEarly,
+        ];
+        cfg.plant = all.into_iter().find(|x| format!("{x:?}") == p);
+        assert!(cfg.plant.is_some());
+    }
+    if let Ok(m) = std::env::var("M") {
+        cfg.members = m.parse().unwrap();
+        cfg.wanted = cfg.members as u8;
+    }
+    if let Ok(c) = std::env::var("C") {
+        let all = [Cure::NumbersKept];
+        cfg.cures = c.split(',').map(|c| *all.iter().find(|f| format!("{f:?}") == c).unwrap()).collect();
+    }
     for (name, path) in
         cfg.explore("try", Some(Duration::from_secs(std::env::var("T").map_or(20, |f| f.parse().unwrap()))))
     {

@@ -113,6 +113,10 @@ impl State {
                 Driver::Begin { survivors: chain(&survivors), joining: chain(&joining) }
             }
         };
+        // Between the two only a size commit matters.
+        if !cfg.fine && !cfg.fresh {
+            self.begin();
+        }
         true
     }
 
@@ -151,12 +155,12 @@ impl State {
     }
 
     /// `SetVersion` is carried out by one server. `late`: nobody hears of it in time.
-    pub fn set(&mut self, server: usize, is_late: bool) -> bool {
+    pub fn set(&mut self, cfg: &Config, server: usize, is_late: bool) -> bool {
         let Driver::Setting { todo, mut ready, mut empty, create, committed } = self.driver else {
             return false;
         };
         let Some(bump) = self.rec.pending else { return false };
-        if todo & bit(server) == 0 {
+        if todo & bit(server) == 0 || cfg.is_later(todo, server) {
             return false;
         }
         let anew = bump.survivors.len() == 0;
@@ -205,23 +209,25 @@ impl State {
     }
 
     /// `Pull` arrives at a server.
-    pub fn pull(&mut self, server: usize) -> bool {
+    pub fn pull(&mut self, cfg: &Config, server: usize) -> bool {
         let Driver::Filling { ready, todo, .. } = self.driver else { return false };
         let Some(bump) = self.rec.pending else { return false };
         let s = &self.servers[server];
-        if todo & bit(server) == 0 || s.pulling.is_some() {
+        if todo & bit(server) == 0 || s.pulling.is_some() || cfg.is_later(todo, server) {
             return false;
         }
         if !s.reachable() || !self.pull_begin(server, bump.version, ready, false) {
             self.filled(bit(server), false);
+        } else if !cfg.fine {
+            self.pulled(cfg, server);
         }
         true
     }
 
     /// A copy ends.
-    pub fn pulled(&mut self, server: usize) -> bool {
+    pub fn pulled(&mut self, cfg: &Config, server: usize) -> bool {
         let Some(p) = self.servers[server].pulling else { return false };
-        let done = self.pull_end(server);
+        let done = self.pull_end(cfg, server);
         if !p.orphan {
             self.filled(bit(server), done);
         }

@@ -1,6 +1,6 @@
 //! What chunkservers do: `mooseng-chunk`.
 
-use crate::{Config, Plant, state::*};
+use crate::{Config, Cure, Plant, state::*, steps::Failure};
 
 /// How a frame is refused, as far as the client's recovery goes (`at_fault`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -212,9 +212,19 @@ impl State {
         }
     }
 
-    /// The process or the machine dies. `lose`: with what was not synced.
-    pub fn crash(&mut self, server: usize, lose: bool) {
+    /// Whether the durable note that the chunk is dirty may have gone (`DataDisk::settle_marks`: a while
+    /// after a sync). Frames under way behind this server are acknowledged, or their chain is broken and
+    /// bumped, within that while.
+    pub fn is_settled(&self, cfg: &Config, server: usize) -> bool {
+        let s = &self.servers[server];
+        let quiet = s.out.is_none() && (s.broken == 0 || s.broken != s.version);
+        s.mark && !s.dirty && (quiet || cfg.plant == Some(Plant::NoteGoesEarly))
+    }
+
+    /// The process or the machine dies. `lose`: with what was not synced. `settled`: the note had gone.
+    pub fn crash(&mut self, server: usize, lose: bool, settled: bool) {
         let s = &mut self.servers[server];
+        s.mark &= !settled;
         if lose {
             s.mem = s.disk;
         }
@@ -250,7 +260,7 @@ impl State {
 
     /// The disk is lost with all that is on it.
     pub fn wipe(&mut self, server: usize) {
-        self.crash(server, true);
+        self.crash(server, true, false);
         let s = &mut self.servers[server];
         (s.made, s.version, s.dirty, s.mark) = (false, 0, false, false);
         (s.mem, s.disk) = (0, 0);
@@ -261,6 +271,7 @@ impl State {
     pub fn restart(&mut self, cfg: &Config, server: usize) {
         let s = &mut self.servers[server];
         (s.up, s.incarnation) = (true, s.incarnation + 1);
+        s.ordered = !cfg.kinds.contains(&Failure::Fence);
         s.dirty = s.mark;
         s.suspect = s.mark && cfg.plant != Some(Plant::SuspectServed);
     }
@@ -284,18 +295,6 @@ impl State {
         let s = &mut self.servers[server];
         self.ghost.went_back |= s.version > version;
         s.version = version;
-    }
-
-    /// `DataDisk::settle_marks`: the note goes a while after the chunk was synced. `eager`: also while
-    /// frames are under way behind this server, or its chain is broken.
-    pub fn settle(&mut self, cfg: &Config, server: usize) -> bool {
-        let s = &mut self.servers[server];
-        let quiet = s.out.is_none() && (s.broken == 0 || s.broken != s.version);
-        let can = s.up && s.made && s.mark && !s.dirty && (quiet || cfg.marks_go_early);
-        if can {
-            s.mark = false;
-        }
-        can
     }
 
     /// `Shared::sync_here`; whether it was done.
@@ -369,10 +368,15 @@ impl State {
     }
 
     /// The second half of `pull`: the content, its numbers, `finish`. Whether it succeeded.
-    pub fn pull_end(&mut self, server: usize) -> bool {
+    pub fn pull_end(&mut self, cfg: &Config, server: usize) -> bool {
         let Some(p) = self.servers[server].pulling.take() else { return false };
         let Some(source) = self.source(server, &p) else { return false };
-        let (mem, numbers) = (self.servers[source].mem, self.servers[source].numbers);
+        let (mem, mut numbers) = (self.servers[source].mem, self.servers[source].numbers);
+        if cfg.cures.contains(&Cure::NumbersKept) && !self.servers[source].complete {
+            for (n, mine) in numbers.iter_mut().zip(self.servers[server].numbers) {
+                *n = mine.max(*n);
+            }
+        }
         self.becomes(server, p.version);
         let s = &mut self.servers[server];
         (s.mem, s.numbers, s.complete, s.suspect) = (mem, numbers, false, false);

@@ -16,7 +16,6 @@ pub enum Step {
     ApplyAtHead(usize),
     Restart(usize),
     Orders(usize),
-    Settle(usize),
     Heartbeat(usize),
     Heal(usize),
     CarryOn,
@@ -38,8 +37,8 @@ pub enum Step {
     GiveUp(usize),
     /// A head gives up on those behind it.
     Stall(usize),
-    /// `true`: with what was not synced.
-    Crash(usize, bool),
+    /// With what was not synced; and with the note that it was dirty gone.
+    Crash(usize, bool, bool),
     Wipe(usize),
     Cut(usize),
     SetVersionLate(usize),
@@ -78,8 +77,8 @@ impl Model for Config {
             }
         };
         let client = Client {
-            version: 0,
-            chain: Chain::default(),
+            version: u8::from(!self.fresh),
+            chain: if self.fresh { Chain::default() } else { members },
             create: false,
             lost: false,
             issued: 0,
@@ -88,7 +87,7 @@ impl Model for Config {
             flying: false,
             members: [0; SERVERS],
             sync: None,
-            told: false,
+            told: !self.fresh,
         };
         let rec = Rec { version: 1, members, pending: None, committed: !self.fresh, since: 1, force: false };
         let none = [0; CLIENTS * WRITES_MAX];
@@ -141,7 +140,6 @@ impl Model for Config {
                 Step::ApplyAtHead(n),
                 Step::Restart(n),
                 Step::Orders(n),
-                Step::Settle(n),
                 Step::Heartbeat(n),
                 Step::Heal(n),
                 Step::SetVersion(n),
@@ -156,7 +154,8 @@ impl Model for Config {
             let may = |kind: Failure| self.kinds.contains(&kind);
             for n in 0..SERVERS {
                 if may(Failure::Crash) {
-                    steps.extend([Step::Crash(n, false), Step::Crash(n, true)]);
+                    let each = [(false, false), (true, false), (false, true)];
+                    steps.extend(each.map(|(lose, settled)| Step::Crash(n, lose, settled)));
                 }
                 if may(Failure::Wipe) {
                     steps.push(Step::Wipe(n));
@@ -224,12 +223,17 @@ pub enum Failure {
 }
 
 impl Config {
+    /// When the steps are not fine, servers answer in order.
+    pub fn is_later(&self, todo: Mask, server: usize) -> bool {
+        !self.fine && todo & (bit(server) - 1) != 0
+    }
+
     fn step(&self, s: &mut State, step: Step) -> bool {
         match step {
             Step::Locate(c) => s.locate(self, c),
             Step::Send(c) => s.send(self, c),
             Step::Commit(c) => s.commit(c),
-            Step::StartSync(c) => s.start_sync(c),
+            Step::StartSync(c) => s.start_sync(self, c),
             Step::CheckSync(c, n) => s.check_sync(self, c, n),
             Step::DoSync(c, n) => s.do_sync(c, n),
             Step::Deliver(f) => s.deliver(self, f),
@@ -242,16 +246,15 @@ impl Config {
                 down
             }
             Step::Orders(n) => s.orders(n),
-            Step::Settle(n) => s.settle(self, n),
             Step::Heartbeat(n) => s.heartbeat(n),
             Step::Heal(n) => std::mem::replace(&mut s.servers[n].cut, false),
             Step::CarryOn => s.carry_on(),
             Step::Look(heard) => s.look(self, heard),
             Step::Bless => s.bless_winner(),
             Step::Begin => s.begin(),
-            Step::SetVersion(n) => s.set(n, false),
-            Step::Pull(n) => s.pull(n),
-            Step::Pulled(n) => s.pulled(n),
+            Step::SetVersion(n) => s.set(self, n, false),
+            Step::Pull(n) => s.pull(self, n),
+            Step::Pulled(n) => s.pulled(self, n),
             Step::PullDrops(n) => s.pull_drops(n),
             Step::Open => s.open(),
             Step::Arrives(l) => s.arrives(l),
@@ -261,12 +264,12 @@ impl Config {
             Step::EndSession => s.end_session(),
             _ => {
                 s.failures += 1;
-                Self::fail(s, step)
+                self.fail(s, step)
             }
         }
     }
 
-    fn fail(s: &mut State, failure: Step) -> bool {
+    fn fail(&self, s: &mut State, failure: Step) -> bool {
         match failure {
             Step::GiveUp(c) => {
                 let waits = s.clients[c].flying || s.clients[c].sync.is_some();
@@ -276,10 +279,11 @@ impl Config {
                 waits
             }
             Step::Stall(n) => s.stall(n),
-            Step::Crash(n, lose) => {
-                let differs = s.servers[n].up && (!lose || s.servers[n].mem != s.servers[n].disk);
+            Step::Crash(n, lose, settled) => {
+                let loses = !lose || s.servers[n].mem != s.servers[n].disk;
+                let differs = s.servers[n].up && loses && (!settled || s.is_settled(self, n));
                 if differs {
-                    s.crash(n, lose);
+                    s.crash(n, lose, settled);
                     s.pull_died(n);
                 }
                 differs
@@ -293,7 +297,7 @@ impl Config {
                 made
             }
             Step::Cut(n) => s.servers[n].up && !std::mem::replace(&mut s.servers[n].cut, true),
-            Step::SetVersionLate(n) => s.set(n, true),
+            Step::SetVersionLate(n) => s.set(self, n, true),
             Step::PullLate(n) => s.pull_is_late(n),
             Step::Abandon => s.abandon(),
             Step::Fence => {
