@@ -1,6 +1,6 @@
 //! What clients do: `mooseng-client`'s `Writer` and `Node::flush_now`, for one chunk.
 
-use crate::{Config, Plant, state::*};
+use crate::{Config, Cure, Plant, state::*};
 
 impl State {
     /// `locate`: the masters give the place of the open version (`Inner::attach`).
@@ -171,7 +171,7 @@ impl State {
     }
 
     /// `commit_write`: what every replica has in memory is made known to the masters.
-    pub fn commit(&mut self, client: usize) -> bool {
+    pub fn commit(&mut self, cfg: &Config, client: usize) -> bool {
         let (rec, lives) = (self.rec, self.lives(client));
         let c = &mut self.clients[client];
         if !lives || c.version == 0 || c.lost || c.told || c.issued == 0 || c.acked != c.issued {
@@ -180,6 +180,9 @@ impl State {
         // `committable`.
         let anew = rec.pending.is_some_and(|b| b.survivors.len() == 0);
         if !rec.committed && (anew || c.version < rec.since) {
+            if cfg.cures.contains(&Cure::FreshIsLost) {
+                self.clients[client].synced = 0;
+            }
             self.end_stream(client);
             self.clients[client].lost = true;
             return true;
@@ -208,7 +211,10 @@ impl State {
             });
             let had = had.fold(0, |m, s| m | bit(s));
             ghost.had[usize::from(w) - 1] = had;
-            ghost.promised |= write_bit(w);
+            // When all who had it have lost their disks meanwhile, it is lost by that.
+            if had != 0 {
+                ghost.promised |= write_bit(w);
+            }
         }
     }
 }

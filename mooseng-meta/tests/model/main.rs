@@ -33,8 +33,14 @@ enum Plant {
 /// A change of the code that a counterexample asks for and that is not made yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cure {
-    /// A copy from a source that has started since keeps the numbers that it has itself.
-    NumbersKept,
+    /// Write numbers are durable with the content that they belong to.
+    NumbersDurable,
+    /// What a server begins with nothing forgets numbers only with the content.
+    NumbersWithContent,
+    /// The winner among suspects becomes good at a new version, never at the one that others may have.
+    BlessAtVersion,
+    /// A client writes anew what was committed to a set that was made without those that had it.
+    FreshIsLost,
 }
 
 /// What is explored.
@@ -53,6 +59,8 @@ struct Config {
     reach: bool,
     plant: Option<Plant>,
     cures: Vec<Cure>,
+    /// Part of the names of the properties that are looked at.
+    only: String,
 }
 
 const ALL: [Failure; 8] = [GiveUp, Stall, Crash, Wipe, Cut, Late, Abandon, Fence];
@@ -71,6 +79,7 @@ impl Config {
             reach: false,
             plant: None,
             cures: vec![],
+            only: String::new(),
         }
     }
 
@@ -126,12 +135,13 @@ fn try_it() {
         cfg.plant = all.into_iter().find(|x| format!("{x:?}") == p);
         assert!(cfg.plant.is_some());
     }
+    cfg.only = std::env::var("ONLY").unwrap_or_default();
     if let Ok(m) = std::env::var("M") {
         cfg.members = m.parse().unwrap();
         cfg.wanted = cfg.members as u8;
     }
     if let Ok(c) = std::env::var("C") {
-        let all = [Cure::NumbersKept];
+        let all = [Cure::NumbersDurable, Cure::NumbersWithContent, Cure::BlessAtVersion, Cure::FreshIsLost];
         cfg.cures = c.split(',').map(|c| *all.iter().find(|f| format!("{f:?}") == c).unwrap()).collect();
     }
     for (name, path) in

@@ -1,7 +1,7 @@
 //! What the leading master does about the chunk: `service/bump.rs`, `service/deleting.rs`,
 //! `service/sessions.rs`. What is to be done is decided by the real [`plan`].
 
-use crate::{Config, Plant, state::*};
+use crate::{Config, Cure, Plant, state::*};
 use mooseng_core::{
     ids::{ChunkId, ChunkIndex, ChunkVersion, InodeId, ServerId},
     meta::ReplicaState,
@@ -78,7 +78,7 @@ impl State {
 
     /// `Inner::settle` from its beginning: a pending bump is carried on.
     pub fn carry_on(&mut self) -> bool {
-        let (Driver::Idle, Some(bump)) = (self.driver, self.rec.pending) else { return false };
+        let (Driver::Idle | Driver::Again, Some(bump)) = (self.driver, self.rec.pending) else { return false };
         let anew = bump.survivors.len() == 0;
         let first = if anew { bump.joining } else { bump.survivors };
         let committed = self.rec.committed;
@@ -89,7 +89,8 @@ impl State {
     /// `decide_about`. `heard`: members that are silent have been so for long.
     pub fn look(&mut self, cfg: &Config, heard: bool) -> bool {
         let idle = self.driver == Driver::Idle && self.rec.pending.is_none() && self.is_odd(cfg);
-        if !idle && self.driver != Driver::Anew {
+        let again = self.driver == Driver::Again && self.rec.pending.is_none();
+        if !idle && !again && self.driver != Driver::Anew {
             return false;
         }
         let found = self.look_at();
@@ -108,9 +109,15 @@ impl State {
                 Driver::Idle
             }
             Plan::Wait => Driver::Idle,
+            Plan::Bless(winner) if cfg.cures.contains(&Cure::BlessAtVersion) => {
+                let winner = winner.get() as usize;
+                let others = found.iter().filter(|(_, f)| *f != Found::Silent).map(|(s, _)| s.get() as usize);
+                let joining = others.filter(|s| *s != winner).collect();
+                Driver::Begin { survivors: [winner].into_iter().collect(), joining, bless: true }
+            }
             Plan::Bless(winner) => Driver::Bless(winner.get() as usize),
             Plan::Bump { survivors, joining } => {
-                Driver::Begin { survivors: chain(&survivors), joining: chain(&joining) }
+                Driver::Begin { survivors: chain(&survivors), joining: chain(&joining), bless: false }
             }
         };
         // Between the two only a size commit matters.
@@ -128,7 +135,8 @@ impl State {
         if self.servers[winner].reachable() {
             self.bless(winner);
         }
-        self.driver = Driver::Idle;
+        // The loop of `settle` looks again.
+        self.driver = Driver::Again;
         true
     }
 
@@ -138,7 +146,7 @@ impl State {
 
     /// `BumpStart` is committed.
     pub fn begin(&mut self) -> bool {
-        let Driver::Begin { survivors, joining } = self.driver else { return false };
+        let Driver::Begin { survivors, joining, bless } = self.driver else { return false };
         if !self.log_is_clear() {
             return false;
         }
@@ -147,7 +155,7 @@ impl State {
         let filled = r.pending.map_or(0, |b| b.joining.mask());
         let known = survivors.mask() & !(r.members.mask() | filled) == 0;
         if known && !(survivors.len() == 0 && r.committed) {
-            r.pending = Some(Bump { version: r.newest() + 1, survivors, joining });
+            r.pending = Some(Bump { version: r.newest() + 1, survivors, joining, bless });
             r.force = false;
             self.carry_on();
         }
@@ -174,7 +182,10 @@ impl State {
             if s.pulling.is_some() {
                 return false;
             }
-            match self.set_version(server, bump.version, anew, create) {
+            if bump.bless {
+                self.servers[server].suspect = false;
+            }
+            match self.set_version(cfg, server, bump.version, anew, create) {
                 Ok(()) => ready |= bit(server),
                 Err(true) => empty |= bit(server),
                 Err(false) => {}
@@ -219,15 +230,15 @@ impl State {
         if !s.reachable() || !self.pull_begin(server, bump.version, ready, false) {
             self.filled(bit(server), false);
         } else if !cfg.fine {
-            self.pulled(cfg, server);
+            self.pulled(server);
         }
         true
     }
 
     /// A copy ends.
-    pub fn pulled(&mut self, cfg: &Config, server: usize) -> bool {
+    pub fn pulled(&mut self, server: usize) -> bool {
         let Some(p) = self.servers[server].pulling else { return false };
-        let done = self.pull_end(cfg, server);
+        let done = self.pull_end(server);
         if !p.orphan {
             self.filled(bit(server), done);
         }
@@ -328,13 +339,13 @@ impl State {
     }
 
     /// Something late arrives.
-    pub fn arrives(&mut self, l: Late) -> bool {
+    pub fn arrives(&mut self, cfg: &Config, l: Late) -> bool {
         match l {
             Late::SetVersion { server, version, anew, create } => {
                 if !self.servers[server].reachable() || self.servers[server].pulling.is_some() {
                     return false;
                 }
-                let _ = self.set_version(server, version, anew, create);
+                let _ = self.set_version(cfg, server, version, anew, create);
             }
             Late::Pull { server, version, from } => {
                 if !self.servers[server].reachable() || self.servers[server].pulling.is_some() {

@@ -68,7 +68,7 @@ impl State {
         let s = &mut self.servers[f.to];
         (s.dirty, s.mark) = (true, true);
         let (write, version, chain, old) = (f.write, f.version, f.chain, f.old);
-        s.out = Some(Out { write, version, chain, applied: false, acked: 0, failed: false, old });
+        s.out = Some(Out { write, version, chain, applied: false, by: [0; SERVERS], failed: false, old });
         let by = s.incarnation;
         for to in f.chain.behind() {
             self.put_frame(Frame { to, by, old: false, ..f });
@@ -137,6 +137,7 @@ impl State {
     /// A server behind the head applies a frame and acknowledges it.
     fn deliver_behind(&mut self, cfg: &Config, f: Frame) {
         let s = &self.servers[f.to];
+        let incarnation = s.incarnation;
         let done = s.up && s.ordered && self.put(cfg, &f).is_ok();
         let Some(head) = f.chain.head() else { return };
         let (to, h) = (f.to, &mut self.servers[head]);
@@ -145,7 +146,7 @@ impl State {
             && (out.write, out.version) == (f.write, f.version)
         {
             match done {
-                true => out.acked |= bit(to),
+                true => out.by[to] = incarnation,
                 false => out.failed = true,
             }
             self.finish(head);
@@ -178,12 +179,12 @@ impl State {
     /// `end_pass`: all have it, or the chain is not used again at this version.
     fn finish(&mut self, head: usize) {
         let Some(out) = self.servers[head].out.filter(|o| o.applied) else { return };
-        let behind = out.chain.mask() & !bit(head);
         if out.failed {
             self.break_chain(head, Refused::Report);
-        } else if out.acked == behind {
+        } else if out.chain.behind().all(|s| out.by[s] != 0) {
             self.servers[head].out = None;
-            let by: Vec<_> = out.chain.iter().map(|s| (s, self.servers[s].incarnation)).collect();
+            let here = (head, self.servers[head].incarnation);
+            let by: Vec<_> = out.chain.behind().map(|s| (s, out.by[s])).chain([here]).collect();
             self.acknowledge(out.write, out.old, &by);
         }
     }
@@ -237,7 +238,7 @@ impl State {
         for head in 0..SERVERS {
             if let Some(o) = &mut self.servers[head].out
                 && o.chain.has(server)
-                && o.acked & bit(server) == 0
+                && o.by[server] == 0
             {
                 o.failed = true;
                 self.finish(head);
@@ -263,7 +264,7 @@ impl State {
         self.crash(server, true, false);
         let s = &mut self.servers[server];
         (s.made, s.version, s.dirty, s.mark) = (false, 0, false, false);
-        (s.mem, s.disk) = (0, 0);
+        (s.mem, s.disk, s.kept) = (0, 0, [0; CLIENTS]);
         self.ghost.wiped(server);
     }
 
@@ -273,6 +274,9 @@ impl State {
         (s.up, s.incarnation) = (true, s.incarnation + 1);
         s.ordered = !cfg.kinds.contains(&Failure::Fence);
         s.dirty = s.mark;
+        if cfg.cures.contains(&Cure::NumbersDurable) {
+            s.numbers = s.kept;
+        }
         s.suspect = s.mark && cfg.plant != Some(Plant::SuspectServed);
     }
 
@@ -286,7 +290,7 @@ impl State {
 
     fn to_disk(&mut self, server: usize) {
         let s = &mut self.servers[server];
-        s.disk = s.mem;
+        (s.disk, s.kept) = (s.mem, s.numbers);
         let content = s.disk;
         self.ghost.is_on_disk(server, content);
     }
@@ -310,7 +314,7 @@ impl State {
     }
 
     /// `Shared::set_version`; `Err(true)` when there is nothing. The caller waits for the order lock.
-    pub fn set_version(&mut self, server: usize, to: u8, anew: bool, create: bool) -> Result<(), bool> {
+    pub fn set_version(&mut self, cfg: &Config, server: usize, to: u8, anew: bool, create: bool) -> Result<(), bool> {
         if !self.servers[server].made {
             if !create {
                 return Err(true);
@@ -330,7 +334,7 @@ impl State {
         if anew {
             self.servers[server].mem = 0;
         }
-        if create {
+        if create && (anew || !cfg.cures.contains(&Cure::NumbersWithContent)) {
             let s = &mut self.servers[server];
             (s.numbers, s.complete) = ([0; CLIENTS], false);
         }
@@ -368,15 +372,10 @@ impl State {
     }
 
     /// The second half of `pull`: the content, its numbers, `finish`. Whether it succeeded.
-    pub fn pull_end(&mut self, cfg: &Config, server: usize) -> bool {
+    pub fn pull_end(&mut self, server: usize) -> bool {
         let Some(p) = self.servers[server].pulling.take() else { return false };
         let Some(source) = self.source(server, &p) else { return false };
-        let (mem, mut numbers) = (self.servers[source].mem, self.servers[source].numbers);
-        if cfg.cures.contains(&Cure::NumbersKept) && !self.servers[source].complete {
-            for (n, mine) in numbers.iter_mut().zip(self.servers[server].numbers) {
-                *n = mine.max(*n);
-            }
-        }
+        let (mem, numbers) = (self.servers[source].mem, self.servers[source].numbers);
         self.becomes(server, p.version);
         let s = &mut self.servers[server];
         (s.mem, s.numbers, s.complete, s.suspect) = (mem, numbers, false, false);
@@ -399,7 +398,8 @@ impl State {
         let s = &mut self.servers[server];
         if s.made && s.version <= version {
             (s.made, s.version, s.dirty, s.mark, s.suspect) = (false, 0, false, false, false);
-            (s.mem, s.disk, s.numbers, s.complete) = (0, 0, [0; CLIENTS], false);
+            (s.mem, s.disk, s.complete) = (0, 0, false);
+            (s.numbers, s.kept) = ([0; CLIENTS], [0; CLIENTS]);
         }
     }
 }

@@ -83,6 +83,8 @@ pub struct Bump {
     pub version: u8,
     pub survivors: Chain,
     pub joining: Chain,
+    /// Its survivor is the winner among suspects.
+    pub bless: bool,
 }
 
 impl Bump {
@@ -113,6 +115,8 @@ impl Rec {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Driver {
     Idle,
+    /// A winner was declared: the next look follows.
+    Again,
     /// Nobody took the pending version: it is planned anew.
     Anew,
     /// Decided, not committed yet.
@@ -120,6 +124,7 @@ pub enum Driver {
     Begin {
         survivors: Chain,
         joining: Chain,
+        bless: bool,
     },
     /// `SetVersion` is on its way to `todo`.
     Setting {
@@ -178,7 +183,8 @@ pub struct Out {
     pub version: u8,
     pub chain: Chain,
     pub applied: bool,
-    pub acked: Mask,
+    /// Who behind the head has acknowledged it, with which incarnation.
+    pub by: [u8; SERVERS],
     pub failed: bool,
     /// The stream that brought it has ended: the answer reaches nobody.
     pub old: bool,
@@ -204,6 +210,8 @@ pub struct Server {
     pub mem: Write,
     pub disk: Write,
     pub numbers: [u8; CLIENTS],
+    /// Those that are durable, when they are kept so.
+    pub kept: [u8; CLIENTS],
     pub complete: bool,
     /// The version whose chain failed with frames under way; 0 for none.
     pub broken: u8,

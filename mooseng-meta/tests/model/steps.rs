@@ -70,6 +70,7 @@ impl Model for Config {
                 mem: 0,
                 disk: 0,
                 numbers: [0; CLIENTS],
+                kept: [0; CLIENTS],
                 complete: false,
                 broken: 0,
                 out: None,
@@ -195,6 +196,7 @@ impl Model for Config {
             Property::always("a fenced writer's frame is not applied", |_, s: &State| !s.ghost.late_write),
             Property::always("versions do not go back", |_, s: &State| !s.ghost.went_back),
         ];
+        all.retain(|p| p.name.contains(&self.only));
         if self.reach {
             all.push(Property::sometimes("back at goal after a loss", |cfg: &Config, s: &State| {
                 s.is_at_goal(cfg)
@@ -232,7 +234,7 @@ impl Config {
         match step {
             Step::Locate(c) => s.locate(self, c),
             Step::Send(c) => s.send(self, c),
-            Step::Commit(c) => s.commit(c),
+            Step::Commit(c) => s.commit(self, c),
             Step::StartSync(c) => s.start_sync(self, c),
             Step::CheckSync(c, n) => s.check_sync(self, c, n),
             Step::DoSync(c, n) => s.do_sync(c, n),
@@ -254,10 +256,10 @@ impl Config {
             Step::Begin => s.begin(),
             Step::SetVersion(n) => s.set(self, n, false),
             Step::Pull(n) => s.pull(self, n),
-            Step::Pulled(n) => s.pulled(self, n),
+            Step::Pulled(n) => s.pulled(n),
             Step::PullDrops(n) => s.pull_drops(n),
             Step::Open => s.open(),
-            Step::Arrives(l) => s.arrives(l),
+            Step::Arrives(l) => s.arrives(self, l),
             Step::CheckSurplus(n) => s.deleting.is_none() && s.check_surplus(self, n),
             Step::Delete => s.remove(),
             Step::FenceAt(n) => s.fence_at(self, n),
@@ -313,14 +315,13 @@ impl Config {
 }
 
 impl State {
-    /// A synced write is on the disk of a member, or of one that is being made, while one of those that
-    /// had it has its disk.
+    /// A synced write is on somebody's disk, while one of those that had it has its disk. A copy that no
+    /// record names counts: it is kept, for an operator, while no member can be read.
     fn keeps_promises(&self) -> bool {
-        let named = self.rec.members.mask() | self.rec.pending.map_or(0, |b| b.named());
         let has = |w: Write| {
             (0..SERVERS).any(|n| {
                 let s = &self.servers[n];
-                named & bit(n) != 0 && s.made && !self.ghost.is_older(s.disk, w)
+                s.made && !self.ghost.is_older(s.disk, w)
             })
         };
         self.ghost.promises().all(has)
@@ -340,10 +341,11 @@ impl State {
         let all = |f: &dyn Fn(&Server) -> bool| r.members.iter().all(|n| f(&self.servers[n]));
         let under_way = self.frames.iter().any(|f| f.by != 0 && f.version == r.version);
         let quiet = r.pending.is_none()
+            && self.driver == Driver::Idle
             && !r.force
             && !under_way
             && all(&|s| {
-                s.serves(r.version) && s.pulling.is_none() && s.out.is_none() && s.broken != r.version
+                s.serves(r.version) && !s.cut && s.pulling.is_none() && s.out.is_none() && s.broken != r.version
             });
         let first = r.members.head().map(|n| self.servers[n].mem);
         !quiet || all(&|s| Some(s.mem) == first)
