@@ -19,7 +19,11 @@ impl State {
         }
         if c.version != rec.version {
             self.end_stream(client);
-            self.clients[client].members = [0; SERVERS];
+            let c = &mut self.clients[client];
+            c.members = [0; SERVERS];
+            if cfg.cures.contains(&Cure::FreshIsLost) && !rec.committed && !c.told {
+                (c.synced, c.acked) = (0, 0);
+            }
         }
         let c = &mut self.clients[client];
         (c.version, c.chain, c.create, c.lost) = (rec.version, rec.members, !rec.committed, false);
@@ -171,7 +175,7 @@ impl State {
     }
 
     /// `commit_write`: what every replica has in memory is made known to the masters.
-    pub fn commit(&mut self, cfg: &Config, client: usize) -> bool {
+    pub fn commit(&mut self, client: usize) -> bool {
         let (rec, lives) = (self.rec, self.lives(client));
         let c = &mut self.clients[client];
         if !lives || c.version == 0 || c.lost || c.told || c.issued == 0 || c.acked != c.issued {
@@ -180,11 +184,8 @@ impl State {
         // `committable`.
         let anew = rec.pending.is_some_and(|b| b.survivors.len() == 0);
         if !rec.committed && (anew || c.version < rec.since) {
-            if cfg.cures.contains(&Cure::FreshIsLost) {
-                self.clients[client].synced = 0;
-            }
             self.end_stream(client);
-            self.clients[client].lost = true;
+            (self.clients[client].lost, self.clients[client].sync) = (true, None);
             return true;
         }
         c.told = true;

@@ -41,6 +41,8 @@ enum Cure {
     BlessAtVersion,
     /// A client writes anew what was committed to a set that was made without those that had it.
     FreshIsLost,
+    /// A bump that another task began is replaced by one with the next version, not carried on.
+    BeginAnew,
 }
 
 /// What is explored.
@@ -141,7 +143,7 @@ fn try_it() {
         cfg.wanted = cfg.members as u8;
     }
     if let Ok(c) = std::env::var("C") {
-        let all = [Cure::NumbersDurable, Cure::NumbersWithContent, Cure::BlessAtVersion, Cure::FreshIsLost];
+        let all = [Cure::NumbersDurable, Cure::NumbersWithContent, Cure::BlessAtVersion, Cure::FreshIsLost, Cure::BeginAnew];
         cfg.cures = c.split(',').map(|c| *all.iter().find(|f| format!("{f:?}") == c).unwrap()).collect();
     }
     for (name, path) in

@@ -77,13 +77,24 @@ impl State {
     }
 
     /// `Inner::settle` from its beginning: a pending bump is carried on.
-    pub fn carry_on(&mut self) -> bool {
-        let (Driver::Idle | Driver::Again, Some(bump)) = (self.driver, self.rec.pending) else { return false };
+    pub fn carry_on(&mut self, cfg: &Config) -> bool {
+        let may = matches!(self.driver, Driver::Idle | Driver::Again) && self.rec.pending.is_some();
+        if may && cfg.cures.contains(&Cure::BeginAnew) {
+            self.driver = Driver::Anew;
+            self.rec.force = true;
+        } else if may {
+            self.carry_out();
+        }
+        may
+    }
+
+    /// `carry_out` up to the first command.
+    fn carry_out(&mut self) {
+        let Some(bump) = self.rec.pending else { return };
         let anew = bump.survivors.len() == 0;
         let first = if anew { bump.joining } else { bump.survivors };
         let committed = self.rec.committed;
         self.driver = Driver::Setting { todo: first.mask(), ready: 0, empty: 0, create: anew, committed };
-        true
     }
 
     /// `decide_about`. `heard`: members that are silent have been so for long.
@@ -122,7 +133,7 @@ impl State {
         };
         // Between the two only a size commit matters.
         if !cfg.fine && !cfg.fresh {
-            self.begin();
+            self.begin(cfg);
         }
         true
     }
@@ -145,7 +156,7 @@ impl State {
     }
 
     /// `BumpStart` is committed.
-    pub fn begin(&mut self) -> bool {
+    pub fn begin(&mut self, _cfg: &Config) -> bool {
         let Driver::Begin { survivors, joining, bless } = self.driver else { return false };
         if !self.log_is_clear() {
             return false;
@@ -157,7 +168,7 @@ impl State {
         if known && !(survivors.len() == 0 && r.committed) {
             r.pending = Some(Bump { version: r.newest() + 1, survivors, joining, bless });
             r.force = false;
-            self.carry_on();
+            self.carry_out();
         }
         true
     }
