@@ -1,18 +1,19 @@
 //! What clients do: `mooseng-client`'s `Writer` and `Node::flush_now`, for one chunk.
 
-use crate::{Config, Cure, Plant, state::*};
+use crate::{Config, Fault, state::*};
 
 impl State {
     /// `locate`: the masters give the place of the open version (`Inner::attach`).
     pub fn locate(&mut self, cfg: &Config, client: usize) -> bool {
         let (rec, c) = (self.rec, &self.clients[client]);
         let Some(head) = rec.members.head() else { return false };
-        if !self.lives(client) || rec.pending.is_some() || c.version != 0 && !c.lost {
+        let has_one = c.version != 0 && !c.lost || c.is_done(cfg.writes[client]);
+        if !self.lives(client) || rec.pending.is_some() || has_one {
             return false;
         }
         if let Fence::Ended { owing } = self.fence
             && owing & bit(head) != 0
-            && cfg.plant != Some(Plant::FenceNotAwaited)
+            && !cfg.has(Fault::FenceNotAwaited)
         {
             // A head that owes a fence heads for nobody else: a version without it is asked for.
             return !std::mem::replace(&mut self.rec.force, true);
@@ -20,8 +21,8 @@ impl State {
         if c.version != rec.version {
             self.end_stream(client);
             let c = &mut self.clients[client];
-            c.members = [0; SERVERS];
-            if cfg.cures.contains(&Cure::FreshIsLost) && !rec.committed && !c.told {
+            c.members = [Start::Nobody; SERVERS];
+            if !cfg.has(Fault::FreshSetAbandoned) && c.create && !c.told {
                 (c.synced, c.acked) = (0, 0);
             }
         }
@@ -34,16 +35,17 @@ impl State {
     }
 
     /// `Writer::push`: the next write that is not acknowledged goes to the head. One that is sent for
-    /// the first time is written now.
-    pub fn send(&mut self, cfg: &Config, client: usize) -> bool {
+    /// the first time is written now. `gives_up`: the client ends its stream before the frame arrives.
+    pub fn send(&mut self, cfg: &Config, client: usize, gives_up: bool) -> bool {
         let c = &self.clients[client];
         if c.version == 0 || c.lost || c.flying || c.acked >= cfg.writes[client] {
             return false;
         }
-        if c.acked == c.issued && !self.lives(client) {
+        let Some(to) = c.chain.head() else { return false };
+        let is_up = self.servers[to].up;
+        if is_up && !gives_up && !self.is_free(to) || gives_up && !is_up {
             return false;
         }
-        let Some(to) = c.chain.head() else { return false };
         let w = write(client, c.acked + 1);
         if c.acked == c.issued {
             let own = (1..=c.issued).fold(0, |m, n| m | write_bit(write(client, n)));
@@ -52,27 +54,32 @@ impl State {
             c.issued += 1;
             c.told &= !cfg.fresh;
         }
-        if !self.servers[to].up {
+        if !is_up {
             self.recover(client, true);
             return true;
         }
         let c = &mut self.clients[client];
-        c.flying = true;
         let f =
-            Frame { to, write: w, version: c.version, chain: c.chain, create: c.create, by: 0, old: false };
-        self.put_frame(f);
+            Frame { to, write: w, version: c.version, chain: c.chain, create: c.create, by: Start::Nobody };
+        if gives_up {
+            self.put_frame(f);
+            self.recover(client, true);
+        } else {
+            c.flying = true;
+            self.take_at_head(cfg, f, false);
+        }
         true
     }
 
     /// `Writer::acknowledged`.
-    pub fn acknowledge(&mut self, w: Write, old: bool, by: &[(usize, u8)]) {
+    pub fn acknowledge(&mut self, w: Write, old: bool, by: &[(usize, Start)]) {
         let c = &mut self.clients[writer(w)];
         if old || !c.flying || c.acked + 1 != number(w) {
             return;
         }
         (c.acked, c.flying) = (number(w), false);
-        for (server, incarnation) in by {
-            c.members[*server] = *incarnation;
+        for (server, start) in by {
+            c.members[*server] = *start;
         }
         self.ghost.acked |= write_bit(w);
     }
@@ -81,16 +88,8 @@ impl State {
     pub fn end_stream(&mut self, client: usize) {
         let c = &mut self.clients[client];
         (c.flying, c.acked) = (false, c.synced);
-        let mine = |w: Write| writer(w) == client;
-        for f in &mut self.frames {
-            f.old |= f.by == 0 && mine(f.write);
-        }
-        self.frames.sort_unstable();
-        self.frames.dedup();
-        for s in &mut self.servers {
-            if let Some(o) = &mut s.out {
-                o.old |= mine(o.write);
-            }
+        for o in self.servers.iter_mut().filter_map(|s| s.out.as_mut()) {
+            o.old |= writer(o.write) == client;
         }
     }
 
@@ -99,7 +98,7 @@ impl State {
         self.end_stream(client);
         let lives = self.lives(client);
         let c = &mut self.clients[client];
-        (c.sync, c.lost) = (None, true);
+        c.lost = true;
         // `report_replica`: a chunk that is being driven is left to its driver, and a bump under way is
         // carried on first.
         let idle = self.driver == Driver::Idle && self.rec.pending.is_none();
@@ -108,84 +107,74 @@ impl State {
         }
     }
 
-    /// `Writer::sync` begins.
-    pub fn start_sync(&mut self, cfg: &Config, client: usize) -> bool {
-        let c = &mut self.clients[client];
-        if c.version == 0 || c.lost || c.sync.is_some() || c.acked <= c.synced {
-            return false;
-        }
-        let (upto, version, chain, by) = (c.acked, c.version, c.chain, c.members);
-        c.sync = Some(Sync { upto, version, chain, by, checked: 0, done: 0 });
-        if !cfg.fine && let Some(head) = chain.head() {
-            return self.servers[head].pulling.is_none() && self.check_sync(cfg, client, head);
-        }
-        true
+    /// Whether a client may ask for a sync now.
+    pub fn may_sync(&self, client: usize) -> bool {
+        let c = &self.clients[client];
+        c.version != 0 && !c.lost && c.acked > c.synced
     }
 
-    /// `DiskStore::sync`: a member takes the request, the head first.
-    pub fn check_sync(&mut self, cfg: &Config, client: usize, server: usize) -> bool {
-        let Some(y) = self.clients[client].sync else { return false };
-        let first = y.chain.head() == Some(server);
-        let forwarded = y.chain.head().is_some_and(|h| y.checked & bit(h) != 0);
-        let waits = !cfg.fine && self.servers[server].pulling.is_some();
-        if waits || !y.chain.has(server) || y.checked & bit(server) != 0 || !(first || forwarded) {
+    /// `DiskStore::sync` on one member: what is wrong, and whether the masters hear of it.
+    fn refuses_sync(&self, cfg: &Config, client: usize, server: usize) -> Option<Ends> {
+        let (s, c) = (&self.servers[server], &self.clients[client]);
+        let other = c.members[server] == Start::Before && !cfg.has(Fault::IncarnationIgnored);
+        match () {
+            () if !s.up => Some(Ends::Report),
+            () if client == 0 && s.fenced && c.chain.head() == Some(server) => Some(Ends::Elsewhere),
+            () if other => Some(Ends::Lost),
+            () if s.made && s.version != c.version => Some(Ends::Elsewhere),
+            () if !s.good() => Some(Ends::Report),
+            () => None,
+        }
+    }
+
+    /// `Writer::sync` and `chain::sync`: every member puts it on its disk.
+    pub fn sync(&mut self, cfg: &Config, client: usize) -> bool {
+        if !self.may_sync(client) {
             return false;
         }
-        let s = &self.servers[server];
-        let other = y.by[server] != 0 && y.by[server] != s.incarnation;
-        if !s.up {
-            self.recover(client, true);
-        } else if first && client == 0 && s.fenced {
-            self.recover(client, false);
-        } else if other && cfg.plant != Some(Plant::SyncIgnoresIncarnation) {
-            // `ChunkError::Lost`.
-            self.recover(client, false);
-            self.clients[client].members = [0; SERVERS];
-        } else if s.made && s.version != y.version {
-            self.recover(client, false);
-        } else if !s.good() {
-            self.recover(client, true);
-        } else if let Some(y) = &mut self.clients[client].sync {
-            y.checked |= bit(server);
-            if !cfg.fine {
-                self.do_sync(client, server);
+        let (chain, upto) = (self.clients[client].chain, self.clients[client].acked);
+        for server in chain.iter() {
+            let refused = self.refuses_sync(cfg, client, server);
+            if let Some(why) = refused.or_else(|| (!self.sync_here(cfg, server)).then_some(Ends::Report)) {
+                self.recover(client, why == Ends::Report);
+                if why == Ends::Lost {
+                    self.clients[client].members = [Start::Nobody; SERVERS];
+                }
+                return true;
             }
         }
+        let c = &mut self.clients[client];
+        (c.synced, c.members) = (upto, [Start::Nobody; SERVERS]);
+        self.promise(client);
         true
     }
 
-    /// `Shared::sync_here` on a member that has taken the request.
-    pub fn do_sync(&mut self, client: usize, server: usize) -> bool {
-        let Some(y) = self.clients[client].sync else { return false };
-        if y.checked & !y.done & bit(server) == 0 || self.servers[server].pulling.is_some() {
+    /// A sync that ends before its answer came: some have done it. Returns false when that changes nothing.
+    pub fn sync_in_part(&mut self, cfg: &Config, client: usize, members: Mask) -> bool {
+        let chain = self.clients[client].chain;
+        let taken = |s: &usize| self.refuses_sync(cfg, client, *s).is_none();
+        let here: Vec<_> = chain.iter().take_while(taken).filter(|s| members & bit(*s) != 0).collect();
+        let changes = here.iter().all(|s| self.servers[*s].dirty) && !here.is_empty();
+        if !self.may_sync(client) || here.iter().fold(0, |m, s| m | bit(*s)) != members || !changes {
             return false;
         }
-        if !self.sync_here(server) {
-            self.recover(client, true);
-            return true;
-        }
-        let done = y.done | bit(server);
-        let c = &mut self.clients[client];
-        c.sync = Some(Sync { done, ..y });
-        if done == y.chain.mask() {
-            (c.sync, c.synced, c.members) = (None, y.upto, [0; SERVERS]);
-            self.promise(client);
-        }
-        true
+        here.into_iter().all(|s| self.sync_here(cfg, s))
     }
 
     /// `commit_write`: what every replica has in memory is made known to the masters.
-    pub fn commit(&mut self, client: usize) -> bool {
+    pub fn commit(&mut self, cfg: &Config, client: usize) -> bool {
         let (rec, lives) = (self.rec, self.lives(client));
         let c = &mut self.clients[client];
         if !lives || c.version == 0 || c.lost || c.told || c.issued == 0 || c.acked != c.issued {
             return false;
         }
         // `committable`.
-        let anew = rec.pending.is_some_and(|b| b.survivors.len() == 0);
-        if !rec.committed && (anew || c.version < rec.since) {
+        let anew = rec.pending.is_some_and(|b| b.is_anew());
+        let stale = c.version < rec.since;
+        let refused = !rec.committed && (anew || stale) || stale && !cfg.has(Fault::OldSetCommitted);
+        if refused {
             self.end_stream(client);
-            (self.clients[client].lost, self.clients[client].sync) = (true, None);
+            self.clients[client].lost = true;
             return true;
         }
         c.told = true;
@@ -218,4 +207,13 @@ impl State {
             }
         }
     }
+}
+
+/// How a sync is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Elsewhere,
+    Report,
+    /// `ChunkError::Lost`.
+    Lost,
 }

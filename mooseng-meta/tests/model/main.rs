@@ -13,36 +13,35 @@ mod steps;
 
 use crate::{
     state::CLIENTS,
-    steps::{Failure, Failure::*},
+    steps::{Failure, Failure::*, WHOLE},
 };
 use stateright::{Checker, HasDiscoveries, Model};
 use std::time::{Duration, Instant};
 
 /// A mistake that the properties must find.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Plant {
+enum Fault {
+    /// A restart forgets write numbers (they are durable with the content that they belong to).
+    NumbersForgotten,
+    /// A sync puts content on the disk, and not the numbers that belong to it.
+    NumbersBehindSync,
+    /// Who is told to make a new version from nothing forgets numbers, and keeps content.
+    NumbersCutAlone,
+    /// The winner among suspects becomes good at the version that others may have.
+    BlessedInPlace,
+    /// A bump that another task began is carried on at its version.
+    BumpTakenUp,
+    /// A client lets go of what is synced at a set that the masters do not know to be written.
+    FreshSetAbandoned,
+    /// A commit that names a set older than the one that was made anew is taken once that is committed.
+    OldSetCommitted,
     VersionUnchecked,
-    SyncIgnoresIncarnation,
+    IncarnationIgnored,
     SuspectServed,
     FenceNotAwaited,
     RepeatApplied,
     SurplusEarly,
     NoteGoesEarly,
-}
-
-/// A change of the code that a counterexample asks for and that is not made yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Cure {
-    /// Write numbers are durable with the content that they belong to.
-    NumbersDurable,
-    /// What a server begins with nothing forgets numbers only with the content.
-    NumbersWithContent,
-    /// The winner among suspects becomes good at a new version, never at the one that others may have.
-    BlessAtVersion,
-    /// A client writes anew what was committed to a set that was made without those that had it.
-    FreshIsLost,
-    /// A bump that another task began is replaced by one with the next version, not carried on.
-    BeginAnew,
 }
 
 /// What is explored.
@@ -54,40 +53,25 @@ struct Config {
     writes: [u8; CLIENTS],
     failures: u8,
     kinds: Vec<Failure>,
-    versions: u8,
-    /// A sync, a copy and a decision are several steps each, and servers answer in any order.
-    fine: bool,
-    /// Ask that good ends are reached.
-    reach: bool,
-    plant: Option<Plant>,
-    cures: Vec<Cure>,
-    /// Part of the names of the properties that are looked at.
-    only: String,
+    faults: Vec<Fault>,
 }
 
-const ALL: [Failure; 8] = [GiveUp, Stall, Crash, Wipe, Cut, Late, Abandon, Fence];
+const ALL: [Failure; 9] = [GiveUp, Stall, Crash, Stop, Wipe, Cut, Late, Abandon, Fence];
 
 impl Config {
     fn new(failures: u8, kinds: &[Failure]) -> Self {
-        Self {
-            wanted: 2,
-            members: 2,
-            fresh: false,
-            writes: [1, 1],
-            failures,
-            kinds: kinds.to_vec(),
-            versions: 8,
-            fine: false,
-            reach: false,
-            plant: None,
-            cures: vec![],
-            only: String::new(),
-        }
+        let (kinds, faults) = (kinds.to_vec(), vec![]);
+        Self { wanted: 2, members: 2, fresh: false, writes: [1, 1], failures, kinds, faults }
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
     }
 
     fn explore(self, name: &str, limit: Option<Duration>) -> Vec<(&'static str, String)> {
         let begin = Instant::now();
-        let mut checker = self.checker().threads(1).finish_when(HasDiscoveries::AnyFailures);
+        let wrong: Vec<_> = self.properties().into_iter().map(|p| p.name).filter(|n| *n != WHOLE).collect();
+        let mut checker = self.checker().threads(1).finish_when(HasDiscoveries::AnyOf(wrong.into_iter().collect()));
         if let Some(limit) = limit {
             checker = checker.timeout(limit);
         }
@@ -120,31 +104,30 @@ fn try_it() {
         let w: Vec<u8> = w.split(',').map(|w| w.parse().unwrap()).collect();
         cfg.writes = [w[0], w[1]];
     }
-    cfg.versions = std::env::var("V").map_or(8, |f| f.parse().unwrap());
     cfg.fresh = std::env::var("FRESH").is_ok();
-    cfg.fine = std::env::var("FINE").is_ok();
-    cfg.reach = std::env::var("REACH").is_ok();
-    if let Ok(p) = std::env::var("P") {
-        let all = [
-            Plant::VersionUnchecked,
-            Plant::SyncIgnoresIncarnation,
-            Plant::SuspectServed,
-            Plant::FenceNotAwaited,
-            Plant::RepeatApplied,
-            Plant::SurplusEarly,
-            Plant::NoteGoesEarly,
-        ];
-        cfg.plant = all.into_iter().find(|x| format!("{x:?}") == p);
-        assert!(cfg.plant.is_some());
-    }
-    cfg.only = std::env::var("ONLY").unwrap_or_default();
     if let Ok(m) = std::env::var("M") {
         cfg.members = m.parse().unwrap();
         cfg.wanted = cfg.members as u8;
     }
-    if let Ok(c) = std::env::var("C") {
-        let all = [Cure::NumbersDurable, Cure::NumbersWithContent, Cure::BlessAtVersion, Cure::FreshIsLost, Cure::BeginAnew];
-        cfg.cures = c.split(',').map(|c| *all.iter().find(|f| format!("{f:?}") == c).unwrap()).collect();
+    if let Ok(p) = std::env::var("P") {
+        use Fault::*;
+        let all = [
+            NumbersForgotten,
+            NumbersBehindSync,
+            NumbersCutAlone,
+            BlessedInPlace,
+            BumpTakenUp,
+            FreshSetAbandoned,
+            OldSetCommitted,
+            VersionUnchecked,
+            IncarnationIgnored,
+            SuspectServed,
+            FenceNotAwaited,
+            RepeatApplied,
+            SurplusEarly,
+            NoteGoesEarly,
+        ];
+        cfg.faults = p.split(',').map(|c| *all.iter().find(|f| format!("{f:?}") == c).unwrap()).collect();
     }
     for (name, path) in
         cfg.explore("try", Some(Duration::from_secs(std::env::var("T").map_or(20, |f| f.parse().unwrap()))))

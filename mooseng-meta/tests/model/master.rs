@@ -1,7 +1,7 @@
 //! What the leading master does about the chunk: `service/bump.rs`, `service/deleting.rs`,
 //! `service/sessions.rs`. What is to be done is decided by the real [`plan`].
 
-use crate::{Config, Cure, Plant, state::*};
+use crate::{Config, Fault, state::*};
 use mooseng_core::{
     ids::{ChunkId, ChunkIndex, ChunkVersion, InodeId, ServerId},
     meta::ReplicaState,
@@ -17,6 +17,9 @@ fn ids(servers: impl Iterator<Item = usize>) -> Vec<ServerId> {
 }
 fn chain(servers: &[ServerId]) -> Chain {
     servers.iter().map(|s| s.get() as usize).collect()
+}
+fn servers(mask: Mask) -> impl Iterator<Item = usize> {
+    (0..SERVERS).filter(move |s| mask & bit(*s) != 0)
 }
 
 impl State {
@@ -65,6 +68,12 @@ impl State {
         all
     }
 
+    /// A heartbeat tells of a broken chain (`Shared::broken_now`).
+    fn tells_of_break(&self) -> bool {
+        let tells = |s: &Server| s.reachable() && s.broken == self.rec.version && s.version == s.broken;
+        self.servers.iter().any(tells)
+    }
+
     /// Whether something is to be done: what reports, heartbeats and looks at all chunks find.
     fn is_odd(&self, cfg: &Config) -> bool {
         let r = &self.rec;
@@ -73,13 +82,14 @@ impl State {
             s if !s.made => r.committed,
             s => s.suspect || s.version != r.version,
         };
-        r.force || r.members.len() != usize::from(cfg.wanted) || r.members.iter().any(odd)
+        let few = r.members.len() != usize::from(cfg.wanted);
+        r.force || self.tells_of_break() || few || r.members.iter().any(odd)
     }
 
-    /// `Inner::settle` from its beginning: a pending bump is carried on.
+    /// `Inner::settle` from its beginning: a pending bump is replaced, or (as it was) carried on.
     pub fn carry_on(&mut self, cfg: &Config) -> bool {
         let may = matches!(self.driver, Driver::Idle | Driver::Again) && self.rec.pending.is_some();
-        if may && cfg.cures.contains(&Cure::BeginAnew) {
+        if may && !cfg.has(Fault::BumpTakenUp) {
             self.driver = Driver::Anew;
             self.rec.force = true;
         } else if may {
@@ -91,10 +101,9 @@ impl State {
     /// `carry_out` up to the first command.
     fn carry_out(&mut self) {
         let Some(bump) = self.rec.pending else { return };
-        let anew = bump.survivors.len() == 0;
-        let first = if anew { bump.joining } else { bump.survivors };
+        let first = if bump.is_anew() { bump.joining } else { bump.survivors };
         let committed = self.rec.committed;
-        self.driver = Driver::Setting { todo: first.mask(), ready: 0, empty: 0, create: anew, committed };
+        self.driver = Driver::Setting { todo: first.mask(), create: bump.is_anew(), committed };
     }
 
     /// `decide_about`. `heard`: members that are silent have been so for long.
@@ -113,202 +122,135 @@ impl State {
         let usable = (0..SERVERS).filter(|s| self.servers[*s].reachable());
         let candidates: Vec<_> =
             usable.map(|s| Candidate { server: ServerId(s as u64), free_bytes: 1 << 40 }).collect();
-        let force = self.rec.force || (self.rec.pending.is_some() && all_heard);
+        let force = self.rec.force || self.tells_of_break() || (self.rec.pending.is_some() && all_heard);
         self.driver = match plan(ChunkId(1), &self.record(cfg), &found, &candidates, all_heard, force) {
             Plan::Leave => {
                 self.rec.force = false;
                 Driver::Idle
             }
             Plan::Wait => Driver::Idle,
-            Plan::Bless(winner) if cfg.cures.contains(&Cure::BlessAtVersion) => {
+            Plan::Bless(winner) if cfg.has(Fault::BlessedInPlace) => {
+                let winner = winner.get() as usize;
+                if self.servers[winner].reachable() {
+                    self.bless(winner);
+                }
+                // The loop of `settle` looks again.
+                Driver::Again
+            }
+            Plan::Bless(winner) => {
                 let winner = winner.get() as usize;
                 let others = found.iter().filter(|(_, f)| *f != Found::Silent).map(|(s, _)| s.get() as usize);
                 let joining = others.filter(|s| *s != winner).collect();
-                Driver::Begin { survivors: [winner].into_iter().collect(), joining, bless: true }
+                Driver::Begin { survivors: [winner].into_iter().collect(), joining, winner: true }
             }
-            Plan::Bless(winner) => Driver::Bless(winner.get() as usize),
             Plan::Bump { survivors, joining } => {
-                Driver::Begin { survivors: chain(&survivors), joining: chain(&joining), bless: false }
+                Driver::Begin { survivors: chain(&survivors), joining: chain(&joining), winner: false }
             }
         };
         // Between the two only a size commit matters.
-        if !cfg.fine && !cfg.fresh {
-            self.begin(cfg);
+        if !cfg.fresh {
+            self.begin();
         }
         true
     }
 
-    pub fn bless_winner(&mut self) -> bool {
-        let Driver::Bless(winner) = self.driver else { return false };
-        if self.servers[winner].pulling.is_some() {
-            return false;
-        }
-        if self.servers[winner].reachable() {
-            self.bless(winner);
-        }
-        // The loop of `settle` looks again.
-        self.driver = Driver::Again;
-        true
-    }
-
+    /// Whether an entry whose proposer has gone is ahead in the log.
     fn log_is_clear(&self) -> bool {
         !self.late.iter().any(|l| matches!(l, Late::Open { .. }))
     }
 
     /// `BumpStart` is committed.
-    pub fn begin(&mut self, _cfg: &Config) -> bool {
-        let Driver::Begin { survivors, joining, bless } = self.driver else { return false };
-        if !self.log_is_clear() {
-            return false;
-        }
+    pub fn begin(&mut self) -> bool {
+        let Driver::Begin { survivors, joining, winner } = self.driver else { return false };
         self.driver = Driver::Idle;
+        if !self.log_is_clear() {
+            return true;
+        }
         let r = &mut self.rec;
         let filled = r.pending.map_or(0, |b| b.joining.mask());
         let known = survivors.mask() & !(r.members.mask() | filled) == 0;
         if known && !(survivors.len() == 0 && r.committed) {
-            r.pending = Some(Bump { version: r.newest() + 1, survivors, joining, bless });
+            r.pending = Some(Bump { version: r.newest() + 1, survivors, joining, winner });
             r.force = false;
             self.carry_out();
         }
         true
     }
 
-    /// `SetVersion` is carried out by one server. `late`: nobody hears of it in time.
-    pub fn set(&mut self, cfg: &Config, server: usize, is_late: bool) -> bool {
-        let Driver::Setting { todo, mut ready, mut empty, create, committed } = self.driver else {
-            return false;
-        };
+    /// `SetVersion` is carried out by those that are asked. `late`: nobody hears of one in time.
+    pub fn set(&mut self, cfg: &Config, late: Option<usize>) -> bool {
+        let Driver::Setting { todo, create, committed } = self.driver else { return false };
         let Some(bump) = self.rec.pending else { return false };
-        if todo & bit(server) == 0 || cfg.is_later(todo, server) {
+        if late.is_some_and(|s| todo & bit(s) == 0 || !self.servers[s].reachable()) {
             return false;
         }
-        let anew = bump.survivors.len() == 0;
-        let s = &self.servers[server];
-        if is_late {
-            if !s.reachable() {
-                return false;
-            }
-            self.put_late(Late::SetVersion { server, version: bump.version, anew, create });
-        } else if s.reachable() {
-            if s.pulling.is_some() {
-                return false;
-            }
-            if bump.bless {
-                self.servers[server].suspect = false;
-            }
-            match self.set_version(cfg, server, bump.version, anew, create) {
-                Ok(()) => ready |= bit(server),
-                Err(true) => empty |= bit(server),
-                Err(false) => {}
+        let how = (bump.is_anew(), create, bump.winner);
+        let (mut ready, mut empty) = (0, 0);
+        for server in servers(todo) {
+            if late == Some(server) {
+                self.set_late(server, bump, create);
+            } else if self.servers[server].reachable() {
+                match self.set_version(cfg, server, bump.version, how) {
+                    Ok(()) => ready |= bit(server),
+                    Err(true) => empty |= bit(server),
+                    Err(false) => {}
+                }
             }
         }
-        let todo = todo & !bit(server);
-        self.driver = Driver::Setting { todo, ready, empty, create, committed };
-        if todo == 0 {
-            self.all_set(bump, (ready, empty), create, committed);
-        }
-        true
-    }
-
-    fn all_set(&mut self, bump: Bump, (ready, empty): (Mask, Mask), create: bool, committed: bool) {
+        // Those that were empty are still to be filled when they did not take this in time.
+        let empty = if create && !bump.is_anew() { todo & !ready } else { empty };
         if ready == 0 && !committed && !create && empty != 0 {
-            self.driver = Driver::Setting { todo: empty, ready: 0, empty, create: true, committed };
-            return;
+            // Never written anywhere: empty replicas keep a late first write to the old version out.
+            self.driver = Driver::Setting { todo: empty, create: true, committed };
+            return true;
         }
         if ready == 0 {
             self.driver = Driver::Anew;
-            return;
+            return true;
         }
-        let first = if bump.survivors.len() == 0 { bump.joining } else { bump.survivors };
+        let first = if bump.is_anew() { bump.joining } else { bump.survivors };
         let is_ready = |s: &usize| ready & bit(*s) != 0;
         let ready: Chain = first.iter().filter(is_ready).collect();
         let not_ready = |s: &usize| !ready.has(*s);
         let more = first.iter().filter(|s| empty & bit(*s) != 0 && not_ready(s) && !committed);
         let fill: Chain =
             ready.iter().skip(1).chain(more).chain(bump.joining.iter().filter(not_ready)).collect();
-        self.driver = Driver::Filling { ready, fill, todo: fill.mask(), bad: 0 };
-        self.filled(0, true);
-    }
-
-    /// `Pull` arrives at a server.
-    pub fn pull(&mut self, cfg: &Config, server: usize) -> bool {
-        let Driver::Filling { ready, todo, .. } = self.driver else { return false };
-        let Some(bump) = self.rec.pending else { return false };
-        let s = &self.servers[server];
-        if todo & bit(server) == 0 || s.pulling.is_some() || cfg.is_later(todo, server) {
-            return false;
-        }
-        if !s.reachable() || !self.pull_begin(server, bump.version, ready, false) {
-            self.filled(bit(server), false);
-        } else if !cfg.fine {
-            self.pulled(server);
-        }
+        self.driver = Driver::Filling { ready, fill };
         true
     }
 
-    /// A copy ends.
-    pub fn pulled(&mut self, server: usize) -> bool {
-        let Some(p) = self.servers[server].pulling else { return false };
-        let done = self.pull_end(server);
-        if !p.orphan {
-            self.filled(bit(server), done);
-        }
-        true
+    fn set_late(&mut self, server: usize, bump: Bump, create: bool) {
+        let (version, anew, winner) = (bump.version, bump.is_anew(), bump.winner);
+        self.put_late(Late::SetVersion { server, version, anew, create, winner });
     }
 
-    /// Nobody waits for a copy any more.
-    pub fn pull_is_late(&mut self, server: usize) -> bool {
-        let Driver::Filling { ready, todo, .. } = self.driver else { return false };
-        let Some(bump) = self.rec.pending else { return false };
-        if todo & bit(server) == 0 || !self.servers[server].reachable() {
+    /// Those that are to be equal pull; `late`: nobody hears of one in time. The version opens; `in_log`:
+    /// with an entry whose proposer has gone.
+    pub fn fill(&mut self, late: Option<usize>, in_log: bool) -> bool {
+        let (Driver::Filling { ready, fill }, Some(bump)) = (self.driver, self.rec.pending) else {
+            return false;
+        };
+        if late.is_some_and(|s| !fill.has(s) || !self.servers[s].reachable()) || !self.log_is_clear() {
             return false;
         }
-        self.orphan(server, bump.version, ready);
-        self.filled(bit(server), false);
-        true
-    }
-
-    fn orphan(&mut self, server: usize, version: u8, from: Chain) {
-        match &mut self.servers[server].pulling {
-            Some(p) if !p.orphan => p.orphan = true,
-            _ => self.put_late(Late::Pull { server, version, from }),
+        let mut good = ready.mask();
+        for server in fill.iter() {
+            let done = if late == Some(server) {
+                self.put_late(Late::Pull { server, version: bump.version, from: ready });
+                false
+            } else {
+                self.servers[server].reachable() && self.pull(server, bump.version, ready, false)
+            };
+            good = if done { good | bit(server) } else { good & !bit(server) };
         }
-    }
-
-    /// A copy that nobody waits for ends in the middle.
-    pub fn pull_drops(&mut self, server: usize) -> bool {
-        self.servers[server].pulling.take_if(|p| p.orphan).is_some()
-    }
-
-    /// The server that made a copy for the driver has died.
-    pub fn pull_died(&mut self, server: usize) {
-        if let Driver::Filling { todo, .. } = self.driver
-            && todo & bit(server) != 0
-            && !self.servers[server].up
-        {
-            self.filled(bit(server), false);
-        }
-    }
-
-    fn filled(&mut self, servers: Mask, done: bool) {
-        let Driver::Filling { ready, fill, todo, bad } = self.driver else { return };
-        let (todo, bad) = (todo & !servers, if done { bad } else { bad | servers });
-        self.driver = Driver::Filling { ready, fill, todo, bad };
-        if todo == 0 {
-            let not_ready = fill.iter().filter(|s| !ready.has(*s));
-            let members = ready.iter().chain(not_ready).filter(|s| bad & bit(*s) == 0).collect();
-            self.driver = Driver::Opening { members };
-        }
-    }
-
-    /// `BumpOpen` is committed.
-    pub fn open(&mut self) -> bool {
-        let (Driver::Opening { members }, Some(bump)) = (self.driver, self.rec.pending) else { return false };
-        if !self.log_is_clear() {
-            return false;
-        }
+        let not_ready = fill.iter().filter(|s| !ready.has(*s));
+        let members = ready.iter().chain(not_ready).filter(|s| good & bit(*s) != 0).collect();
         self.driver = Driver::Idle;
-        self.bump_open(bump.version, members);
+        if in_log {
+            self.put_late(Late::Open { version: bump.version, members });
+        } else {
+            self.bump_open(bump.version, members);
+        }
         true
     }
 
@@ -320,27 +262,22 @@ impl State {
         }
         self.ghost.went_back |= r.version > version;
         (r.version, r.members, r.pending) = (version, members, None);
-        if bump.survivors.len() == 0 {
+        if bump.is_anew() {
             r.since = version;
         }
     }
 
-    /// The driver's task is dropped, with the call that it ran in.
+    /// The driver's task is dropped, with the call that it ran in, or with its leader.
     pub fn abandon(&mut self) -> bool {
         let Some(bump) = self.rec.pending else { return false };
         match std::mem::replace(&mut self.driver, Driver::Idle) {
             Driver::Setting { todo, create, .. } => {
-                let anew = bump.survivors.len() == 0;
-                for server in (0..SERVERS).filter(|s| todo & bit(*s) != 0) {
-                    self.put_late(Late::SetVersion { server, version: bump.version, anew, create });
-                }
+                servers(todo).for_each(|server| self.set_late(server, bump, create));
             }
-            Driver::Filling { ready, todo, .. } => {
-                for server in (0..SERVERS).filter(|s| todo & bit(*s) != 0) {
-                    self.orphan(server, bump.version, ready);
-                }
+            Driver::Filling { ready, fill } => {
+                let late = |server| Late::Pull { server, version: bump.version, from: ready };
+                fill.iter().for_each(|server| self.put_late(late(server)));
             }
-            Driver::Opening { members } => self.put_late(Late::Open { version: bump.version, members }),
             other => {
                 self.driver = other;
                 return false;
@@ -349,36 +286,37 @@ impl State {
         true
     }
 
-    /// Something late arrives.
-    pub fn arrives(&mut self, cfg: &Config, l: Late) -> bool {
+    /// Something late arrives. `half`: a copy that ends in the middle.
+    pub fn arrives(&mut self, cfg: &Config, l: Late, half: bool) -> bool {
         match l {
-            Late::SetVersion { server, version, anew, create } => {
-                if !self.servers[server].reachable() || self.servers[server].pulling.is_some() {
+            Late::SetVersion { server, version, anew, create, winner } => {
+                if !self.servers[server].reachable() || half {
                     return false;
                 }
-                let _ = self.set_version(cfg, server, version, anew, create);
+                let _ = self.set_version(cfg, server, version, (anew, create, winner));
             }
             Late::Pull { server, version, from } => {
-                if !self.servers[server].reachable() || self.servers[server].pulling.is_some() {
+                if !self.servers[server].reachable() {
                     return false;
                 }
-                self.pull_begin(server, version, from, true);
+                self.pull(server, version, from, half);
             }
+            Late::Open { .. } if half => return false,
             Late::Open { version, members } => self.bump_open(version, members),
         }
         self.take_late(l);
         true
     }
 
-    /// `remove_surplus` up to its command.
-    pub fn check_surplus(&mut self, cfg: &Config, server: usize) -> bool {
+    /// `remove_surplus`.
+    pub fn remove_surplus(&mut self, cfg: &Config, server: usize) -> bool {
         let (r, s) = (&self.rec, &self.servers[server]);
-        if !s.made || !s.reachable() || r.members.has(server) && cfg.plant != Some(Plant::SurplusEarly) {
+        if !s.made || !s.reachable() || r.members.has(server) && !cfg.has(Fault::SurplusEarly) {
             return false;
         }
-        let version = match (cfg.plant, r.pending) {
-            (Some(Plant::SurplusEarly), Some(b)) if b.named() & bit(server) == 0 => b.version,
-            (_, None) if !r.members.has(server) => {
+        let version = match r.pending {
+            Some(b) if cfg.has(Fault::SurplusEarly) && b.named() & bit(server) == 0 => b.version,
+            None if !r.members.has(server) => {
                 let found = self.look_at();
                 let good = |f: &Found| *f == Found::Current(ReplicaState::Good);
                 if found.len() < usize::from(cfg.wanted) || !found.iter().all(|(_, f)| good(f)) {
@@ -388,28 +326,8 @@ impl State {
             }
             _ => return false,
         };
-        self.deleting = Some((server, version));
+        self.delete(server, version);
         true
-    }
-
-    /// `Delete` arrives, or not.
-    pub fn remove(&mut self) -> bool {
-        let Some((server, version)) = self.deleting else { return false };
-        if self.servers[server].pulling.is_some() {
-            return false;
-        }
-        self.deleting = None;
-        if self.servers[server].reachable() {
-            self.delete(server, version);
-        }
-        true
-    }
-
-    /// A heartbeat tells of a broken chain.
-    pub fn heartbeat(&mut self, server: usize) -> bool {
-        let s = &self.servers[server];
-        let broken = s.reachable() && s.broken != 0 && s.broken == self.rec.version && s.version == s.broken;
-        broken && !std::mem::replace(&mut self.rec.force, true)
     }
 
     /// `Access::obey` after a start.
@@ -423,31 +341,33 @@ impl State {
         true
     }
 
-    /// `Shared::fence`: it is acknowledged once what was admitted is done.
-    pub fn fence_at(&mut self, cfg: &Config, server: usize) -> bool {
-        let s = &mut self.servers[server];
-        let waits = s.sending() && cfg.plant != Some(Plant::FenceNotAwaited);
-        if !s.reachable() || waits {
+    /// `end_session`: the fence goes to all, those that answer do so when what was admitted is done, and
+    /// `SessionEnd` says who did not.
+    pub fn end_session(&mut self, cfg: &Config) -> bool {
+        let waits = |s: &Server| s.reachable() && s.sending() && !cfg.has(Fault::FenceNotAwaited);
+        if self.fence != Fence::Fenced || self.servers.iter().any(waits) {
             return false;
         }
-        match &mut self.fence {
-            Fence::Fenced { told } if *told & bit(server) == 0 => *told |= bit(server),
-            Fence::Ended { owing } if *owing & bit(server) != 0 => *owing &= !bit(server),
-            _ => return false,
+        let mut owing = 0;
+        for (n, s) in self.servers.iter_mut().enumerate() {
+            match s.reachable() {
+                true => s.fenced = true,
+                false => owing |= bit(n),
+            }
         }
-        s.fenced = true;
+        self.fence = Fence::Ended { owing };
         true
     }
 
-    /// `SessionEnd`, once every server that answers has.
-    pub fn end_session(&mut self) -> bool {
-        let Fence::Fenced { told } = self.fence else { return false };
-        let all = (1 << SERVERS) - 1;
-        let waited = (0..SERVERS).filter(|s| self.servers[*s].reachable()).fold(0, |m, s| m | bit(s));
-        if waited & !told != 0 {
+    /// A server that owed a fence acknowledges it.
+    pub fn fence_at(&mut self, server: usize) -> bool {
+        let Fence::Ended { owing } = &mut self.fence else { return false };
+        let s = &mut self.servers[server];
+        if *owing & bit(server) == 0 || !s.reachable() || s.sending() {
             return false;
         }
-        self.fence = Fence::Ended { owing: all & !told };
+        *owing &= !bit(server);
+        s.fenced = true;
         true
     }
 }

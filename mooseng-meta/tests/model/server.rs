@@ -1,6 +1,6 @@
 //! What chunkservers do: `mooseng-chunk`.
 
-use crate::{Config, Cure, Plant, state::*, steps::Failure};
+use crate::{Config, Fault, state::*, steps::Failure};
 
 /// How a frame is refused, as far as the client's recovery goes (`at_fault`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ impl State {
         if !s.made {
             return if f.create { Ok(()) } else { Err(Refused::Report) };
         }
-        if s.version != f.version && cfg.plant != Some(Plant::VersionUnchecked) {
+        if s.version != f.version && !cfg.has(Fault::VersionUnchecked) {
             return Err(Refused::Elsewhere);
         }
         if s.suspect { Err(Refused::Report) } else { Ok(()) }
@@ -33,45 +33,57 @@ impl State {
         }
     }
 
-    /// A frame arrives. Returns false when it waits.
+    /// Whether the head takes a frame now: the way is free (`Pass::take`), and it has its orders. One that
+    /// has none yet is asked again until it has them.
+    pub fn is_free(&self, head: usize) -> bool {
+        let s = &self.servers[head];
+        s.out.is_none() && s.ordered
+    }
+
+    /// A frame that was under way arrives. Returns false when it waits.
     pub fn deliver(&mut self, cfg: &Config, f: Frame) -> bool {
-        let head = f.by == 0;
-        let s = &self.servers[f.to];
-        // What is sent to one that has no orders yet is sent again until it has them.
-        if s.pulling.is_some() && !head || head && s.out.is_some() || s.up && !s.ordered {
-            return false;
-        }
-        self.frames.retain(|x| *x != f);
-        if head {
-            self.deliver_to_head(cfg, f)
+        if f.by == Start::Nobody {
+            if !self.is_free(f.to) {
+                return false;
+            }
+            self.frames.retain(|x| *x != f);
+            self.take_at_head(cfg, f, true);
         } else {
-            self.deliver_behind(cfg, f)
+            let s = &self.servers[f.to];
+            if s.up && !s.ordered {
+                return false;
+            }
+            self.frames.retain(|x| *x != f);
+            self.take_behind(cfg, f);
         }
         true
     }
 
-    /// `DiskStore::write` and the first half of `chain::take`: admit, note, send on.
-    fn deliver_to_head(&mut self, cfg: &Config, f: Frame) {
+    /// `DiskStore::write` and the first half of `chain::take`: admit, note, send on. `old`: nobody waits for
+    /// the answer.
+    pub fn take_at_head(&mut self, cfg: &Config, f: Frame, old: bool) {
         let client = writer(f.write);
         if let Err(why) = self.admit(cfg, &f) {
-            self.refuse(client, f.old, why);
+            self.refuse(client, old, why);
             return;
         }
         let s = &mut self.servers[f.to];
-        if number(f.write) <= s.numbers[client] && cfg.plant != Some(Plant::RepeatApplied) {
+        if number(f.write) <= s.numbers[client] && !cfg.has(Fault::RepeatApplied) {
             // Nothing was sent on: the head acknowledges for all, and names itself.
-            let by = [(f.to, s.incarnation)];
-            self.acknowledge(f.write, f.old, &by);
+            self.acknowledge(f.write, old, &[(f.to, Start::Now)]);
             return;
         }
         self.make(f.to, f.version);
         let s = &mut self.servers[f.to];
         (s.dirty, s.mark) = (true, true);
-        let (write, version, chain, old) = (f.write, f.version, f.chain, f.old);
-        s.out = Some(Out { write, version, chain, applied: false, by: [0; SERVERS], failed: false, old });
-        let by = s.incarnation;
+        let (write, version, chain, by) = (f.write, f.version, f.chain, [Start::Nobody; SERVERS]);
+        s.out = Some(Out { write, version, chain, applied: false, by, failed: false, old });
         for to in f.chain.behind() {
-            self.put_frame(Frame { to, by, old: false, ..f });
+            self.put_frame(Frame { to, by: Start::Now, ..f });
+        }
+        // With nobody behind nothing comes between the note and the write.
+        if f.chain.len() == 1 {
+            self.apply_at_head(cfg, f.to);
         }
     }
 
@@ -102,7 +114,7 @@ impl State {
             if b.up && !b.made && f.create {
                 continue;
             }
-            if !b.serves(f.version) || b.pulling.is_some() {
+            if !b.serves(f.version) {
                 return Err(Refused::Report);
             }
             for (mine, theirs) in told.iter_mut().zip(b.numbers) {
@@ -125,7 +137,7 @@ impl State {
         self.admits_version(cfg, f)?;
         self.make(f.to, f.version);
         let (s, client) = (&mut self.servers[f.to], writer(f.write));
-        if number(f.write) <= s.numbers[client] && cfg.plant != Some(Plant::RepeatApplied) {
+        if number(f.write) <= s.numbers[client] && !cfg.has(Fault::RepeatApplied) {
             return Ok(());
         }
         (s.dirty, s.mark) = (true, true);
@@ -135,18 +147,16 @@ impl State {
     }
 
     /// A server behind the head applies a frame and acknowledges it.
-    fn deliver_behind(&mut self, cfg: &Config, f: Frame) {
+    fn take_behind(&mut self, cfg: &Config, f: Frame) {
         let s = &self.servers[f.to];
-        let incarnation = s.incarnation;
         let done = s.up && s.ordered && self.put(cfg, &f).is_ok();
         let Some(head) = f.chain.head() else { return };
-        let (to, h) = (f.to, &mut self.servers[head]);
-        if h.incarnation == f.by
-            && let Some(out) = &mut h.out
+        if f.by == Start::Now
+            && let Some(out) = &mut self.servers[head].out
             && (out.write, out.version) == (f.write, f.version)
         {
             match done {
-                true => out.by[to] = incarnation,
+                true => out.by[f.to] = Start::Now,
                 false => out.failed = true,
             }
             self.finish(head);
@@ -156,11 +166,8 @@ impl State {
     /// The second half of `chain::take`: the head applies what it has sent on.
     pub fn apply_at_head(&mut self, cfg: &Config, server: usize) -> bool {
         let Some(out) = self.servers[server].out.filter(|o| !o.applied) else { return false };
-        if self.servers[server].pulling.is_some() {
-            return false;
-        }
         let (to, write, version, chain) = (server, out.write, out.version, out.chain);
-        let f = Frame { to, write, version, chain, create: false, by: 0, old: out.old };
+        let f = Frame { to, write, version, chain, create: false, by: Start::Nobody };
         match self.put(cfg, &f) {
             Ok(()) => {
                 if writer(write) == 0 && self.ghost.let_in == version {
@@ -181,10 +188,9 @@ impl State {
         let Some(out) = self.servers[head].out.filter(|o| o.applied) else { return };
         if out.failed {
             self.break_chain(head, Refused::Report);
-        } else if out.chain.behind().all(|s| out.by[s] != 0) {
+        } else if out.chain.behind().all(|s| out.by[s] != Start::Nobody) {
             self.servers[head].out = None;
-            let here = (head, self.servers[head].incarnation);
-            let by: Vec<_> = out.chain.behind().map(|s| (s, out.by[s])).chain([here]).collect();
+            let by: Vec<_> = out.chain.behind().map(|s| (s, out.by[s])).chain([(head, Start::Now)]).collect();
             self.acknowledge(out.write, out.old, &by);
         }
     }
@@ -214,12 +220,19 @@ impl State {
     }
 
     /// Whether the durable note that the chunk is dirty may have gone (`DataDisk::settle_marks`: a while
-    /// after a sync). Frames under way behind this server are acknowledged, or their chain is broken and
-    /// bumped, within that while.
+    /// after a sync, or at a clean stop). It stays while frames are under way behind this server, and while
+    /// its chain is broken.
     pub fn is_settled(&self, cfg: &Config, server: usize) -> bool {
         let s = &self.servers[server];
         let quiet = s.out.is_none() && (s.broken == 0 || s.broken != s.version);
-        s.mark && !s.dirty && (quiet || cfg.plant == Some(Plant::NoteGoesEarly))
+        s.mark && !s.dirty && (quiet || cfg.has(Fault::NoteGoesEarly))
+    }
+
+    /// `Chunkserver::shutdown`: all that may be clean is.
+    pub fn stop(&mut self, cfg: &Config, server: usize) {
+        self.sync_here(cfg, server);
+        let settled = self.is_settled(cfg, server);
+        self.crash(server, false, settled);
     }
 
     /// The process or the machine dies. `lose`: with what was not synced. `settled`: the note had gone.
@@ -231,14 +244,17 @@ impl State {
         }
         let out = s.out.take();
         (s.up, s.ordered, s.fenced, s.complete) = (false, false, false, false);
-        (s.numbers, s.broken, s.pulling) = ([0; CLIENTS], 0, None);
+        (s.suspect, s.dirty) = (false, false);
+        (s.numbers, s.broken) = ([0; CLIENTS], 0);
+        self.forget_start(server);
         // What comes to it, and what its own clients wait for, ends with its connections. What it has
         // sent on may still arrive.
         self.frames.retain(|f| f.to != server);
+        self.late.retain(|l| l.to() != Some(server));
         for head in 0..SERVERS {
             if let Some(o) = &mut self.servers[head].out
                 && o.chain.has(server)
-                && o.by[server] == 0
+                && o.by[server] == Start::Nobody
             {
                 o.failed = true;
                 self.finish(head);
@@ -247,37 +263,36 @@ impl State {
         if let Some(out) = out {
             self.refuse(writer(out.write), out.old, Refused::Report);
         }
-        for client in 0..CLIENTS {
-            let c = &self.clients[client];
-            let waits = c.flying && c.chain.head() == Some(server);
-            let syncs = c.sync.is_some_and(|y| {
-                y.chain.head() == Some(server) || y.chain.has(server) && y.done & bit(server) == 0
-            });
-            if waits || syncs {
-                self.recover(client, true);
+    }
+
+    /// A start is over: who remembers it remembers an old one.
+    fn forget_start(&mut self, server: usize) {
+        let old = |s: &mut Start| {
+            if *s == Start::Now {
+                *s = Start::Before;
             }
-        }
+        };
+        self.clients.iter_mut().for_each(|c| old(&mut c.members[server]));
+        self.servers.iter_mut().filter_map(|s| s.out.as_mut()).for_each(|o| old(&mut o.by[server]));
+        self.frames.iter_mut().filter(|f| f.chain.head() == Some(server)).for_each(|f| old(&mut f.by));
     }
 
     /// The disk is lost with all that is on it.
     pub fn wipe(&mut self, server: usize) {
         self.crash(server, true, false);
-        let s = &mut self.servers[server];
-        (s.made, s.version, s.dirty, s.mark) = (false, 0, false, false);
-        (s.mem, s.disk, s.kept) = (0, 0, [0; CLIENTS]);
+        self.servers[server].empty();
         self.ghost.wiped(server);
     }
 
     /// `DiskStore::new`: what was dirty is suspect.
     pub fn restart(&mut self, cfg: &Config, server: usize) {
         let s = &mut self.servers[server];
-        (s.up, s.incarnation) = (true, s.incarnation + 1);
+        (s.up, s.dirty) = (true, s.mark);
         s.ordered = !cfg.kinds.contains(&Failure::Fence);
-        s.dirty = s.mark;
-        if cfg.cures.contains(&Cure::NumbersDurable) {
+        if !cfg.has(Fault::NumbersForgotten) {
             s.numbers = s.kept;
         }
-        s.suspect = s.mark && cfg.plant != Some(Plant::SuspectServed);
+        s.suspect = s.mark && !cfg.has(Fault::SuspectServed);
     }
 
     /// `Shared::clean`.
@@ -302,19 +317,29 @@ impl State {
     }
 
     /// `Shared::sync_here`; whether it was done.
-    pub fn sync_here(&mut self, server: usize) -> bool {
+    pub fn sync_here(&mut self, cfg: &Config, server: usize) -> bool {
         if !self.servers[server].good() {
             return false;
         }
         if self.servers[server].dirty {
+            let kept = self.servers[server].kept;
             self.to_disk(server);
+            if cfg.has(Fault::NumbersBehindSync) {
+                self.servers[server].kept = kept;
+            }
             self.clean(server);
         }
         true
     }
 
-    /// `Shared::set_version`; `Err(true)` when there is nothing. The caller waits for the order lock.
-    pub fn set_version(&mut self, cfg: &Config, server: usize, to: u8, anew: bool, create: bool) -> Result<(), bool> {
+    /// `Shared::set_version`; `Err(true)` when there is nothing. `winner`: a suspect takes it too, as it is.
+    pub fn set_version(
+        &mut self,
+        cfg: &Config,
+        server: usize,
+        to: u8,
+        (anew, create, winner): (bool, bool, bool),
+    ) -> Result<(), bool> {
         if !self.servers[server].made {
             if !create {
                 return Err(true);
@@ -328,57 +353,48 @@ impl State {
         if s.version == to && !s.suspect {
             return Ok(());
         }
-        if s.suspect {
+        if s.suspect && !winner {
             return Err(false);
         }
         if anew {
             self.servers[server].mem = 0;
         }
-        if create && (anew || !cfg.cures.contains(&Cure::NumbersWithContent)) {
+        if anew || create && cfg.has(Fault::NumbersCutAlone) {
             let s = &mut self.servers[server];
             (s.numbers, s.complete) = ([0; CLIENTS], false);
         }
+        self.servers[server].suspect = false;
         self.becomes(server, to);
         self.to_disk(server);
         self.clean(server);
         Ok(())
     }
 
-    fn source(&self, server: usize, p: &Pulling) -> Option<usize> {
-        p.from.iter().find(|s| *s != server && self.servers[*s].serves(p.version))
-    }
-
-    /// The first half of `pull`, up to `begin`; whether it goes on.
-    pub fn pull_begin(&mut self, server: usize, version: u8, from: Chain, orphan: bool) -> bool {
-        let p = Pulling { version, from, orphan };
-        let Some(source) = self.source(server, &p) else {
-            if self.servers[server].made && self.servers[server].version <= version {
-                self.servers[server].suspect = true;
-            }
-            return false;
-        };
-        if self.servers[server].version > version {
+    /// `pull`: the content and its numbers. Whether it succeeded. `half`: it ends in the middle.
+    pub fn pull(&mut self, server: usize, version: u8, from: Chain, half: bool) -> bool {
+        let source = from.iter().find(|s| *s != server && self.servers[*s].serves(version));
+        let s = &mut self.servers[server];
+        if s.made && s.version > version {
             return false;
         }
+        let Some(source) = source else {
+            s.suspect |= s.made;
+            return false;
+        };
         let theirs = self.servers[source].mem;
         self.make(server, 0);
         let s = &mut self.servers[server];
         s.suspect = true;
-        if s.mem != theirs {
+        if s.mem != theirs || half {
             (s.dirty, s.mark, s.version) = (true, true, 0);
         }
-        s.pulling = Some(p);
-        true
-    }
-
-    /// The second half of `pull`: the content, its numbers, `finish`. Whether it succeeded.
-    pub fn pull_end(&mut self, server: usize) -> bool {
-        let Some(p) = self.servers[server].pulling.take() else { return false };
-        let Some(source) = self.source(server, &p) else { return false };
-        let (mem, numbers) = (self.servers[source].mem, self.servers[source].numbers);
-        self.becomes(server, p.version);
+        if half {
+            return false;
+        }
+        let numbers = self.servers[source].numbers;
+        self.becomes(server, version);
         let s = &mut self.servers[server];
-        (s.mem, s.numbers, s.complete, s.suspect) = (mem, numbers, false, false);
+        (s.mem, s.numbers, s.complete, s.suspect) = (theirs, numbers, false, false);
         self.to_disk(server);
         self.clean(server);
         true
@@ -395,11 +411,8 @@ impl State {
 
     /// `Shared::delete`.
     pub fn delete(&mut self, server: usize, version: u8) {
-        let s = &mut self.servers[server];
-        if s.made && s.version <= version {
-            (s.made, s.version, s.dirty, s.mark, s.suspect) = (false, 0, false, false, false);
-            (s.mem, s.disk, s.complete) = (0, 0, false);
-            (s.numbers, s.kept) = ([0; CLIENTS], [0; CLIENTS]);
+        if self.servers[server].made && self.servers[server].version <= version {
+            self.servers[server].empty();
         }
     }
 }

@@ -7,7 +7,9 @@ pub const SERVERS: usize = 3;
 /// Clients, each with one session.
 pub const CLIENTS: usize = 2;
 /// Most writes of one client.
-pub const WRITES_MAX: usize = 3;
+pub const WRITES_MAX: usize = 2;
+/// Writes of all clients.
+pub const ALL_WRITES: usize = CLIENTS * WRITES_MAX;
 
 /// A set of servers, or of writes.
 pub type Mask = u8;
@@ -30,6 +32,16 @@ pub fn number(w: Write) -> u8 {
 }
 pub fn write_bit(w: Write) -> Mask {
     bit(usize::from(w) - 1)
+}
+
+/// A start of a server as others remember it: what counts is only whether it still runs.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Start {
+    /// None is remembered.
+    #[default]
+    Nobody,
+    Now,
+    Before,
 }
 
 /// Servers in order.
@@ -84,12 +96,16 @@ pub struct Bump {
     pub survivors: Chain,
     pub joining: Chain,
     /// Its survivor is the winner among suspects.
-    pub bless: bool,
+    pub winner: bool,
 }
 
 impl Bump {
     pub fn named(&self) -> Mask {
         self.survivors.mask() | self.joining.mask()
+    }
+    /// It has no survivor: the set begins with nothing.
+    pub fn is_anew(&self) -> bool {
+        self.survivors.len() == 0
     }
 }
 
@@ -120,29 +136,21 @@ pub enum Driver {
     /// Nobody took the pending version: it is planned anew.
     Anew,
     /// Decided, not committed yet.
-    Bless(usize),
     Begin {
         survivors: Chain,
         joining: Chain,
-        bless: bool,
+        winner: bool,
     },
-    /// `SetVersion` is on its way to `todo`.
+    /// `SetVersion` goes to `todo`. `committed`: as the task has read it.
     Setting {
         todo: Mask,
-        ready: Mask,
-        empty: Mask,
         create: bool,
         committed: bool,
     },
-    /// `Pull` is on its way to `todo`, or carried out.
+    /// `Pull` goes to `fill`, then the version opens.
     Filling {
         ready: Chain,
         fill: Chain,
-        todo: Mask,
-        bad: Mask,
-    },
-    Opening {
-        members: Chain,
     },
 }
 
@@ -154,6 +162,7 @@ pub enum Late {
         version: u8,
         anew: bool,
         create: bool,
+        winner: bool,
     },
     Pull {
         server: usize,
@@ -167,13 +176,14 @@ pub enum Late {
     },
 }
 
-/// A copy being made (`pull`); it holds the order lock.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Pulling {
-    pub version: u8,
-    pub from: Chain,
-    /// Nobody waits for it.
-    pub orphan: bool,
+impl Late {
+    /// The server that it goes to.
+    pub fn to(&self) -> Option<usize> {
+        match self {
+            Self::SetVersion { server, .. } | Self::Pull { server, .. } => Some(*server),
+            Self::Open { .. } => None,
+        }
+    }
 }
 
 /// A frame that a head has admitted (`Pass`, `Sending`).
@@ -183,8 +193,8 @@ pub struct Out {
     pub version: u8,
     pub chain: Chain,
     pub applied: bool,
-    /// Who behind the head has acknowledged it, with which incarnation.
-    pub by: [u8; SERVERS],
+    /// Who behind the head has acknowledged it.
+    pub by: [Start; SERVERS],
     pub failed: bool,
     /// The stream that brought it has ended: the answer reaches nobody.
     pub old: bool,
@@ -196,7 +206,6 @@ pub struct Server {
     pub up: bool,
     /// The masters do not reach it; clients and other servers do.
     pub cut: bool,
-    pub incarnation: u8,
     /// It has the masters' orders since its start.
     pub ordered: bool,
     /// It knows that client 0's session is fenced.
@@ -210,13 +219,12 @@ pub struct Server {
     pub mem: Write,
     pub disk: Write,
     pub numbers: [u8; CLIENTS],
-    /// Those that are durable, when they are kept so.
+    /// Those that are durable.
     pub kept: [u8; CLIENTS],
     pub complete: bool,
     /// The version whose chain failed with frames under way; 0 for none.
     pub broken: u8,
     pub out: Option<Out>,
-    pub pulling: Option<Pulling>,
 }
 
 impl Server {
@@ -233,6 +241,12 @@ impl Server {
     pub fn sending(&self) -> bool {
         self.out.is_some_and(|o| !o.applied)
     }
+    /// The chunk is not here.
+    pub fn empty(&mut self) {
+        (self.made, self.version, self.dirty, self.mark, self.suspect) = (false, 0, false, false, false);
+        (self.mem, self.disk, self.complete) = (0, 0, false);
+        (self.numbers, self.kept) = ([0; CLIENTS], [0; CLIENTS]);
+    }
 }
 
 /// A frame under way.
@@ -243,20 +257,8 @@ pub struct Frame {
     pub version: u8,
     pub chain: Chain,
     pub create: bool,
-    /// The head's incarnation, of frames that it has sent on; 0 from a client.
-    pub by: u8,
-    pub old: bool,
-}
-
-/// A sync under way.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Sync {
-    pub upto: u8,
-    pub version: u8,
-    pub chain: Chain,
-    pub by: [u8; SERVERS],
-    pub checked: Mask,
-    pub done: Mask,
+    /// The head's start, of frames that it has sent on; nobody's from a client.
+    pub by: Start,
 }
 
 /// A client with one queue of writes (`Queue`, `Writer`).
@@ -273,20 +275,24 @@ pub struct Client {
     pub synced: u8,
     pub flying: bool,
     /// Who acknowledged what is not synced.
-    pub members: [u8; SERVERS],
-    pub sync: Option<Sync>,
+    pub members: [Start; SERVERS],
     /// The masters know of everything written.
     pub told: bool,
+}
+
+impl Client {
+    /// It has nothing more to do, or to ask.
+    pub fn is_done(&self, writes: u8) -> bool {
+        self.synced == writes && self.told
+    }
 }
 
 /// The end of client 0's session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Fence {
     Live,
-    /// The fence is committed; `told` have acknowledged it.
-    Fenced {
-        told: Mask,
-    },
+    /// The fence is committed, and on its way.
+    Fenced,
     /// The session has ended; `owing` have not acknowledged (`Table::Unfenced`).
     Ended {
         owing: Mask,
@@ -297,12 +303,12 @@ pub enum Fence {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Ghost {
     /// Of each write, those that were acknowledged before it was written, and the writer's own.
-    pub before: [Mask; CLIENTS * WRITES_MAX],
+    pub before: [Mask; ALL_WRITES],
     pub acked: Mask,
     /// Writes that an fsync has promised.
     pub promised: Mask,
     /// Of each promised write, the servers that had it on disk and whose disk was not lost since.
-    pub had: [Mask; CLIENTS * WRITES_MAX],
+    pub had: [Mask; ALL_WRITES],
     /// The version at which a session was let in after the fenced one had ended.
     pub let_in: u8,
     pub late_write: bool,
@@ -315,11 +321,11 @@ impl Ghost {
         content == 0 || self.before[usize::from(than) - 1] & write_bit(content) != 0
     }
     pub fn promises(&self) -> impl Iterator<Item = Write> + '_ {
-        (1..=(CLIENTS * WRITES_MAX) as Write).filter(|w| self.promised & write_bit(*w) != 0)
+        (1..=ALL_WRITES as Write).filter(|w| self.promised & write_bit(*w) != 0)
     }
     /// A server has content on its disk now.
     pub fn is_on_disk(&mut self, server: usize, content: Write) {
-        for w in 1..=(CLIENTS * WRITES_MAX) as Write {
+        for w in 1..=ALL_WRITES as Write {
             if self.promised & write_bit(w) != 0 && !self.is_older(content, w) {
                 self.had[usize::from(w) - 1] |= bit(server);
             }
@@ -327,7 +333,7 @@ impl Ghost {
     }
     /// A server's disk is lost: what nobody else had may be gone.
     pub fn wiped(&mut self, server: usize) {
-        for w in 1..=(CLIENTS * WRITES_MAX) as Write {
+        for w in 1..=ALL_WRITES as Write {
             let had = &mut self.had[usize::from(w) - 1];
             *had &= !bit(server);
             if *had == 0 {
@@ -346,14 +352,70 @@ pub struct State {
     /// In order, without repeats.
     pub frames: Vec<Frame>,
     pub late: Vec<Late>,
-    /// A copy that is being deleted, and at which version.
-    pub deleting: Option<(usize, u8)>,
     pub fence: Fence,
     pub failures: u8,
     pub ghost: Ghost,
 }
 
 impl State {
+    /// The chunk is at its first servers. `fresh`: only in the record, for nobody has written it yet.
+    pub fn first(members: usize, fresh: bool) -> Self {
+        let members: Chain = (0..members).collect();
+        let server = |s: usize| {
+            let made = !fresh && members.has(s);
+            Server {
+                up: true,
+                cut: false,
+                ordered: true,
+                fenced: false,
+                made,
+                version: u8::from(made),
+                suspect: false,
+                dirty: false,
+                mark: false,
+                mem: 0,
+                disk: 0,
+                numbers: [0; CLIENTS],
+                kept: [0; CLIENTS],
+                complete: false,
+                broken: 0,
+                out: None,
+            }
+        };
+        let client = Client {
+            version: u8::from(!fresh),
+            chain: if fresh { Chain::default() } else { members },
+            create: false,
+            lost: false,
+            issued: 0,
+            acked: 0,
+            synced: 0,
+            flying: false,
+            members: [Start::Nobody; SERVERS],
+            told: !fresh,
+        };
+        let ghost = Ghost {
+            before: [0; ALL_WRITES],
+            acked: 0,
+            promised: 0,
+            had: [0; ALL_WRITES],
+            let_in: 0,
+            late_write: false,
+            went_back: false,
+        };
+        Self {
+            rec: Rec { version: 1, members, pending: None, committed: !fresh, since: 1, force: false },
+            driver: Driver::Idle,
+            servers: [server(0), server(1), server(2)],
+            clients: [client.clone(), client],
+            frames: vec![],
+            late: vec![],
+            fence: Fence::Live,
+            failures: 0,
+            ghost,
+        }
+    }
+
     pub fn put_frame(&mut self, f: Frame) {
         if let Err(at) = self.frames.binary_search(&f) {
             self.frames.insert(at, f);
