@@ -81,7 +81,10 @@ impl State {
         for (server, start) in by {
             c.members[*server] = *start;
         }
-        self.ghost.acked |= write_bit(w);
+        // What a set says that suspects have replaced is said of what may be lost.
+        if self.clients[writer(w)].version >= self.ghost.settled {
+            self.ghost.acked |= write_bit(w);
+        }
     }
 
     /// `Writer::end_stream`: what is not synced is to be sent again.

@@ -356,6 +356,10 @@ impl State {
         if s.suspect && !winner {
             return Err(false);
         }
+        if self.servers[server].suspect {
+            self.may_come_again();
+            self.ghost.settled = to;
+        }
         if anew {
             self.servers[server].mem = 0;
         }
@@ -403,9 +407,24 @@ impl State {
     /// `Shared::bless`.
     pub fn bless(&mut self, server: usize) {
         if self.servers[server].made {
+            self.may_come_again();
             self.servers[server].suspect = false;
             self.to_disk(server);
             self.clean(server);
+        }
+    }
+
+    /// No replica is left that did not crash: what was not synced may be lost, so its writers write it again,
+    /// and it counts as written then. (`CHANGELOG.md`, known faults.)
+    fn may_come_again(&mut self) {
+        let mut again = 0;
+        for (client, c) in self.clients.iter().enumerate() {
+            again |= (c.synced + 1..=c.issued).fold(0, |m, n| m | write_bit(write(client, n)));
+        }
+        let ghost = &mut self.ghost;
+        ghost.acked &= !again;
+        for w in (1..=ALL_WRITES as Write).filter(|w| again & write_bit(*w) != 0) {
+            ghost.before[usize::from(w) - 1] &= !again;
         }
     }
 

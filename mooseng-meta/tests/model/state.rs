@@ -311,6 +311,8 @@ pub struct Ghost {
     pub had: [Mask; ALL_WRITES],
     /// The version at which a session was let in after the fenced one had ended.
     pub let_in: u8,
+    /// The last version that was made from a suspect.
+    pub settled: u8,
     pub late_write: bool,
     pub went_back: bool,
 }
@@ -400,6 +402,7 @@ impl State {
             promised: 0,
             had: [0; ALL_WRITES],
             let_in: 0,
+            settled: 0,
             late_write: false,
             went_back: false,
         };

@@ -350,6 +350,9 @@ impl State {
             Late::Pull { server, version, .. } => !refused(*server, *version),
             Late::Open { version, .. } => self.rec.pending.is_some() && *version == newest,
         });
+        if self.clients.iter().all(|c| c.version == 0 || c.version >= self.ghost.settled) {
+            self.ghost.settled = 0;
+        }
         self.count_versions_anew();
     }
 
@@ -390,5 +393,6 @@ impl State {
             }
         }
         of(&mut self.ghost.let_in);
+        of(&mut self.ghost.settled);
     }
 }
