@@ -22,12 +22,17 @@ impl State {
             self.end_stream(client);
             let c = &mut self.clients[client];
             c.members = [Start::Nobody; SERVERS];
-            if !cfg.has(Fault::FreshSetAbandoned) && c.create && !c.told {
+            if !cfg.has(Fault::FreshSetAbandoned) && c.fresh && !c.told {
                 (c.synced, c.acked) = (0, 0);
             }
         }
+        // The masters know the starts of those that answer them.
+        let known =
+            rec.members.iter().filter(|s| self.servers[*s].reachable() || cfg.has(Fault::CreateUnbound));
+        let known = known.fold(0, |m, s| m | bit(s));
         let c = &mut self.clients[client];
-        (c.version, c.chain, c.create, c.lost) = (rec.version, rec.members, !rec.committed, false);
+        (c.version, c.chain, c.fresh, c.lost) = (rec.version, rec.members, !rec.committed, false);
+        c.create = if rec.committed { 0 } else { known };
         if matches!(self.fence, Fence::Ended { .. }) {
             self.ghost.let_in = rec.version;
         }

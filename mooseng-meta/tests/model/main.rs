@@ -35,6 +35,8 @@ enum Fault {
     FreshSetAbandoned,
     /// A commit that names a set older than the one that was made anew is taken once that is committed.
     OldSetCommitted,
+    /// The right to make a chunk outlives the server's start that it was given for.
+    CreateUnbound,
     VersionUnchecked,
     IncarnationIgnored,
     SuspectServed,
@@ -71,7 +73,8 @@ impl Config {
     fn explore(self, name: &str, limit: Option<Duration>) -> Vec<(&'static str, String)> {
         let begin = Instant::now();
         let wrong: Vec<_> = self.properties().into_iter().map(|p| p.name).filter(|n| *n != WHOLE).collect();
-        let mut checker = self.checker().threads(1).finish_when(HasDiscoveries::AnyOf(wrong.into_iter().collect()));
+        let mut checker =
+            self.checker().threads(1).finish_when(HasDiscoveries::AnyOf(wrong.into_iter().collect()));
         if let Some(limit) = limit {
             checker = checker.timeout(limit);
         }
@@ -120,6 +123,7 @@ fn try_it() {
             FreshSetAbandoned,
             OldSetCommitted,
             VersionUnchecked,
+            CreateUnbound,
             IncarnationIgnored,
             SuspectServed,
             FenceNotAwaited,

@@ -16,7 +16,7 @@ impl State {
     fn admits_version(&self, cfg: &Config, f: &Frame) -> Result<(), Refused> {
         let s = &self.servers[f.to];
         if !s.made {
-            return if f.create { Ok(()) } else { Err(Refused::Report) };
+            return if f.create & bit(f.to) != 0 { Ok(()) } else { Err(Refused::Report) };
         }
         if s.version != f.version && !cfg.has(Fault::VersionUnchecked) {
             return Err(Refused::Elsewhere);
@@ -29,7 +29,7 @@ impl State {
         let s = &mut self.servers[server];
         if !s.made {
             (s.made, s.version, s.suspect) = (true, version, false);
-            (s.mem, s.disk) = (0, 0);
+            (s.mem, s.disk, s.filed) = ([0; BLOCKS], [0; BLOCKS], false);
         }
     }
 
@@ -111,7 +111,7 @@ impl State {
         let mut told = [0; CLIENTS];
         for behind in f.chain.behind() {
             let b = &self.servers[behind];
-            if b.up && !b.made && f.create {
+            if b.up && !b.made && f.create & bit(behind) != 0 {
                 continue;
             }
             if !b.serves(f.version) {
@@ -141,7 +141,7 @@ impl State {
             return Ok(());
         }
         (s.dirty, s.mark) = (true, true);
-        s.mem = f.write;
+        s.mem[block(f.write)] = f.write;
         s.numbers[client] = number(f.write).max(s.numbers[client]);
         Ok(())
     }
@@ -167,7 +167,7 @@ impl State {
     pub fn apply_at_head(&mut self, cfg: &Config, server: usize) -> bool {
         let Some(out) = self.servers[server].out.filter(|o| !o.applied) else { return false };
         let (to, write, version, chain) = (server, out.write, out.version, out.chain);
-        let f = Frame { to, write, version, chain, create: false, by: Start::Nobody };
+        let f = Frame { to, write, version, chain, create: 0, by: Start::Nobody };
         match self.put(cfg, &f) {
             Ok(()) => {
                 if writer(write) == 0 && self.ghost.let_in == version {
@@ -232,21 +232,24 @@ impl State {
     pub fn stop(&mut self, cfg: &Config, server: usize) {
         self.sync_here(cfg, server);
         let settled = self.is_settled(cfg, server);
-        self.crash(server, false, settled);
+        self.crash(cfg, server, false, settled);
     }
 
     /// The process or the machine dies. `lose`: with what was not synced. `settled`: the note had gone.
-    pub fn crash(&mut self, server: usize, lose: bool, settled: bool) {
+    pub fn crash(&mut self, cfg: &Config, server: usize, lose: bool, settled: bool) {
         let s = &mut self.servers[server];
         s.mark &= !settled;
+        let out = s.out.take();
         if lose {
             s.mem = s.disk;
+            if !s.filed {
+                s.empty();
+            }
         }
-        let out = s.out.take();
         (s.up, s.ordered, s.fenced, s.complete) = (false, false, false, false);
         (s.suspect, s.dirty) = (false, false);
         (s.numbers, s.broken) = ([0; CLIENTS], 0);
-        self.forget_start(server);
+        self.forget_start(cfg, server);
         // What comes to it, and what its own clients wait for, ends with its connections. What it has
         // sent on may still arrive.
         self.frames.retain(|f| f.to != server);
@@ -266,7 +269,11 @@ impl State {
     }
 
     /// A start is over: who remembers it remembers an old one.
-    fn forget_start(&mut self, server: usize) {
+    fn forget_start(&mut self, cfg: &Config, server: usize) {
+        if !cfg.has(Fault::CreateUnbound) {
+            self.clients.iter_mut().for_each(|c| c.create &= !bit(server));
+            self.frames.iter_mut().for_each(|f| f.create &= !bit(server));
+        }
         let old = |s: &mut Start| {
             if *s == Start::Now {
                 *s = Start::Before;
@@ -278,8 +285,8 @@ impl State {
     }
 
     /// The disk is lost with all that is on it.
-    pub fn wipe(&mut self, server: usize) {
-        self.crash(server, true, false);
+    pub fn wipe(&mut self, cfg: &Config, server: usize) {
+        self.crash(cfg, server, true, false);
         self.servers[server].empty();
         self.ghost.wiped(server);
     }
@@ -305,7 +312,7 @@ impl State {
 
     fn to_disk(&mut self, server: usize) {
         let s = &mut self.servers[server];
-        (s.disk, s.kept) = (s.mem, s.numbers);
+        (s.disk, s.kept, s.filed) = (s.mem, s.numbers, true);
         let content = s.disk;
         self.ghost.is_on_disk(server, content);
     }
@@ -361,7 +368,7 @@ impl State {
             self.ghost.settled = to;
         }
         if anew {
-            self.servers[server].mem = 0;
+            self.servers[server].mem = [0; BLOCKS];
         }
         if anew || create && cfg.has(Fault::NumbersCutAlone) {
             let s = &mut self.servers[server];
@@ -390,7 +397,7 @@ impl State {
         let s = &mut self.servers[server];
         s.suspect = true;
         if s.mem != theirs || half {
-            (s.dirty, s.mark, s.version) = (true, true, 0);
+            (s.dirty, s.mark, s.version, s.filed) = (true, true, 0, true);
         }
         if half {
             return false;

@@ -44,6 +44,15 @@ pub enum Start {
     Before,
 }
 
+/// Blocks of the chunk. A client's writes go to one after the other.
+pub const BLOCKS: usize = 2;
+/// What is in them.
+pub type Content = [Write; BLOCKS];
+
+pub fn block(w: Write) -> usize {
+    usize::from(number(w) - 1) % BLOCKS
+}
+
 /// Servers in order.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Chain {
@@ -216,8 +225,10 @@ pub struct Server {
     pub dirty: bool,
     /// The durable note that it is dirty.
     pub mark: bool,
-    pub mem: Write,
-    pub disk: Write,
+    pub mem: Content,
+    pub disk: Content,
+    /// Its file is durable: it was synced since it was made.
+    pub filed: bool,
     pub numbers: [u8; CLIENTS],
     /// Those that are durable.
     pub kept: [u8; CLIENTS],
@@ -241,10 +252,14 @@ impl Server {
     pub fn sending(&self) -> bool {
         self.out.is_some_and(|o| !o.applied)
     }
+    /// Whether power takes anything.
+    pub fn loses(&self) -> bool {
+        self.mem != self.disk || self.made && !self.filed
+    }
     /// The chunk is not here.
     pub fn empty(&mut self) {
         (self.made, self.version, self.dirty, self.mark, self.suspect) = (false, 0, false, false, false);
-        (self.mem, self.disk, self.complete) = (0, 0, false);
+        (self.mem, self.disk, self.filed, self.complete) = ([0; BLOCKS], [0; BLOCKS], false, false);
         (self.numbers, self.kept) = ([0; CLIENTS], [0; CLIENTS]);
     }
 }
@@ -256,7 +271,8 @@ pub struct Frame {
     pub write: Write,
     pub version: u8,
     pub chain: Chain,
-    pub create: bool,
+    /// Who may make the chunk.
+    pub create: Mask,
     /// The head's start, of frames that it has sent on; nobody's from a client.
     pub by: Start,
 }
@@ -264,10 +280,13 @@ pub struct Frame {
 /// A client with one queue of writes (`Queue`, `Writer`).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Client {
-    /// Version, chain, and whether it may make the chunk; version 0 before the first.
+    /// Version and chain; version 0 before the first.
     pub version: u8,
     pub chain: Chain,
-    pub create: bool,
+    /// The masters did not know the chunk to be written.
+    pub fresh: bool,
+    /// Who may make it then.
+    pub create: Mask,
     /// The place is to be learnt again.
     pub lost: bool,
     pub issued: u8,
@@ -319,14 +338,15 @@ pub struct Ghost {
 
 impl Ghost {
     /// Whether content is older than a write.
-    pub fn is_older(&self, content: Write, than: Write) -> bool {
+    pub fn is_older(&self, content: Content, than: Write) -> bool {
+        let content = content[block(than)];
         content == 0 || self.before[usize::from(than) - 1] & write_bit(content) != 0
     }
     pub fn promises(&self) -> impl Iterator<Item = Write> + '_ {
         (1..=ALL_WRITES as Write).filter(|w| self.promised & write_bit(*w) != 0)
     }
     /// A server has content on its disk now.
-    pub fn is_on_disk(&mut self, server: usize, content: Write) {
+    pub fn is_on_disk(&mut self, server: usize, content: Content) {
         for w in 1..=ALL_WRITES as Write {
             if self.promised & write_bit(w) != 0 && !self.is_older(content, w) {
                 self.had[usize::from(w) - 1] |= bit(server);
@@ -375,8 +395,9 @@ impl State {
                 suspect: false,
                 dirty: false,
                 mark: false,
-                mem: 0,
-                disk: 0,
+                mem: [0; BLOCKS],
+                disk: [0; BLOCKS],
+                filed: made,
                 numbers: [0; CLIENTS],
                 kept: [0; CLIENTS],
                 complete: false,
@@ -387,7 +408,8 @@ impl State {
         let client = Client {
             version: u8::from(!fresh),
             chain: if fresh { Chain::default() } else { members },
-            create: false,
+            fresh: false,
+            create: 0,
             lost: false,
             issued: 0,
             acked: 0,

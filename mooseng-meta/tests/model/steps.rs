@@ -163,18 +163,18 @@ impl Config {
             Step::SendAndGiveUp(c) => s.send(self, c, true),
             Step::Stall(n) => s.stall(n),
             Step::Crash(n, lose, settled) => {
-                let loses = !lose || s.servers[n].mem != s.servers[n].disk;
+                let loses = !lose || s.servers[n].loses();
                 let differs = loses && (!settled || s.is_settled(self, n));
                 if differs {
-                    s.crash(n, lose, settled);
+                    s.crash(self, n, lose, settled);
                 }
                 differs
             }
             Step::CrashInSync(n, lose, c, members) => {
-                if !s.sync_in_part(self, c, members) || lose && s.servers[n].mem == s.servers[n].disk {
+                if !s.sync_in_part(self, c, members) || lose && !s.servers[n].loses() {
                     return false;
                 }
-                s.crash(n, lose, false);
+                s.crash(self, n, lose, false);
                 s.recover(c, true);
                 true
             }
@@ -189,7 +189,7 @@ impl Config {
             Step::Wipe(n) => {
                 let made = s.servers[n].made;
                 if made {
-                    s.wipe(n);
+                    s.wipe(self, n);
                 }
                 made
             }
@@ -329,7 +329,7 @@ impl State {
         for (n, (c, writes)) in self.clients.iter_mut().zip(cfg.writes).enumerate() {
             // It is at its end, and asks for nothing more; or is told nothing more.
             if c.is_done(writes) || n == 0 && fenced && c.lost {
-                (c.version, c.chain, c.create, c.lost) = (0, Chain::default(), false, true);
+                (c.version, c.chain, c.fresh, c.create, c.lost) = (0, Chain::default(), false, 0, true);
                 c.members = [Start::Nobody; SERVERS];
             }
         }
@@ -338,7 +338,8 @@ impl State {
         // A version does not come back: who has a newer one refuses what was of this, and nobody waits for
         // the answer.
         let refused = |to: usize, version: u8| servers[to].made && servers[to].version > version;
-        let nowhere = |f: &Frame| !servers[f.to].made && !f.create || refused(f.to, f.version);
+        let nowhere =
+            |f: &Frame| !servers[f.to].made && f.create & bit(f.to) == 0 || refused(f.to, f.version);
         self.frames.retain(|f| f.by == Start::Now || unchecked || !nowhere(f));
         self.frames.sort_unstable();
         self.frames.dedup();
