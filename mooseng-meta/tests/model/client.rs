@@ -26,13 +26,11 @@ impl State {
                 (c.synced, c.acked) = (0, 0);
             }
         }
-        // The masters know the starts of those that answer them.
-        let known =
-            rec.members.iter().filter(|s| self.servers[*s].reachable() || cfg.has(Fault::CreateUnbound));
-        let known = known.fold(0, |m, s| m | bit(s));
+        let known = |s: &usize| self.servers[*s].reachable() || cfg.has(Fault::CreateUnbound);
+        let known = rec.members.iter().filter(known).fold(0, |m, s| m | bit(s));
         let c = &mut self.clients[client];
-        (c.version, c.chain, c.fresh, c.lost) = (rec.version, rec.members, !rec.committed, false);
         c.create = if rec.committed { 0 } else { known };
+        (c.version, c.chain, c.fresh, c.lost) = (rec.version, rec.members, !rec.committed, false);
         if matches!(self.fence, Fence::Ended { .. }) {
             self.ghost.let_in = rec.version;
         }

@@ -37,6 +37,14 @@ enum Fault {
     OldSetCommitted,
     /// The right to make a chunk outlives the server's start that it was given for.
     CreateUnbound,
+    /// A bump that begins with nothing is replaced by one with survivors; what it has said may arrive yet.
+    AnewForgotten,
+    /// A head that has the chunk lets those behind it make it.
+    CreatePassedOn,
+    /// What the earlier start of a head has sent on is taken after what its present start sends.
+    OldStreamsLive,
+    /// Empty replicas are made at a version that has survivors, for a chunk that may be committed meanwhile.
+    EmptyForCommitted,
     VersionUnchecked,
     IncarnationIgnored,
     SuspectServed,
@@ -124,6 +132,10 @@ fn try_it() {
             OldSetCommitted,
             VersionUnchecked,
             CreateUnbound,
+            AnewForgotten,
+            CreatePassedOn,
+            OldStreamsLive,
+            EmptyForCommitted,
             IncarnationIgnored,
             SuspectServed,
             FenceNotAwaited,

@@ -149,7 +149,7 @@ impl State {
         };
         // Between the two only a size commit matters.
         if !cfg.fresh {
-            self.begin();
+            self.begin(cfg);
         }
         true
     }
@@ -160,11 +160,15 @@ impl State {
     }
 
     /// `BumpStart` is committed.
-    pub fn begin(&mut self) -> bool {
-        let Driver::Begin { survivors, joining, winner } = self.driver else { return false };
+    pub fn begin(&mut self, cfg: &Config) -> bool {
+        let Driver::Begin { mut survivors, mut joining, winner } = self.driver else { return false };
         self.driver = Driver::Idle;
         if !self.log_is_clear() {
             return true;
+        }
+        if self.rec.pending.is_some_and(|b| b.is_anew()) && !cfg.has(Fault::AnewForgotten) {
+            joining = survivors.iter().chain(joining.iter()).collect();
+            survivors = Chain::default();
         }
         let r = &mut self.rec;
         let filled = r.pending.map_or(0, |b| b.joining.mask());
@@ -201,7 +205,14 @@ impl State {
         let empty = if create && !bump.is_anew() { todo & !ready } else { empty };
         if ready == 0 && !committed && !create && empty != 0 {
             // Never written anywhere: empty replicas keep a late first write to the old version out.
-            self.driver = Driver::Setting { todo: empty, create: true, committed };
+            if cfg.has(Fault::EmptyForCommitted) {
+                self.driver = Driver::Setting { todo: empty, create: true, committed };
+            } else {
+                // As a set that begins with nothing: it is not begun when the chunk was committed meanwhile, and
+                // then nothing is committed that was written before.
+                let (survivors, joining) = (Chain::default(), servers(empty).collect());
+                self.driver = Driver::Begin { survivors, joining, winner: false };
+            }
             return true;
         }
         if ready == 0 {
@@ -274,7 +285,7 @@ impl State {
             Driver::Setting { todo, create, .. } => {
                 servers(todo).for_each(|server| self.set_late(server, bump, create));
             }
-            Driver::Filling { ready, fill } => {
+            Driver::Filling { ready, fill, .. } => {
                 let late = |server| Late::Pull { server, version: bump.version, from: ready };
                 fill.iter().for_each(|server| self.put_late(late(server)));
             }

@@ -73,13 +73,16 @@ impl State {
             self.acknowledge(f.write, old, &[(f.to, Start::Now)]);
             return;
         }
+        let passes_on = !self.servers[f.to].made || cfg.has(Fault::CreatePassedOn);
+        let create = if passes_on { f.create } else { 0 };
         self.make(f.to, f.version);
         let s = &mut self.servers[f.to];
         (s.dirty, s.mark) = (true, true);
         let (write, version, chain, by) = (f.write, f.version, f.chain, [Start::Nobody; SERVERS]);
         s.out = Some(Out { write, version, chain, applied: false, by, failed: false, old });
         for to in f.chain.behind() {
-            self.put_frame(Frame { to, by: Start::Now, ..f });
+            // Who has the chunk knows that those behind have it, or have lost it.
+            self.put_frame(Frame { to, create, by: Start::Now, ..f });
         }
         // With nobody behind nothing comes between the note and the write.
         if f.chain.len() == 1 {
@@ -100,11 +103,11 @@ impl State {
         if f.chain.len() > 1 && s.broken >= f.version {
             return Err(Refused::Report);
         }
-        self.learn_numbers(f)
+        self.learn_numbers(cfg, f)
     }
 
     /// `learn_numbers`: a head that has started since asks those behind it.
-    fn learn_numbers(&mut self, f: &Frame) -> Result<(), Refused> {
+    fn learn_numbers(&mut self, cfg: &Config, f: &Frame) -> Result<(), Refused> {
         if self.servers[f.to].complete {
             return Ok(());
         }
@@ -129,6 +132,11 @@ impl State {
             *mine = theirs.max(*mine);
         }
         s.complete = true;
+        if !cfg.has(Fault::OldStreamsLive) {
+            // They hear from it that what its earlier start has sent on is not to be taken any more.
+            let old = |x: &Frame| x.by == Start::Before && x.chain.head() == Some(f.to);
+            self.frames.retain(|x| !old(x));
+        }
         Ok(())
     }
 
@@ -266,6 +274,12 @@ impl State {
         if let Some(out) = out {
             self.refuse(writer(out.write), out.old, Refused::Report);
         }
+        // Streams through it break: `Writer::rest`.
+        for client in 0..CLIENTS {
+            if self.clients[client].chain.has(server) && !self.clients[client].flying {
+                self.end_stream(client);
+            }
+        }
     }
 
     /// A start is over: who remembers it remembers an old one.
@@ -363,7 +377,7 @@ impl State {
         if s.suspect && !winner {
             return Err(false);
         }
-        if self.servers[server].suspect {
+        if self.servers[server].suspect || anew {
             self.may_come_again();
             self.ghost.settled = to;
         }
@@ -421,12 +435,13 @@ impl State {
         }
     }
 
-    /// No replica is left that did not crash: what was not synced may be lost, so its writers write it again,
+    /// No replica is left that did not crash, or none at all of what is not committed: that may be lost, so its writers write it again,
     /// and it counts as written then. (`CHANGELOG.md`, known faults.)
     fn may_come_again(&mut self) {
         let mut again = 0;
         for (client, c) in self.clients.iter().enumerate() {
-            again |= (c.synced + 1..=c.issued).fold(0, |m, n| m | write_bit(write(client, n)));
+            let kept = if c.told { c.synced } else { 0 };
+            again |= (kept + 1..=c.issued).fold(0, |m, n| m | write_bit(write(client, n)));
         }
         let ghost = &mut self.ghost;
         ghost.acked &= !again;

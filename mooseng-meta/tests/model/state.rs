@@ -271,7 +271,7 @@ pub struct Frame {
     pub write: Write,
     pub version: u8,
     pub chain: Chain,
-    /// Who may make the chunk.
+    /// Who has no chunk and may make it.
     pub create: Mask,
     /// The head's start, of frames that it has sent on; nobody's from a client.
     pub by: Start,
@@ -285,7 +285,7 @@ pub struct Client {
     pub chain: Chain,
     /// The masters did not know the chunk to be written.
     pub fresh: bool,
-    /// Who may make it then.
+    /// Who may make it then: in the start that the masters knew of.
     pub create: Mask,
     /// The place is to be learnt again.
     pub lost: bool,

@@ -130,7 +130,7 @@ impl Config {
             Step::Heal(n) => std::mem::replace(&mut s.servers[n].cut, false),
             Step::CarryOn => s.carry_on(self),
             Step::Look(heard) => s.look(self, heard),
-            Step::Begin => s.begin(),
+            Step::Begin => s.begin(self),
             Step::SetVersion => s.set(self, None),
             Step::Fill => s.fill(None, false),
             Step::Arrives(l, half) => s.arrives(self, l, half),
