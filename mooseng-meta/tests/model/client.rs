@@ -81,6 +81,7 @@ impl State {
             return;
         }
         (c.acked, c.flying) = (number(w), false);
+        self.ghost.void &= !write_bit(w);
         for (server, start) in by {
             c.members[*server] = *start;
         }
@@ -198,7 +199,7 @@ impl State {
         for n in 1..=c.synced {
             let w = write(client, n);
             let ghost = &mut self.ghost;
-            if ghost.promised & write_bit(w) != 0 {
+            if (ghost.promised | ghost.void) & write_bit(w) != 0 {
                 continue;
             }
             let had = (0..SERVERS).filter(|s| {

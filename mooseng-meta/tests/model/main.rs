@@ -39,6 +39,8 @@ enum Fault {
     CreateUnbound,
     /// A bump that begins with nothing is replaced by one with survivors; what it has said may arrive yet.
     AnewForgotten,
+    /// A server that has deleted a chunk makes it again for a late first write.
+    DeletedForgotten,
     /// A head that has the chunk lets those behind it make it.
     CreatePassedOn,
     /// What the earlier start of a head has sent on is taken after what its present start sends.
@@ -133,6 +135,7 @@ fn try_it() {
             VersionUnchecked,
             CreateUnbound,
             AnewForgotten,
+            DeletedForgotten,
             CreatePassedOn,
             OldStreamsLive,
             EmptyForCommitted,

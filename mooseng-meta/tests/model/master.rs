@@ -337,7 +337,7 @@ impl State {
             }
             _ => return false,
         };
-        self.delete(server, version);
+        self.delete(cfg, server, version);
         true
     }
 

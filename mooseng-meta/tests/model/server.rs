@@ -16,7 +16,11 @@ impl State {
     fn admits_version(&self, cfg: &Config, f: &Frame) -> Result<(), Refused> {
         let s = &self.servers[f.to];
         if !s.made {
-            return if f.create & bit(f.to) != 0 { Ok(()) } else { Err(Refused::Report) };
+            return if f.create & bit(f.to) != 0 && f.version > s.gone {
+                Ok(())
+            } else {
+                Err(Refused::Report)
+            };
         }
         if s.version != f.version && !cfg.has(Fault::VersionUnchecked) {
             return Err(Refused::Elsewhere);
@@ -254,6 +258,12 @@ impl State {
                 s.empty();
             }
         }
+        s.gone = 0;
+        let nobody_has_it = self.servers.iter().all(|s| !s.made);
+        if nobody_has_it {
+            self.may_come_again();
+        }
+        let s = &mut self.servers[server];
         (s.up, s.ordered, s.fenced, s.complete) = (false, false, false, false);
         (s.suspect, s.dirty) = (false, false);
         (s.numbers, s.broken) = ([0; CLIENTS], 0);
@@ -302,6 +312,12 @@ impl State {
     pub fn wipe(&mut self, cfg: &Config, server: usize) {
         self.crash(cfg, server, true, false);
         self.servers[server].empty();
+        if self.servers.iter().all(|s| !s.made) {
+            self.may_come_again();
+            for (client, c) in self.clients.iter().enumerate() {
+                self.ghost.void |= (1..=c.synced).fold(0, |m, n| m | write_bit(write(client, n)));
+            }
+        }
         self.ghost.wiped(server);
     }
 
@@ -451,9 +467,12 @@ impl State {
     }
 
     /// `Shared::delete`.
-    pub fn delete(&mut self, server: usize, version: u8) {
+    pub fn delete(&mut self, cfg: &Config, server: usize, version: u8) {
         if self.servers[server].made && self.servers[server].version <= version {
             self.servers[server].empty();
+            if !cfg.has(Fault::DeletedForgotten) && cfg.fresh {
+                self.servers[server].gone = version;
+            }
         }
     }
 }

@@ -233,6 +233,8 @@ pub struct Server {
     /// Those that are durable.
     pub kept: [u8; CLIENTS],
     pub complete: bool,
+    /// The version up to which it was deleted here since the start.
+    pub gone: u8,
     /// The version whose chain failed with frames under way; 0 for none.
     pub broken: u8,
     pub out: Option<Out>,
@@ -324,6 +326,8 @@ pub struct Ghost {
     /// Of each write, those that were acknowledged before it was written, and the writer's own.
     pub before: [Mask; ALL_WRITES],
     pub acked: Mask,
+    /// Writes of which no server has anything any more, its disks being lost: their writer was told nothing yet.
+    pub void: Mask,
     /// Writes that an fsync has promised.
     pub promised: Mask,
     /// Of each promised write, the servers that had it on disk and whose disk was not lost since.
@@ -401,6 +405,7 @@ impl State {
                 numbers: [0; CLIENTS],
                 kept: [0; CLIENTS],
                 complete: false,
+                gone: 0,
                 broken: 0,
                 out: None,
             }
@@ -421,6 +426,7 @@ impl State {
         let ghost = Ghost {
             before: [0; ALL_WRITES],
             acked: 0,
+            void: 0,
             promised: 0,
             had: [0; ALL_WRITES],
             let_in: 0,

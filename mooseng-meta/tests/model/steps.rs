@@ -380,6 +380,7 @@ impl State {
         for s in &mut self.servers {
             of(&mut s.version);
             of(&mut s.broken);
+            of(&mut s.gone);
             s.out.iter_mut().for_each(|o| of(&mut o.version));
         }
         self.clients.iter_mut().for_each(|c| of(&mut c.version));
