@@ -1,6 +1,6 @@
 //! What clients do: `mooseng-client`'s `Writer` and `Node::flush_now`, for one chunk.
 
-use crate::{Config, Fault, state::*};
+use crate::{Config, faults::Fault, state::*};
 
 impl State {
     /// `locate`: the masters give the place of the open version (`Inner::attach`).

@@ -1,7 +1,7 @@
 //! What the leading master does about the chunk: `service/bump.rs`, `service/deleting.rs`,
 //! `service/sessions.rs`. What is to be done is decided by the real [`plan`].
 
-use crate::{Config, Fault, state::*};
+use crate::{Config, faults::Fault, state::*};
 use mooseng_core::{
     ids::{ChunkId, ChunkIndex, ChunkVersion, InodeId, ServerId},
     meta::ReplicaState,
@@ -34,7 +34,7 @@ impl State {
         ChunkRec {
             version: ChunkVersion(r.version.into()),
             members: ids(r.members.iter()),
-            wanted: cfg.wanted,
+            wanted: cfg.copies as u8,
             inode: InodeId(1),
             index: ChunkIndex(0),
             committed: r.committed,
@@ -82,7 +82,7 @@ impl State {
             s if !s.made => r.committed,
             s => s.suspect || s.version != r.version,
         };
-        let few = r.members.len() != usize::from(cfg.wanted);
+        let few = r.members.len() != cfg.copies;
         r.force || self.tells_of_break() || few || r.members.iter().any(odd)
     }
 
@@ -330,7 +330,7 @@ impl State {
             None if !r.members.has(server) => {
                 let found = self.look_at();
                 let good = |f: &Found| *f == Found::Current(ReplicaState::Good);
-                if found.len() < usize::from(cfg.wanted) || !found.iter().all(|(_, f)| good(f)) {
+                if found.len() < cfg.copies || !found.iter().all(|(_, f)| good(f)) {
                     return false;
                 }
                 r.version

@@ -1,6 +1,6 @@
 //! What chunkservers do: `mooseng-chunk`.
 
-use crate::{Config, Fault, state::*, steps::Failure};
+use crate::{Config, faults::Fault, state::*, steps::Failure};
 
 /// How a frame is refused, as far as the client's recovery goes (`at_fault`).
 #[derive(Clone, Copy, PartialEq, Eq)]

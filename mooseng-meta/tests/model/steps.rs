@@ -1,6 +1,6 @@
 //! The model: its first state, its steps, what must hold.
 
-use crate::{Config, Fault, state::*};
+use crate::{Config, faults::Fault, state::*};
 use stateright::{Model, Property};
 
 /// What must be seen to happen.
@@ -215,7 +215,7 @@ impl Model for Config {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State::first(self.members, self.fresh)]
+        vec![State::first(self.copies, self.fresh)]
     }
 
     fn actions(&self, s: &State, steps: &mut Vec<Step>) {
@@ -310,7 +310,7 @@ impl State {
     fn is_at_goal(&self, cfg: &Config) -> bool {
         let r = &self.rec;
         let all = self.clients.iter().zip(cfg.writes).all(|(c, writes)| writes == 0 || c.is_done(writes));
-        let whole = r.pending.is_none() && r.members.len() == usize::from(cfg.wanted);
+        let whole = r.pending.is_none() && r.members.len() == cfg.copies;
         self.failures == cfg.failures
             && all
             && whole
