@@ -21,7 +21,9 @@ impl State {
         if c.version != rec.version {
             self.end_stream(client);
             let c = &mut self.clients[client];
-            c.members = [Start::Nobody; SERVERS];
+            if !c.closed {
+                c.members = [Start::Nobody; SERVERS];
+            }
             if !cfg.has(Fault::FreshSetAbandoned) && c.fresh && !c.told {
                 (c.synced, c.acked) = (0, 0);
             }
@@ -94,7 +96,10 @@ impl State {
     /// `Writer::end_stream`: what is not synced is to be sent again.
     pub fn end_stream(&mut self, client: usize) {
         let c = &mut self.clients[client];
-        (c.flying, c.acked) = (false, c.synced);
+        c.flying = false;
+        if !c.closed {
+            c.acked = c.synced;
+        }
         for o in self.servers.iter_mut().filter_map(|s| s.out.as_mut()) {
             o.old |= writer(o.write) == client;
         }
@@ -145,7 +150,7 @@ impl State {
             if let Some(why) = refused.or_else(|| (!self.sync_here(cfg, server)).then_some(Ends::Report)) {
                 self.recover(client, why == Ends::Report);
                 if why == Ends::Lost {
-                    self.clients[client].members = [Start::Nobody; SERVERS];
+                    self.is_lost(client);
                 }
                 return true;
             }
@@ -154,6 +159,23 @@ impl State {
         (c.synced, c.members) = (upto, [Start::Nobody; SERVERS]);
         self.promise(client);
         true
+    }
+
+    /// `ChunkError::Lost`: what is held is written again; what is not is told as an error.
+    fn is_lost(&mut self, client: usize) {
+        let c = &mut self.clients[client];
+        c.members = [Start::Nobody; SERVERS];
+        if c.closed {
+            c.synced = c.acked;
+            self.ghost.void |= (1..=c.acked).fold(0, |m, n| m | write_bit(write(client, n)));
+        }
+    }
+
+    /// The last handle is closed: everything is acknowledged, and told.
+    pub fn close(&mut self, cfg: &Config, client: usize) -> bool {
+        let c = &mut self.clients[client];
+        let all = c.acked == cfg.writes[client] && c.told && !c.lost && !c.is_done(c.acked);
+        all && !std::mem::replace(&mut c.closed, true)
     }
 
     /// A sync that ends before its answer came: some have done it. Returns false when that changes nothing.
@@ -208,10 +230,7 @@ impl State {
             });
             let had = had.fold(0, |m, s| m | bit(s));
             ghost.had[usize::from(w) - 1] = had;
-            // When all who had it have lost their disks meanwhile, it is lost by that.
-            if had != 0 {
-                ghost.promised |= write_bit(w);
-            }
+            ghost.promised |= write_bit(w);
         }
     }
 }

@@ -62,7 +62,7 @@ pub fn found_in() -> Vec<(&'static [Fault], Config)> {
         (&[BlessedInPlace], known(2, &[GiveUp, Stop])),
         (&[BumpTakenUp], known(2, &[GiveUp, Abandon])),
         (&[FreshSetAbandoned], fresh(2, &[GiveUp, Stop], [1, 0])),
-        (&[OldSetCommitted], fresh(2, &[Crash, Cut], [1, 1])),
+        (&[OldSetCommitted], fresh(2, &[Abandon, Cut], [1, 1])),
         (&[EmptyForCommitted], fresh(2, &[GiveUp, Wipe], [1, 0])),
         (&[AnewForgotten], fresh(2, &[Crash, Late], [1, 0])),
         (&[CreatePassedOn], fresh(1, &[Crash], [2, 0])),
@@ -71,8 +71,7 @@ pub fn found_in() -> Vec<(&'static [Fault], Config)> {
         (&[OldStreamsLive], fresh(2, &[Crash, Fence], [1, 1])),
         (&[NoteGoesEarly], known(2, &[GiveUp, Stop])),
         (&[VersionUnchecked], known(1, &[GiveUp])),
-        // Alone nothing comes of it: who was dirty at a crash is suspect, and suspects serve no sync.
-        (&[IncarnationIgnored, CreatePassedOn], fresh(1, &[Crash], [2, 0])),
+        (&[IncarnationIgnored], known(2, &[Crash]).writes([1, 0]).closes()),
         (&[SuspectServed], known(1, &[Crash])),
         (&[FenceNotAwaited], known(2, &[Crash, Fence])),
         (&[RepeatApplied], known(1, &[GiveUp])),

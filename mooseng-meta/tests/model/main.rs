@@ -32,6 +32,8 @@ struct Config {
     fresh: bool,
     /// Writes of each client.
     writes: [u8; CLIENTS],
+    /// Clients close their files before they sync them.
+    closes: bool,
     failures: u8,
     kinds: Vec<Failure>,
     faults: Vec<Fault>,
@@ -44,7 +46,7 @@ impl Config {
     /// A chunk with two copies that is written once by each client.
     fn new(failures: u8, kinds: &[Failure]) -> Self {
         let (kinds, faults) = (kinds.to_vec(), vec![]);
-        Self { copies: 2, fresh: false, writes: [1, 1], failures, kinds, faults }
+        Self { copies: 2, fresh: false, writes: [1, 1], closes: false, failures, kinds, faults }
     }
 
     fn fresh(self, writes: [u8; CLIENTS]) -> Self {
@@ -53,6 +55,10 @@ impl Config {
 
     fn writes(self, writes: [u8; CLIENTS]) -> Self {
         Self { writes, ..self }
+    }
+
+    fn closes(self) -> Self {
+        Self { closes: true, ..self }
     }
 
     fn copies(self, copies: usize) -> Self {
@@ -94,8 +100,9 @@ impl Config {
         let Self { copies, writes, failures, kinds, .. } = self;
         let kinds = if kinds.len() == ALL.len() { "all kinds".into() } else { format!("{kinds:?}") };
         let fresh = if self.fresh { ", never written" } else { "" };
+        let closes = if self.closes { ", closed" } else { "" };
         format!(
-            "{copies} copies{fresh}, writes {writes:?}, {failures} failures of {kinds}, {:?}",
+            "{copies} copies{fresh}, writes {writes:?}{closes}, {failures} failures of {kinds}, {:?}",
             self.faults
         )
     }
@@ -110,12 +117,17 @@ fn nothing_that_was_promised_is_lost() {
     let mut all = vec![
         Config::new(1, &ALL),
         Config::new(2, &ALL).writes([1, 0]),
+        Config::new(1, &ALL).closes(),
         Config::new(1, &ALL).copies(3),
         Config::new(1, &ALL).fresh([1, 1]),
         Config::new(1, &ALL).fresh([2, 0]),
     ];
     if is_full() {
-        all.extend([Config::new(2, &ALL).fresh([1, 0]), Config::new(2, &ALL)]);
+        all.extend([
+            Config::new(2, &ALL).writes([1, 0]).closes(),
+            Config::new(2, &ALL).fresh([1, 0]),
+            Config::new(2, &ALL),
+        ]);
     }
     for cfg in all {
         let (found, whole) = cfg.clone().explore();

@@ -314,8 +314,13 @@ impl State {
         self.servers[server].empty();
         if self.servers.iter().all(|s| !s.made) {
             self.may_come_again();
-            for (client, c) in self.clients.iter().enumerate() {
-                self.ghost.void |= (1..=c.synced).fold(0, |m, n| m | write_bit(write(client, n)));
+        }
+        // What was synced, and is on no disk now, is lost by that.
+        for (client, c) in self.clients.iter().enumerate() {
+            for w in (1..=c.synced).map(|n| write(client, n)) {
+                if !self.servers.iter().any(|s| s.made && !self.ghost.is_older(s.disk, w)) {
+                    self.ghost.void |= write_bit(w);
+                }
             }
         }
         self.ghost.wiped(server);

@@ -299,6 +299,8 @@ pub struct Client {
     pub members: [Start; SERVERS],
     /// The masters know of everything written.
     pub told: bool,
+    /// Its last handle is closed: nothing is held any more (`Pool::leave_unsynced`).
+    pub closed: bool,
 }
 
 impl Client {
@@ -422,6 +424,7 @@ impl State {
             flying: false,
             members: [Start::Nobody; SERVERS],
             told: !fresh,
+            closed: false,
         };
         let ghost = Ghost {
             before: [0; ALL_WRITES],

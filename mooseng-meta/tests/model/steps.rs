@@ -13,6 +13,7 @@ pub enum Step {
     Send(usize),
     Commit(usize),
     Sync(usize),
+    Close(usize),
     Deliver(Frame),
     ApplyAtHead(usize),
     Restart(usize),
@@ -117,6 +118,7 @@ impl Config {
             Step::Send(c) => s.send(self, c, false),
             Step::Commit(c) => s.commit(self, c),
             Step::Sync(c) => s.sync(self, c),
+            Step::Close(c) => s.close(self, c),
             Step::Deliver(f) => s.deliver(self, f),
             Step::ApplyAtHead(n) => s.apply_at_head(self, n),
             Step::Restart(n) => {
@@ -221,6 +223,9 @@ impl Model for Config {
     fn actions(&self, s: &State, steps: &mut Vec<Step>) {
         for c in (0..CLIENTS).filter(|c| self.writes[*c] > 0) {
             steps.extend([Step::Locate(c), Step::Send(c), Step::Commit(c), Step::Sync(c)]);
+            if self.closes {
+                steps.push(Step::Close(c));
+            }
         }
         steps.extend(s.frames.iter().map(|f| Step::Deliver(*f)));
         steps.extend(s.late.iter().flat_map(|l| [Step::Arrives(*l, false), Step::Arrives(*l, true)]));
