@@ -148,9 +148,10 @@ impl State {
         for server in chain.iter() {
             let refused = self.refuses_sync(cfg, client, server);
             if let Some(why) = refused.or_else(|| (!self.sync_here(cfg, server)).then_some(Ends::Report)) {
-                self.recover(client, why == Ends::Report);
+                let forgets = cfg.has(Fault::LostForgotten);
+                self.recover(client, why == Ends::Report || why == Ends::Lost && !forgets);
                 if why == Ends::Lost {
-                    self.is_lost(client);
+                    self.is_lost(client, forgets);
                 }
                 return true;
             }
@@ -161,10 +162,13 @@ impl State {
         true
     }
 
-    /// `ChunkError::Lost`: what is held is written again; what is not is told as an error.
-    fn is_lost(&mut self, client: usize) {
+    /// `ChunkError::Lost`: what is held is written again, to the next version (at this one the head takes it for
+    /// a repeat, and says so for itself alone); what is not held is told as an error.
+    fn is_lost(&mut self, client: usize, forgets: bool) {
         let c = &mut self.clients[client];
-        c.members = [Start::Nobody; SERVERS];
+        if forgets {
+            c.members = [Start::Nobody; SERVERS];
+        }
         if c.closed {
             c.synced = c.acked;
             self.ghost.void |= (1..=c.acked).fold(0, |m, n| m | write_bit(write(client, n)));
