@@ -345,7 +345,7 @@ impl State {
         }
     }
 
-    fn to_disk(&mut self, server: usize) {
+    fn harden(&mut self, server: usize) {
         let s = &mut self.servers[server];
         (s.disk, s.kept, s.filed) = (s.mem, s.numbers, true);
         let content = s.disk;
@@ -365,7 +365,7 @@ impl State {
         }
         if self.servers[server].dirty {
             let kept = self.servers[server].kept;
-            self.to_disk(server);
+            self.harden(server);
             if cfg.has(Fault::NumbersBehindSync) {
                 self.servers[server].kept = kept;
             }
@@ -411,7 +411,7 @@ impl State {
         }
         self.servers[server].suspect = false;
         self.becomes(server, to);
-        self.to_disk(server);
+        self.harden(server);
         self.clean(server);
         Ok(())
     }
@@ -441,7 +441,7 @@ impl State {
         self.becomes(server, version);
         let s = &mut self.servers[server];
         (s.mem, s.numbers, s.complete, s.suspect) = (theirs, numbers, false, false);
-        self.to_disk(server);
+        self.harden(server);
         self.clean(server);
         true
     }
@@ -451,7 +451,7 @@ impl State {
         if self.servers[server].made {
             self.may_come_again();
             self.servers[server].suspect = false;
-            self.to_disk(server);
+            self.harden(server);
             self.clean(server);
         }
     }
