@@ -50,6 +50,8 @@ struct Forward {
     frames: mpsc::Sender<Frame>,
     /// The last number handed over.
     sent: Arc<AtomicU64>,
+    /// Whether those behind may make the chunk: said with the first frame.
+    create: Arc<AtomicBool>,
     /// Whether the writer is done.
     ended: Arc<AtomicBool>,
     /// Rings when one of them changes.
@@ -61,7 +63,12 @@ struct Forward {
 }
 
 impl Forward {
-    async fn send(&self, frame: Frame) {
+    /// Whoever has the chunk knows that those behind have it, or have lost it: `create` is for a chunk that
+    /// begins with this frame.
+    async fn send(&self, frame: Frame, create: bool) {
+        if self.sent.load(Ordering::Relaxed) == 0 {
+            self.create.store(create, Ordering::Relaxed);
+        }
         self.sent.fetch_max(frame.head.number.get(), Ordering::Relaxed);
         self.rang.notify_one();
         // A next server that is gone is told by its own failure; this one goes on.
@@ -126,6 +133,7 @@ pub(crate) fn write(
             let forward = Forward {
                 frames: tx,
                 sent: sent.clone(),
+                create: Arc::default(),
                 ended: Arc::default(),
                 rang: Arc::default(),
                 down: down.1.clone(),
@@ -134,6 +142,7 @@ pub(crate) fn write(
             let behind = Behind {
                 next,
                 sent: forward.sent.clone(),
+                create: forward.create.clone(),
                 ended: forward.ended.clone(),
                 rang: forward.rang.clone(),
             };
@@ -188,11 +197,12 @@ async fn take(
             }
             let mut _sending = None;
             if let Some(next) = &forward {
+                let create = req.create && !slot.known.lock().made;
                 if head {
                     _sending = Some(shared.before_sending(&slot, &req, &frame).await?);
                 }
                 whole = false;
-                next.send(frame.clone()).await;
+                next.send(frame.clone(), create).await;
             }
             shared.apply(&slot, &req, &frame, first).await?;
             whole = true;
@@ -257,6 +267,7 @@ async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Resu
 struct Behind {
     next: Replica,
     sent: Arc<AtomicU64>,
+    create: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
     rang: Arc<tokio::sync::Notify>,
 }
@@ -291,14 +302,17 @@ impl Behind {
         &self,
         shared: &Shared,
         mut req: WriteRequest,
-        frames: mpsc::Receiver<Frame>,
+        mut frames: mpsc::Receiver<Frame>,
         said: &watch::Sender<Progress>,
     ) -> Result<(), ChunkError> {
         req.chain.remove(0);
         req.capability = None;
         let c = shared.peers.get(&self.next.addr, shared.chain_patience).await?;
-        let source =
+        let Some(first) = frames.recv().await else { return Ok(()) };
+        req.create = self.create.load(Ordering::Relaxed);
+        let rest =
             futures::stream::unfold(frames, |mut rx| async move { rx.recv().await.map(|f| (Ok(f), rx)) });
+        let source = futures::stream::iter([Ok(first)]).chain(rest);
         let mut acks = RemoteChunks::new(c).write(&CallContext::internal(IDLE), req, source.boxed()).await?;
         while let Some(ack) = acks.next().await {
             let ack = ack?;

@@ -65,7 +65,7 @@ pub(crate) async fn pull(
     if !work.is_empty() || own.length != table.length {
         guard = begin(shared, &slot, guard).await?;
     }
-    let mut nowhere = Vec::new();
+    let (mut nowhere, mut kept) = (Vec::new(), false);
     for (blocks, hole) in work {
         let got = match hole {
             true => vec![],
@@ -74,7 +74,10 @@ pub(crate) async fn pull(
         for part in parts(blocks, got) {
             guard = match part {
                 Part::Blocks(blocks, frames) => put(shared, &slot, guard, blocks, frames).await?,
-                Part::Nowhere(block) if was_member && !damaged.contains(&block) => guard,
+                Part::Nowhere(block) if was_member && !damaged.contains(&block) => {
+                    kept = true;
+                    guard
+                }
                 Part::Nowhere(block) => {
                     nowhere.push(block);
                     let crc = table.blocks.get(block as usize).copied().flatten().unwrap_or(UNKNOWN);
@@ -83,7 +86,9 @@ pub(crate) async fn pull(
             };
         }
     }
-    let numbers = numbers_of(chunk, &sources).await?;
+    // Where the source's block could not be had, what its numbers claim may not be here: it is taken again.
+    let whole = !kept && nowhere.is_empty();
+    let numbers = if whole { numbers_of(chunk, &sources).await? } else { vec![] };
     let guard = finish(shared, &slot, guard, chunk.version, table.length, numbers).await?;
     match nowhere.first() {
         None => drop(shared.damaged.lock().remove(&chunk.id)),

@@ -118,7 +118,7 @@ impl Shared {
                 let best = usable.max_by_key(|(free, _)| *free);
                 let room = best.filter(|(free, _)| *free >= FRAME_BYTES_MAX as u64);
                 let (_, disk) = room.ok_or(ChunkError::NoSpace(self.server))?;
-                let known = Known { version, length: 0, state, dirty: false, sending: false, made: false };
+                let known = Known { version, length: 0, state, dirty: false, sending: false, sent: None, clean_when_through: false, made: false };
                 let slot = Arc::new(Slot::new(id, disk.clone(), known));
                 let mut slots = self.slots.lock();
                 let now = slots.entry(id).or_insert_with(|| slot.clone());
@@ -288,8 +288,12 @@ impl Shared {
         slot: &Slot,
         guard: OwnedMutexGuard<Inside>,
     ) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
-        if slot.known.lock().dirty {
-            return Ok(guard);
+        {
+            let mut known = slot.known.lock();
+            known.clean_when_through = false;
+            if known.dirty {
+                return Ok(guard);
+            }
         }
         let (id, noted) = (slot.id, slot.known.clone());
         if slot.disk.is_marked(id) {
@@ -434,7 +438,8 @@ impl Shared {
 /// little.
 pub(crate) fn clean(disk: &DataDisk, id: ChunkId, known: &Mutex<Known>) {
     let mut known = known.lock();
-    if !known.sending {
+    known.clean_when_through = known.dirty && known.is_under_way();
+    if !known.is_under_way() {
         known.dirty = false;
         disk.unmark(id);
     }

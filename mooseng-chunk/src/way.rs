@@ -75,6 +75,7 @@ impl Pass {
                 _ => {}
             }
             (self.held, self.bytes) = (Some(guard), 0);
+            self.slot.known.lock().sent = Some(self.version);
         }
         self.bytes += bytes;
         Ok(())
@@ -82,9 +83,15 @@ impl Pass {
 
     /// Gives the way on. `clear`: the servers behind have all that was sent.
     pub fn give(&mut self, clear: bool) {
-        if let Some(mut guard) = self.held.take()
-            && !clear
-        {
+        let Some(mut guard) = self.held.take() else { return };
+        if clear {
+            let mut known = self.slot.known.lock();
+            known.sent = None;
+            if known.clean_when_through && !known.is_under_way() {
+                (known.dirty, known.clean_when_through) = (false, false);
+                self.slot.disk.unmark(self.slot.id);
+            }
+        } else {
             tracing::warn!(chunk = %self.slot.id, version = %self.version, next = %self.next, "a chain failed with frames under way");
             *guard = Some((self.version, self.next));
             self.shared.broken.lock().insert(ChunkRef { id: self.slot.id, version: self.version });

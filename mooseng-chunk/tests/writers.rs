@@ -217,6 +217,23 @@ async fn a_place_that_may_be_made_and_is_there_keeps_its_numbers() {
     assert_eq!(same_everywhere(&world, chunk(1, 2), &[1]).await, pattern(2, 3000));
 }
 
+/// Otherwise it would take for a repeat, after its start, what never reached the server behind it.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_stops_with_frames_under_way_is_a_suspect_at_its_start() {
+    let late = Arc::new(Late::default());
+    let world = World::on(MemoryNetwork::with_faults(late.clone())).await;
+    let mut s = servers(&world, 2).await;
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 3000))]).await.unwrap();
+    world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+    until("what is through is clean", || s[&1].1.store().dirty_chunks() == 0).await;
+    late.0.lock().push_back(600_000);
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 2, 0, pattern(1, 3000))]).await.unwrap_err();
+    let (disk, old) = s.remove(&1).unwrap();
+    old.shutdown().await;
+    let again = world.start(1, &disk).await;
+    assert_eq!(again.status().suspect, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_becomes_the_head_knows_what_its_source_knew() {
     let world = World::new().await;

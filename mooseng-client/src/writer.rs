@@ -408,10 +408,6 @@ impl Writer {
         if Instant::now() >= until || (refused && self.refusals > REFUSALS_MAX) {
             return Err(failed);
         }
-        if matches!(e, ChunkError::Lost { .. }) {
-            // Everything unsynced is held and sent again; who acknowledged it before is of no account.
-            self.queue.inner.lock().members.clear();
-        }
         match self.move_on(&e, head, chunk, until).await {
             Ok(()) if full => tokio::time::sleep(FULL_RETRY).await,
             Ok(()) => {
@@ -527,7 +523,8 @@ fn silent() -> ChunkError {
 /// Whom the leader is to look at.
 fn at_fault(e: &ChunkError, head: Option<ServerId>) -> Option<ServerId> {
     match e {
-        ChunkError::Chain { server, .. } => Some(*server),
+        // What a server lost may be on no other any more: who acknowledged it is forgotten with the version.
+        ChunkError::Chain { server, .. } | ChunkError::Lost { server, .. } => Some(*server),
         ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } | ChunkError::NoSpace(_) => head,
         ChunkError::Damaged { .. } | ChunkError::NotFound(_) | ChunkError::Suspect(_) => head,
         _ => None,
