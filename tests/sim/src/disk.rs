@@ -1,133 +1,79 @@
 //! `SimDisk`: a disk with pending and durable state. A crash keeps what was synced and a seeded
 //! choice of what was not, torn at 512-byte sectors; a kill (the process dies, the machine lives)
 //! keeps everything. Handles of a process that died are dead: whatever still holds them gets EIO.
+//! A medium may also be ill ([`Ill`]), and its bits may rot. It keeps count of its *scars*: bytes that are
+//! not what was written, and were not written again since.
 
+mod bytes;
+mod ills;
+
+pub use ills::Ill;
+
+use bytes::{Bytes, Change, PAGE_BYTES};
+use ills::{Deed, Health, broken};
 use mooseng_core::seam::{Disk, DiskFile, Rng};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, io, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, ops::Range, sync::Arc};
 
-/// What a write cache may lose on its own: disks guarantee sectors, nothing larger.
-const SECTOR_BYTES: usize = 512;
-
-/// What memory is taken in: files may be sparse, and copies of them share what is equal.
-const PAGE_BYTES: u64 = 4096;
-
-type Page = Arc<[u8; PAGE_BYTES as usize]>;
-
-/// Bytes of a file, holes left out.
-#[derive(Clone, Debug, Default)]
-struct Bytes {
-    len: u64,
-    pages: BTreeMap<u64, Page>,
-}
-
-impl Bytes {
-    /// Parts of a range, each within one page: page, position in it, position in the range, length.
-    fn parts(at: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize, usize)> {
-        let pages = at / PAGE_BYTES..(at + len).div_ceil(PAGE_BYTES);
-        pages.filter(move |_| len > 0).map(move |page| {
-            let from = at.max(page * PAGE_BYTES);
-            let to = (at + len).min((page + 1) * PAGE_BYTES);
-            (page, (from % PAGE_BYTES) as usize, (from - at) as usize, (to - from) as usize)
-        })
-    }
-
-    fn write(&mut self, at: u64, data: &[u8]) {
-        for (page, within, from, len) in Self::parts(at, data.len() as u64) {
-            let page = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES as usize]));
-            Arc::make_mut(page)[within..within + len].copy_from_slice(&data[from..from + len]);
-        }
-        self.len = self.len.max(at + data.len() as u64);
-    }
-
-    fn zero(&mut self, at: u64, len: u64) {
-        let end = (at + len).min(self.len);
-        for (page, within, _, len) in Self::parts(at, end.saturating_sub(at)) {
-            if let Some(page) = self.pages.get_mut(&page) {
-                Arc::make_mut(page)[within..within + len].fill(0);
-            }
-        }
-    }
-
-    fn set_len(&mut self, len: u64) {
-        if len < self.len {
-            self.zero(len, self.len - len);
-            self.pages.split_off(&len.div_ceil(PAGE_BYTES));
-        }
-        self.len = len;
-    }
-
-    fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
-        if at + buf.len() as u64 > self.len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        for (page, within, from, len) in Self::parts(at, buf.len() as u64) {
-            let into = &mut buf[from..from + len];
-            match self.pages.get(&page) {
-                Some(page) => into.copy_from_slice(&page[within..within + len]),
-                None => into.fill(0),
-            }
-        }
-        Ok(())
-    }
-
-    /// Bytes up to the last that is not zero.
-    fn used(&self) -> u64 {
-        let last = |page: &Page| page.iter().rposition(|b| *b != 0);
-        let used =
-            self.pages.iter().rev().find_map(|(n, page)| Some(n * PAGE_BYTES + last(page)? as u64 + 1));
-        used.unwrap_or(0)
-    }
-
-    fn flip(&mut self, bit: u64) {
-        let mut byte = [0];
-        if self.read(bit / 8, &mut byte).is_ok() {
-            self.write(bit / 8, &[byte[0] ^ (1 << (bit % 8))]);
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write { at: u64, data: Vec<u8> },
-    SetLen(u64),
-    Punch { at: u64, len: u64 },
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut Bytes) {
-        match self {
-            Self::Write { at, data } => bytes.write(*at, data),
-            Self::SetLen(len) => bytes.set_len(*len),
-            Self::Punch { at, len } => bytes.zero(*at, *len),
-        }
-    }
-
-    /// What of it survives a power failure: all, nothing, or some of its sectors.
-    fn survivor(&self, rng: &dyn Rng) -> Vec<Self> {
-        let r = rng.next_u64();
-        match (r % 3, self) {
-            (0, _) => vec![],
-            (1, Self::Write { at, data }) => {
-                let mut kept = Vec::new();
-                for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
-                    if rng.next_u64() & 1 == 0 {
-                        let at = at + (i * SECTOR_BYTES) as u64;
-                        kept.push(Self::Write { at, data: sector.to_vec() });
-                    }
-                }
-                kept
-            }
-            _ => vec![self.clone()],
-        }
-    }
-}
+/// Where the data begins in a chunk's file: what goes astray or rots before it is another thing.
+const DATA_FROM: u64 = 320 << 10;
+/// The chunks' files.
+pub const CHUNKS: &str = "chunks/";
 
 #[derive(Debug, Default)]
 struct Content {
     durable: Bytes,
     current: Bytes,
     pending: Vec<Change>,
+    scars: Vec<Scar>,
+}
+
+/// Bytes that are not what was written.
+#[derive(Debug)]
+struct Scar {
+    bytes: Range<u64>,
+    /// Pending changes that came before it: they do not heal it.
+    after: usize,
+}
+
+impl Content {
+    /// Whether nothing of a change takes room that is not the file's already.
+    fn has_room(&self, change: &Change) -> bool {
+        match change {
+            Change::Write { at, data } => self.current.has_room(*at, data.len() as u64),
+            Change::Allocate(len) => self.current.has_room(0, *len),
+            Change::SetLen(_) | Change::Punch { .. } => true,
+        }
+    }
+
+    /// All pending changes are on the medium.
+    fn settle(&mut self) {
+        for (n, change) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+            change.apply(&mut self.durable);
+            let good = change.covers();
+            let cut = |s: Scar| {
+                let good = if s.after <= n { good.clone() } else { 0..0 };
+                let (r, after) = (s.bytes, s.after);
+                [r.start..r.end.min(good.start).max(r.start), r.start.max(good.end).min(r.end)..r.end]
+                    .map(|bytes| Scar { bytes, after })
+            };
+            self.scars = self.scars.drain(..).flat_map(cut).filter(|s| !s.bytes.is_empty()).collect();
+        }
+        self.scars.iter_mut().for_each(|s| s.after = 0);
+    }
+
+    fn scar(&mut self, bytes: Range<u64>) {
+        let after = self.pending.len();
+        self.scars.push(Scar { bytes, after });
+    }
+
+    /// What pending changes leave of themselves when they are not kept.
+    fn tear(&mut self, rng: &dyn Rng) {
+        let pending = std::mem::take(&mut self.pending);
+        for change in pending.iter().flat_map(|c| c.survivor(rng)) {
+            change.apply(&mut self.durable);
+        }
+    }
 }
 
 type FileRef = Arc<Mutex<Content>>;
@@ -171,12 +117,14 @@ pub struct SimMedium {
     capacity: u64,
     state: Arc<Mutex<State>>,
     removed: Arc<Mutex<Option<Arc<Removed>>>>,
+    health: Arc<Mutex<Health>>,
 }
 
 impl SimMedium {
     /// An empty medium of so many bytes.
     pub fn new(label: &str, capacity: u64) -> Self {
-        Self { label: label.into(), capacity, state: Arc::default(), removed: Arc::default() }
+        let (state, removed, health) = Default::default();
+        Self { label: label.into(), capacity, state, removed, health }
     }
 
     /// The disk as a process that starts now sees it.
@@ -201,10 +149,8 @@ impl SimMedium {
         s.names = s.durable_names.clone();
         for file in s.names.values() {
             let mut f = file.lock();
-            let pending = std::mem::take(&mut f.pending);
-            for change in pending.iter().flat_map(|c| c.survivor(rng)) {
-                change.apply(&mut f.durable);
-            }
+            f.tear(rng);
+            f.scars.iter_mut().for_each(|s| s.after = 0);
             f.current = f.durable.clone();
         }
     }
@@ -234,6 +180,45 @@ impl SimMedium {
             f.current.flip(bit);
             f.durable.flip(bit);
         }
+    }
+
+    /// Something is wrong with it from now on.
+    pub fn falls_ill(&self, ill: Ill, seed: u64) {
+        self.health.lock().falls(ill, seed);
+    }
+
+    /// How often its illness was felt so far.
+    pub fn struck(&self) -> u64 {
+        self.health.lock().struck
+    }
+
+    /// It is well again.
+    pub fn recovers(&self) {
+        self.health.lock().recovers();
+    }
+
+    /// A bit of a file whose name is meant flips, among bytes that were written. Which file, and which bit.
+    pub fn rots(&self, rng: &dyn Rng, of: impl Fn(&str) -> bool) -> Option<(String, u64)> {
+        let names: Vec<String> = self.state.lock().names.keys().filter(|n| of(n)).cloned().collect();
+        let name = names.get((rng.next_u64() % names.len().max(1) as u64) as usize)?;
+        let file = self.state.lock().names.get(name).cloned()?;
+        let mut f = file.lock();
+        let pages: Vec<u64> = f.current.pages().collect();
+        let page = pages.get((rng.next_u64() % pages.len().max(1) as u64) as usize)?;
+        let bit = page * PAGE_BYTES * 8 + rng.next_u64() % (PAGE_BYTES * 8);
+        if bit / 8 >= f.current.len {
+            return None;
+        }
+        f.current.flip(bit);
+        f.durable.flip(bit);
+        f.scar(bit / 8..bit / 8 + 1);
+        Some((name.clone(), bit))
+    }
+
+    /// Files that have bytes which are not what was written.
+    pub fn scarred(&self) -> Vec<String> {
+        let s = self.state.lock();
+        s.names.iter().filter(|(_, f)| !f.lock().scars.is_empty()).map(|(n, _)| n.clone()).collect()
     }
 
     /// Tells somebody of each file that is removed, by its name.
@@ -274,25 +259,29 @@ impl SimDisk {
         let s = self.medium.state.lock();
         if s.boot == self.boot { Ok(s) } else { Err(dead()) }
     }
-    fn handle(&self, file: FileRef) -> Arc<dyn DiskFile> {
-        Arc::new(SimFile { file, medium: self.medium.clone(), boot: self.boot })
+    fn handle(&self, name: &str, file: FileRef) -> Arc<dyn DiskFile> {
+        let is_chunk = name.starts_with(CHUNKS);
+        Arc::new(SimFile { file, medium: self.medium.clone(), boot: self.boot, is_chunk })
     }
 }
 
 impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.state()?.names.get(name).cloned().ok_or_else(|| not_found(name))?;
-        Ok(self.handle(file))
+        Ok(self.handle(name, file))
     }
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut s = self.state()?;
         if s.names.contains_key(name) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} exists")));
         }
+        if self.medium.health.lock().is_full() {
+            return Err(self.medium.health.lock().refuses());
+        }
         let file = FileRef::default();
         s.change(NameChange::Set(name.into(), file.clone()));
         drop(s);
-        Ok(self.handle(file))
+        Ok(self.handle(name, file))
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut s = self.state()?;
@@ -332,6 +321,9 @@ impl Disk for SimDisk {
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut s = self.state()?;
+        if self.medium.health.lock().fails(Deed::Sync) {
+            return Err(broken());
+        }
         let (now, later) = std::mem::take(&mut s.pending_names).into_iter().partition::<Vec<_>, _>(|c| {
             let (NameChange::Set(n, _) | NameChange::Remove(n)) = c;
             dir_of(n) == dir
@@ -345,7 +337,9 @@ impl Disk for SimDisk {
     fn space(&self) -> io::Result<(u64, u64)> {
         let s = self.state()?;
         let used: u64 = s.names.values().map(|f| f.lock().current.len).sum();
-        Ok((self.medium.capacity, self.medium.capacity.saturating_sub(used)))
+        let free =
+            if self.medium.health.lock().is_full() { 0 } else { self.medium.capacity.saturating_sub(used) };
+        Ok((self.medium.capacity, free))
     }
     fn describe(&self) -> String {
         self.medium.label.clone()
@@ -356,6 +350,7 @@ struct SimFile {
     file: FileRef,
     medium: SimMedium,
     boot: u64,
+    is_chunk: bool,
 }
 
 impl fmt::Debug for SimFile {
@@ -370,16 +365,54 @@ impl SimFile {
     }
     fn change(&self, change: Change) -> io::Result<()> {
         self.alive()?;
+        let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
+        if health.is_full() && !f.has_room(&change) {
+            return Err(health.refuses());
+        }
+        if health.fails(Deed::Write) {
+            for part in change.survivor(health.rng()) {
+                part.apply(&mut f.current);
+                f.pending.push(part);
+            }
+            return Err(broken());
+        }
+        if let Some(change) = self.led_astray(change, &mut health, &mut f) {
+            change.apply(&mut f.current);
+            f.pending.push(change);
+        }
+        Ok(())
+    }
+
+    /// The same write, unless it went to another place of the file.
+    fn led_astray(&self, change: Change, health: &mut Health, f: &mut Content) -> Option<Change> {
+        let Change::Write { at, data } = change else { return Some(change) };
+        let to = match self.is_chunk {
+            true => health.strays(at, DATA_FROM, f.current.pages()),
+            false => None,
+        };
+        let Some(to) = to else { return Some(Change::Write { at, data }) };
+        let len = data.len() as u64;
+        // The file is as long as if all were well.
+        let end = Change::SetLen(f.current.len.max(at + len));
+        end.apply(&mut f.current);
+        f.pending.push(end);
+        let data = data[..data.len().min(f.current.len.saturating_sub(to) as usize)].to_vec();
+        let change = Change::Write { at: to, data };
         change.apply(&mut f.current);
         f.pending.push(change);
-        Ok(())
+        f.scar(at..at + len);
+        f.scar(to..to + len);
+        None
     }
 }
 
 impl DiskFile for SimFile {
     fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         self.alive()?;
+        if self.medium.health.lock().fails(Deed::Read) {
+            return Err(broken());
+        }
         self.file.lock().current.read(at, buf)
     }
     fn write_at(&self, at: u64, data: &[u8]) -> io::Result<()> {
@@ -387,18 +420,26 @@ impl DiskFile for SimFile {
     }
     fn sync(&self) -> io::Result<()> {
         self.alive()?;
+        let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
-        for change in std::mem::take(&mut f.pending) {
-            change.apply(&mut f.durable);
+        if !health.fails(Deed::Sync) {
+            f.settle();
+            return Ok(());
         }
-        Ok(())
+        let lost: Vec<_> = f.pending.iter().filter_map(Change::written).collect();
+        f.tear(health.rng());
+        lost.into_iter().for_each(|bytes| f.scar(bytes));
+        // The pages count as clean: whether they are dropped is the kernel's choice.
+        if health.rng().next_u64().is_multiple_of(2) {
+            f.current = f.durable.clone();
+        }
+        Err(broken())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.change(Change::SetLen(len))
     }
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let now = self.len()?;
-        if now < len { self.set_len(len) } else { Ok(()) }
+        self.change(Change::Allocate(len))
     }
     fn punch(&self, at: u64, len: u64) -> io::Result<()> {
         self.change(Change::Punch { at, len })
@@ -443,5 +484,66 @@ mod tests {
         medium.mount().create("a").unwrap().write_at(0, b"x").unwrap();
         medium.kill();
         assert_eq!(medium.mount().open("a").unwrap().len().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_failed_fsync_keeps_what_was_synced_and_is_not_made_up_for() {
+        let mut lost = 0;
+        for seed in 0..64 {
+            let medium = SimMedium::new("d", 1 << 20);
+            let file = medium.mount().create("a").unwrap();
+            medium.mount().sync_dir("").unwrap();
+            file.write_at(0, b"synced").unwrap();
+            file.sync().unwrap();
+            file.write_at(6, b"-pending").unwrap();
+            medium.falls_ill(Ill::Syncs(1), seed);
+            assert!(file.sync().is_err());
+            assert_eq!(medium.struck(), 1);
+            medium.recovers();
+            file.sync().unwrap();
+            medium.crash(&SeededRng::new(seed));
+            let file = medium.mount().open("a").unwrap();
+            let mut buf = [0; 6];
+            file.read_at(0, &mut buf).unwrap();
+            assert_eq!(&buf, b"synced");
+            lost += u32::from(file.len().unwrap() == 6);
+        }
+        assert!((1..64).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn a_full_medium_takes_what_needs_no_room() {
+        let medium = SimMedium::new("d", 1 << 20);
+        let file = medium.mount().create("a").unwrap();
+        file.allocate(2 * PAGE_BYTES).unwrap();
+        file.write_at(3 * PAGE_BYTES, b"x").unwrap();
+        medium.falls_ill(Ill::Full, 1);
+        file.write_at(PAGE_BYTES, b"x").unwrap();
+        let full = |r: io::Result<()>| assert_eq!(r.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        full(file.write_at(2 * PAGE_BYTES, b"x"));
+        full(medium.mount().create("b").map(drop));
+        assert_eq!(medium.mount().space().unwrap().1, 0);
+        medium.recovers();
+        file.write_at(2 * PAGE_BYTES, b"x").unwrap();
+    }
+
+    #[test]
+    fn scars_are_known_until_they_are_written_over() {
+        let medium = SimMedium::new("d", 1 << 20);
+        let file = medium.mount().create("chunks/a").unwrap();
+        file.write_at(DATA_FROM, &[1; 4096]).unwrap();
+        file.write_at(DATA_FROM + PAGE_BYTES, &[2; 4096]).unwrap();
+        medium.falls_ill(Ill::Strays(1), 1);
+        file.write_at(DATA_FROM, &[3; 4096]).unwrap();
+        medium.recovers();
+        let mut buf = [0; 8192];
+        file.read_at(DATA_FROM, &mut buf).unwrap();
+        assert!(buf[..4096] == [1; 4096] && buf[4096..] == [3; 4096], "it went to the other page");
+        assert_eq!(medium.scarred(), ["chunks/a"]);
+        file.write_at(DATA_FROM, &[4; 8192]).unwrap();
+        file.sync().unwrap();
+        assert!(medium.scarred().is_empty());
+        let (name, _) = medium.rots(&SeededRng::new(1), |n| n.starts_with(CHUNKS)).unwrap();
+        assert_eq!(medium.scarred(), [name]);
     }
 }

@@ -22,6 +22,23 @@ fn cx() -> CallContext {
     CallContext::internal(Duration::from_secs(10))
 }
 
+/// A repair is under way: what is found now is neither the old nor the new.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} while the replicas were compared")]
+struct Moved(ChunkError);
+
+/// Whether it may be compared later.
+pub fn has_moved(e: &anyhow::Error) -> bool {
+    e.is::<Moved>()
+}
+
+fn moved(e: ChunkError) -> anyhow::Error {
+    match e {
+        ChunkError::Suspect(_) | ChunkError::Stale { .. } | ChunkError::TooNew { .. } => Moved(e).into(),
+        e => e.into(),
+    }
+}
+
 /// All good chunks of a server with their checksum tables.
 async fn tables(chunks: &RemoteChunks) -> Result<BTreeMap<ChunkRef, ChecksumTable>> {
     let (mut tables, mut after) = (BTreeMap::new(), None);
@@ -36,6 +53,9 @@ async fn tables(chunks: &RemoteChunks) -> Result<BTreeMap<ChunkRef, ChecksumTabl
                 Ok(ControlReply::Table(table)) => drop(tables.insert(report.chunk, table)),
                 // Deleted since it was listed.
                 Err(ChunkError::NotFound(_)) => {}
+                // It has no table that could be compared.
+                Err(ChunkError::Damaged { .. }) => {}
+                Err(e) => return Err(moved(e)).context(format!("the table of {:?}", report.chunk)),
                 other => bail!("the table of {:?} is {other:?}", report.chunk),
             }
         }
@@ -54,7 +74,7 @@ async fn can_be_read(transport: &dyn Transport, server: &str, chunk: ChunkRef, b
     match read.await {
         Ok(_) => Ok(true),
         Err(ChunkError::Damaged { .. }) => Ok(false),
-        Err(e) => Err(e.into()),
+        Err(e) => Err(moved(e)),
     }
 }
 

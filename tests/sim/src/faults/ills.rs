@@ -1,0 +1,146 @@
+//! Disks that are ill: full, failing, going astray, rotting. Damage is done to the data of one chunkserver
+//! at a time, until the others have made up for it: two replicas of a chunk are what it has.
+
+use super::{NODES, Node, Troublemaker};
+use crate::disk::{CHUNKS, Ill};
+use anyhow::{Result, ensure};
+use mooseng_core::seam::Rng as _;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A master whose disk has failed is stopped within this.
+const FAILS: Duration = Duration::from_secs(10);
+/// Bits that flip at once, at most.
+const BITS_MAX: u64 = 8;
+
+/// A node whose disk is ill.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sick {
+    pub node: Node,
+    /// Which of its disks; all when there are fewer.
+    pub disk: usize,
+    pub ill: Ill,
+}
+
+impl Ill {
+    /// Whether data may be lost by it.
+    fn is_damage(self) -> bool {
+        matches!(self, Self::Writes(_) | Self::Syncs(_) | Self::Strays(_))
+    }
+}
+
+impl Troublemaker {
+    /// The chunkserver whose data may be damaged now.
+    fn patient(&self) -> usize {
+        self.sick.unwrap_or_else(|| self.pick(NODES as u64) as usize)
+    }
+
+    /// An illness of a chunkserver.
+    pub(super) fn sick_chunkserver(&self) -> Sick {
+        let often = 1 + self.pick(8);
+        let ill = match self.pick(6) {
+            0 | 1 => Ill::Full,
+            2 => Ill::Reads(often),
+            3 => Ill::Writes(often),
+            4 => Ill::Syncs(often),
+            _ => Ill::Strays(often),
+        };
+        let at = if ill.is_damage() { self.patient() } else { self.pick(NODES as u64) as usize };
+        Sick { node: Node::Chunkserver(at), disk: self.pick(3) as usize, ill }
+    }
+
+    /// An illness of a master.
+    pub(super) fn sick_master(&self) -> Sick {
+        let at = match self.pick(2) {
+            0 => self.cluster.leader().unwrap_or(0),
+            _ => self.pick(NODES as u64) as usize,
+        };
+        let often = 1 + self.pick(20);
+        let ill = match self.pick(4) {
+            0 => Ill::Full,
+            1 => Ill::Reads(often),
+            2 => Ill::Writes(often),
+            _ => Ill::Syncs(often),
+        };
+        Sick { node: Node::Master(at), disk: 0, ill }
+    }
+
+    pub(super) fn falls_ill(&mut self, sick: Sick) {
+        let name = sick.node.name();
+        self.note(format_args!("{name} has an ill disk: {sick:?}"));
+        if let Node::Chunkserver(at) = sick.node {
+            self.hurts(&name, sick.ill.is_damage());
+            if sick.ill.is_damage() {
+                self.sick = Some(at);
+            }
+        }
+        let media = self.media.of(&name);
+        for (n, medium) in media.iter().enumerate() {
+            if sick.disk >= media.len() || sick.disk == n {
+                medium.falls_ill(sick.ill, self.rng.next_u64());
+            }
+        }
+    }
+
+    /// It is well again, or another disk with the same content. A process whose disk has failed is started
+    /// anew, as an operator does. Errors: a master works on although its disk has failed.
+    pub(super) async fn recovers(&mut self, sick: Sick) -> Result<()> {
+        let name = sick.node.name();
+        let begin = Instant::now();
+        let has_failed = |t: &Self| match sick.node {
+            Node::Master(at) => t.cluster.master(at).is_some_and(|m| m.status().raft.failed.is_some()),
+            Node::Chunkserver(_) => true,
+        };
+        let struck: u64 = self.media.of(&name).iter().map(crate::disk::SimMedium::struck).sum();
+        let ends = matches!(sick.ill, Ill::Writes(_) | Ill::Syncs(_)) && struck > 0;
+        while ends && !has_failed(self) && begin.elapsed() < FAILS {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        ensure!(!ends || has_failed(self), "{name} works on, though its disk failed {struck} times");
+        self.media.of(&name).iter().for_each(crate::disk::SimMedium::recovers);
+        self.note(format_args!("{name} is well again, it was felt {struck} times"));
+        self.stage.ills_felt.fetch_add(struck, std::sync::atomic::Ordering::Relaxed);
+        let anew = match sick.node {
+            Node::Master(_) => has_failed(self),
+            Node::Chunkserver(_) => sick.ill != Ill::Full && struck > 0,
+        };
+        if anew {
+            self.media.of(&name).iter().for_each(crate::disk::SimMedium::kill);
+            self.kill(sick.node).await;
+        }
+        Ok(())
+    }
+
+    /// Bits of a chunkserver's data flip. Nobody knows before they are read.
+    pub(super) fn rots(&mut self) {
+        let at = self.patient();
+        let name = Node::Chunkserver(at).name();
+        for medium in self.media.of(&name) {
+            for _ in 0..=self.pick(BITS_MAX) {
+                if let Some((file, bit)) = medium.rots(&self.rng, |n| n.starts_with(CHUNKS)) {
+                    self.note(format_args!("{name}: bit {bit} of {file} flips"));
+                    self.hurts(&name, true);
+                    self.sick = Some(at);
+                }
+            }
+        }
+    }
+
+    /// The chunkserver that has damage which nobody has mended.
+    pub(super) fn scarred(&self) -> Option<usize> {
+        (0..NODES)
+            .find(|n| self.media.of(&Node::Chunkserver(*n).name()).iter().any(|m| !m.scarred().is_empty()))
+    }
+
+    /// What is left of damage when the cluster is whole: nobody else's data may suffer before it is mended.
+    pub(super) fn remember_scars(&mut self) {
+        self.sick = self.scarred();
+        if let Some(at) = self.sick {
+            let name = Node::Chunkserver(at).name();
+            let files = self.media.of(&name).iter().flat_map(crate::disk::SimMedium::scarred).count();
+            self.note(format_args!("{name} has {files} files with damage"));
+            self.powerless.insert(at);
+            self.hurt.insert(at);
+        }
+    }
+}
