@@ -1,22 +1,22 @@
 //! `SimDisk`: a disk with pending and durable state. A crash keeps what was synced and a seeded
 //! choice of what was not, torn at 512-byte sectors; a kill (the process dies, the machine lives)
 //! keeps everything. Handles of a process that died are dead: whatever still holds them gets EIO.
-//! A medium may also be ill ([`Ill`]), and its bits may rot. It keeps count of its *scars*: bytes that are
-//! not what was written, and were not written again since.
+//! A medium may also be ill ([`Ill`]), and its bits may rot.
 
 mod bytes;
 mod ills;
 
 pub use ills::Ill;
 
-use bytes::{Bytes, Change, PAGE_BYTES};
+pub use bytes::PAGE_BYTES;
+use bytes::{Bytes, Change};
 use ills::{Deed, Health, broken};
 use mooseng_core::seam::{Disk, DiskFile, Rng};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, io, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
 /// Where the data begins in a chunk's file: what goes astray or rots before it is another thing.
-const DATA_FROM: u64 = 320 << 10;
+pub const DATA_FROM: u64 = 320 << 10;
 /// The chunks' files.
 pub const CHUNKS: &str = "chunks/";
 
@@ -25,15 +25,8 @@ struct Content {
     durable: Bytes,
     current: Bytes,
     pending: Vec<Change>,
-    scars: Vec<Scar>,
-}
-
-/// Bytes that are not what was written.
-#[derive(Debug)]
-struct Scar {
-    bytes: Range<u64>,
-    /// Pending changes that came before it: they do not heal it.
-    after: usize,
+    /// Whether an fsync ever reached it.
+    synced: bool,
 }
 
 impl Content {
@@ -48,23 +41,18 @@ impl Content {
 
     /// All pending changes are on the medium.
     fn settle(&mut self) {
-        for (n, change) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+        for change in std::mem::take(&mut self.pending) {
             change.apply(&mut self.durable);
-            let good = change.covers();
-            let cut = |s: Scar| {
-                let good = if s.after <= n { good.clone() } else { 0..0 };
-                let (r, after) = (s.bytes, s.after);
-                [r.start..r.end.min(good.start).max(r.start), r.start.max(good.end).min(r.end)..r.end]
-                    .map(|bytes| Scar { bytes, after })
-            };
-            self.scars = self.scars.drain(..).flat_map(cut).filter(|s| !s.bytes.is_empty()).collect();
         }
-        self.scars.iter_mut().for_each(|s| s.after = 0);
+        self.synced = true;
     }
 
-    fn scar(&mut self, bytes: Range<u64>) {
-        let after = self.pending.len();
-        self.scars.push(Scar { bytes, after });
+    /// What the kernel has and the medium has not, and nobody will write any more, is gone.
+    fn drop_cache(&mut self) {
+        self.current = self.durable.clone();
+        for change in &self.pending {
+            change.apply(&mut self.current);
+        }
     }
 
     /// What pending changes leave of themselves when they are not kept.
@@ -150,7 +138,6 @@ impl SimMedium {
         for file in s.names.values() {
             let mut f = file.lock();
             f.tear(rng);
-            f.scars.iter_mut().for_each(|s| s.after = 0);
             f.current = f.durable.clone();
         }
     }
@@ -192,18 +179,20 @@ impl SimMedium {
         self.health.lock().struck
     }
 
-    /// It is well again.
+    /// It is well again. What failed fsyncs lost shows now at the latest.
     pub fn recovers(&self) {
         self.health.lock().recovers();
+        self.state.lock().names.values().for_each(|f| f.lock().drop_cache());
     }
 
-    /// A bit of a file whose name is meant flips, among bytes that were written. Which file, and which bit.
-    pub fn rots(&self, rng: &dyn Rng, of: impl Fn(&str) -> bool) -> Option<(String, u64)> {
+    /// A bit of a file whose name is meant flips, on a page that was written, from page `from` on. Which file,
+    /// and which bit.
+    pub fn rots(&self, rng: &dyn Rng, of: impl Fn(&str) -> bool, from: u64) -> Option<(String, u64)> {
         let names: Vec<String> = self.state.lock().names.keys().filter(|n| of(n)).cloned().collect();
         let name = names.get((rng.next_u64() % names.len().max(1) as u64) as usize)?;
         let file = self.state.lock().names.get(name).cloned()?;
         let mut f = file.lock();
-        let pages: Vec<u64> = f.current.pages().collect();
+        let pages: Vec<u64> = f.current.pages().filter(|p| *p >= from).collect();
         let page = pages.get((rng.next_u64() % pages.len().max(1) as u64) as usize)?;
         let bit = page * PAGE_BYTES * 8 + rng.next_u64() % (PAGE_BYTES * 8);
         if bit / 8 >= f.current.len {
@@ -211,17 +200,10 @@ impl SimMedium {
         }
         f.current.flip(bit);
         f.durable.flip(bit);
-        f.scar(bit / 8..bit / 8 + 1);
         Some((name.clone(), bit))
     }
 
-    /// Files that have bytes which are not what was written.
-    pub fn scarred(&self) -> Vec<String> {
-        let s = self.state.lock();
-        s.names.iter().filter(|(_, f)| !f.lock().scars.is_empty()).map(|(n, _)| n.clone()).collect()
-    }
-
-    /// Tells somebody of each file that is removed, by its name.
+    /// Tells somebody of each file that is removed and was synced once, by its name.
     pub fn watch(&self, removed: Arc<Removed>) {
         *self.removed.lock() = Some(removed);
     }
@@ -285,12 +267,11 @@ impl Disk for SimDisk {
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut s = self.state()?;
-        if !s.names.contains_key(name) {
-            return Err(not_found(name));
-        }
+        let file = s.names.get(name).cloned().ok_or_else(|| not_found(name))?;
         s.change(NameChange::Remove(name.into()));
         drop(s);
-        let removed = self.medium.removed.lock().clone();
+        // One that was never finished was nothing yet.
+        let removed = self.medium.removed.lock().clone().filter(|_| file.lock().synced);
         if let Some(removed) = removed {
             removed(name);
         }
@@ -401,8 +382,6 @@ impl SimFile {
         let change = Change::Write { at: to, data };
         change.apply(&mut f.current);
         f.pending.push(change);
-        f.scar(at..at + len);
-        f.scar(to..to + len);
         None
     }
 }
@@ -426,12 +405,10 @@ impl DiskFile for SimFile {
             f.settle();
             return Ok(());
         }
-        let lost: Vec<_> = f.pending.iter().filter_map(Change::written).collect();
         f.tear(health.rng());
-        lost.into_iter().for_each(|bytes| f.scar(bytes));
         // The pages count as clean: whether they are dropped is the kernel's choice.
         if health.rng().next_u64().is_multiple_of(2) {
-            f.current = f.durable.clone();
+            f.drop_cache();
         }
         Err(broken())
     }
@@ -528,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn scars_are_known_until_they_are_written_over() {
+    fn a_write_that_goes_astray_is_acknowledged_and_a_bit_that_flips_is_of_the_pages_meant() {
         let medium = SimMedium::new("d", 1 << 20);
         let file = medium.mount().create("chunks/a").unwrap();
         file.write_at(DATA_FROM, &[1; 4096]).unwrap();
@@ -536,14 +513,16 @@ mod tests {
         medium.falls_ill(Ill::Strays(1), 1);
         file.write_at(DATA_FROM, &[3; 4096]).unwrap();
         medium.recovers();
-        let mut buf = [0; 8192];
-        file.read_at(DATA_FROM, &mut buf).unwrap();
-        assert!(buf[..4096] == [1; 4096] && buf[4096..] == [3; 4096], "it went to the other page");
-        assert_eq!(medium.scarred(), ["chunks/a"]);
-        file.write_at(DATA_FROM, &[4; 8192]).unwrap();
-        file.sync().unwrap();
-        assert!(medium.scarred().is_empty());
-        let (name, _) = medium.rots(&SeededRng::new(1), |n| n.starts_with(CHUNKS)).unwrap();
-        assert_eq!(medium.scarred(), [name]);
+        let read = || {
+            let mut buf = [0; 8192];
+            file.read_at(DATA_FROM, &mut buf).unwrap();
+            buf
+        };
+        assert!(read()[..4096] == [1; 4096] && read()[4096..] == [3; 4096], "it went to the other page");
+        let before = read();
+        let first = DATA_FROM / PAGE_BYTES + 1;
+        medium.rots(&SeededRng::new(1), |n| n.starts_with(CHUNKS), first).unwrap();
+        assert_eq!(read().iter().zip(before).filter(|(a, b)| **a != *b).count(), 1);
+        assert_eq!(read()[..4096], before[..4096]);
     }
 }

@@ -415,7 +415,9 @@ impl Troublemaker {
         if power {
             self.powerless.insert(at);
         }
-        if !self.powerless.is_empty() && self.hurt.len() > 1 {
+        // What was not synced was whole on this one alone, where the other is damaged.
+        let was_last = power && self.sick.is_some_and(|sick| sick != at);
+        if was_last || (!self.powerless.is_empty() && self.hurt.len() > 1) {
             self.note("unsynced data may be lost");
             self.stage.power_failed();
         }
@@ -440,8 +442,10 @@ impl Troublemaker {
         self.stage.weather.clear();
         self.stage.clocks.run_right();
         self.note(format_args!("over: {fault:?}"));
-        if let Fault::Sick(sick) = fault {
-            self.recovers(*sick).await?;
+        match fault {
+            Fault::Sick(sick) => self.recovers(*sick).await?,
+            Fault::Rot => self.patient_restarts().await,
+            _ => {}
         }
         for node in std::mem::take(&mut self.down) {
             match node {
@@ -453,7 +457,7 @@ impl Troublemaker {
         if let Some(diary) = self.diary.take() {
             self.read_diary(&diary).await.with_context(|| format!("after {fault:?}"))?;
         }
-        Ok(())
+        self.scrub().await.with_context(|| format!("after {fault:?}"))
     }
 
     /// Waits until the cluster is whole; with `idle`, nothing may be left to delete either.
@@ -480,7 +484,6 @@ impl Troublemaker {
             if seen_whole > 4 {
                 self.note(format_args!("whole after {:?}", begin.elapsed()));
                 (self.powerless, self.hurt) = Default::default();
-                self.remember_scars();
                 self.stage.calm.begin();
                 return Ok(begin.elapsed());
             }

@@ -78,6 +78,32 @@ async fn can_be_read(transport: &dyn Transport, server: &str, chunk: ChunkRef, b
     }
 }
 
+/// Reads all good replicas of a server, block by block: which are damaged. The server tells the masters by
+/// itself.
+pub async fn damage(cluster: &Cluster, server: &str) -> Result<BTreeMap<ChunkRef, u64>> {
+    let transport = cluster.transport(Role::Master, 98, "scrubber");
+    let chunks = RemoteChunks::new(transport.connect(server).await?);
+    let mut damaged = BTreeMap::new();
+    for (chunk, table) in tables(&chunks).await? {
+        for (block, _) in table.blocks.iter().enumerate().filter(|(_, crc)| crc.is_some()) {
+            if !can_be_read(&*transport, server, chunk, block).await? {
+                damaged.insert(chunk, block as u64);
+                break;
+            }
+        }
+    }
+    Ok(damaged)
+}
+
+/// Whether a server knows that its replica is damaged.
+async fn is_damaged(transport: &dyn Transport, server: &str, chunk: ChunkRef) -> Result<bool> {
+    let chunks = RemoteChunks::new(transport.connect(server).await?);
+    match chunks.control(&cx(), Control::Stat { chunk: chunk.id }).await.map_err(moved)? {
+        ControlReply::Done(stat) => Ok(stat.report.state == ReplicaState::Damaged),
+        other => bail!("a question about {chunk:?} was answered with {other:?}"),
+    }
+}
+
 /// Compares the replicas on the first so many servers; which chunks have several, and how many were
 /// compared. A single copy may be one that nobody needs and nobody deletes in a hurry.
 /// Errors: two of one version are not equal.
@@ -95,12 +121,18 @@ pub async fn equal(cluster: &Cluster, servers: usize) -> Result<(BTreeSet<ChunkI
             };
             compared += 1;
             several.insert(chunk.id);
-            ensure!(
-                there.length == table.length,
-                "{chunk:?} has {} bytes on {other} and {} on {server}",
-                there.length,
-                table.length
-            );
+            if there.length != table.length {
+                // Replicas that are all damaged wait for somebody to remove them.
+                let hopeless = is_damaged(&*transport, other, chunk).await?
+                    && is_damaged(&*transport, &server, chunk).await?;
+                ensure!(
+                    hopeless,
+                    "{chunk:?} has {} bytes on {other} and {} on {server}",
+                    there.length,
+                    table.length
+                );
+                continue;
+            }
             for block in 0..there.blocks.len().max(table.blocks.len()) {
                 let crc = |t: &ChecksumTable| t.blocks.get(block).copied().flatten();
                 // What a power failure took verifies nowhere, or at one of them.

@@ -4,7 +4,6 @@ use mooseng_core::seam::Rng;
 use std::{
     collections::BTreeMap,
     io,
-    ops::Range,
     sync::{Arc, LazyLock},
 };
 
@@ -12,7 +11,7 @@ use std::{
 const SECTOR_BYTES: usize = 512;
 
 /// What memory is taken in: files may be sparse, and copies of them share what is equal.
-pub(super) const PAGE_BYTES: u64 = 4096;
+pub const PAGE_BYTES: u64 = 4096;
 
 type Page = Arc<[u8; PAGE_BYTES as usize]>;
 
@@ -126,21 +125,6 @@ impl Change {
             Self::Allocate(len) => bytes.allocate(*len),
             Self::Punch { at, len } => bytes.zero(*at, *len),
         }
-    }
-
-    /// The bytes that are as they should be once it is durable.
-    pub fn covers(&self) -> Range<u64> {
-        match self {
-            Self::Write { at, data } => *at..at + data.len() as u64,
-            Self::Punch { at, len } => *at..at + len,
-            Self::SetLen(len) => *len..u64::MAX,
-            Self::Allocate(_) => 0..0,
-        }
-    }
-
-    /// The bytes that it writes.
-    pub fn written(&self) -> Option<Range<u64>> {
-        matches!(self, Self::Write { .. }).then(|| self.covers())
     }
 
     /// What of it survives a power failure: all, nothing, or some of its sectors.

@@ -144,6 +144,8 @@ impl Namer {
             Step::Failed => Ok(Answer::Unknown),
             Step::Refused(e) => match e.errno() {
                 Errno::EEXIST => Ok(Answer::There),
+                // It was made, its answer was lost, and another removed it before it was asked for again.
+                Errno::ESTALE if matches!(ask, Ask::Make(_)) => Ok(Answer::Unknown),
                 // It went between the look for its inode and the change of that.
                 Errno::ENOENT | Errno::ESTALE => Ok(Answer::Missing),
                 _ => Err(e).context(what),
