@@ -1,5 +1,6 @@
 //! Whether the replicas of each chunk are equal: a divergence that no reader met yet is one all the same.
 
+use crate::weather::SCRUBBER;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::TryStreamExt as _;
 use mooseng_client::embedded::Cluster;
@@ -81,7 +82,7 @@ async fn can_be_read(transport: &dyn Transport, server: &str, chunk: ChunkRef, b
 /// Reads all good replicas of a server, block by block: which are damaged. The server tells the masters by
 /// itself.
 pub async fn damage(cluster: &Cluster, server: &str) -> Result<BTreeMap<ChunkRef, u64>> {
-    let transport = cluster.transport(Role::Master, 98, "scrubber");
+    let transport = cluster.transport(Role::Master, 98, SCRUBBER);
     let chunks = RemoteChunks::new(transport.connect(server).await?);
     let mut damaged = BTreeMap::new();
     for (chunk, table) in tables(&chunks).await? {
