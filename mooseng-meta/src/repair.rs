@@ -98,9 +98,11 @@ pub fn plan(
     if survivors.is_empty() {
         let suspects = is(&|f| f == Found::Current(ReplicaState::Suspect));
         let silent = found.iter().any(|(_, f)| *f == Found::Silent);
+        let heard = !silent || all_heard;
         return match suspects.first() {
-            Some(winner) if !silent || all_heard => Plan::Bless(*winner),
+            Some(winner) if heard => Plan::Bless(*winner),
             None if !rec.committed && all_heard => fresh_set(id, rec, candidates),
+            None if heard => joined(id, rec, found, candidates),
             _ => Plan::Wait,
         };
     }
@@ -121,6 +123,16 @@ pub fn plan(
         return Plan::Wait;
     }
     Plan::Bump { survivors, joining }
+}
+
+/// Damaged members of a set that is too small get one that is not: what they lack may be in a copy that does not
+/// count any more, and a new member takes it from there.
+fn joined(id: ChunkId, rec: &ChunkRec, found: &[(ServerId, Found)], candidates: &[Candidate]) -> Plan {
+    let is_damaged = |f: Found| f == Found::Current(ReplicaState::Damaged);
+    let survivors: Vec<_> = found.iter().filter(|(_, f)| is_damaged(*f)).map(|(s, _)| *s).collect();
+    let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
+    let joining = place(seed_of(id), usize::from(rec.wanted).saturating_sub(taken.len()), candidates, &taken);
+    if survivors.is_empty() || joining.is_empty() { Plan::Wait } else { Plan::Bump { survivors, joining } }
 }
 
 /// A set for a chunk that was never written and whose servers are gone.
@@ -184,6 +196,17 @@ mod tests {
             Plan::Wait,
             "an old copy is never made the truth"
         );
+    }
+
+    #[test]
+    fn a_damaged_member_that_is_alone_gets_another() {
+        let damaged = Found::Current(ReplicaState::Damaged);
+        let one = ChunkRec { members: vec![S[0]], ..rec(true) };
+        let decide = |found| plan(ChunkId(1), &one, &[(S[0], found)], &candidates()[..2], true, false);
+        assert_eq!(decide(damaged), bump(&[S[0]], &[S[1]]));
+        assert_eq!(decide(Found::Other), Plan::Wait);
+        let both = [(S[0], damaged), (S[1], damaged)];
+        assert_eq!(plan(ChunkId(1), &rec(true), &both, &candidates(), true, false), Plan::Wait);
     }
 
     #[test]

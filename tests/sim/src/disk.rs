@@ -13,7 +13,11 @@ use bytes::{Bytes, Change};
 use ills::{Deed, Health, broken};
 use mooseng_core::seam::{Disk, DiskFile, Rng};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, io, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    sync::{Arc, Weak},
+};
 
 /// Where the data begins in a chunk's file: what goes astray or rots before it is another thing.
 pub const DATA_FROM: u64 = 320 << 10;
@@ -78,6 +82,8 @@ struct State {
     names: BTreeMap<String, FileRef>,
     durable_names: BTreeMap<String, FileRef>,
     pending_names: Vec<NameChange>,
+    /// All files that there were, also those without a name that somebody has open.
+    made: Vec<Weak<Mutex<Content>>>,
 }
 
 impl State {
@@ -146,7 +152,7 @@ impl SimMedium {
     pub fn wipe(&self) {
         let mut s = self.state.lock();
         s.boot += 1;
-        for file in s.names.values().chain(s.durable_names.values()) {
+        for file in s.made.iter().filter_map(Weak::upgrade) {
             *file.lock() = Content::default();
         }
         *s = State { boot: s.boot, ..State::default() };
@@ -174,9 +180,9 @@ impl SimMedium {
         self.health.lock().falls(ill, seed);
     }
 
-    /// How often its illness was felt so far.
-    pub fn struck(&self) -> u64 {
-        self.health.lock().struck
+    /// Files and directories that its illness was felt in so far, each time it was.
+    pub fn felt(&self) -> Vec<String> {
+        self.health.lock().felt.clone()
     }
 
     /// It is well again. What failed fsyncs lost shows now at the latest.
@@ -242,8 +248,8 @@ impl SimDisk {
         if s.boot == self.boot { Ok(s) } else { Err(dead()) }
     }
     fn handle(&self, name: &str, file: FileRef) -> Arc<dyn DiskFile> {
-        let is_chunk = name.starts_with(CHUNKS);
-        Arc::new(SimFile { file, medium: self.medium.clone(), boot: self.boot, is_chunk })
+        let (medium, boot, name) = (self.medium.clone(), self.boot, name.to_owned());
+        Arc::new(SimFile { file, medium, boot, name })
     }
 }
 
@@ -258,9 +264,11 @@ impl Disk for SimDisk {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} exists")));
         }
         if self.medium.health.lock().is_full() {
-            return Err(self.medium.health.lock().refuses());
+            return Err(self.medium.health.lock().refuses(name));
         }
         let file = FileRef::default();
+        s.made.retain(|f| f.strong_count() > 0);
+        s.made.push(Arc::downgrade(&file));
         s.change(NameChange::Set(name.into(), file.clone()));
         drop(s);
         Ok(self.handle(name, file))
@@ -302,7 +310,7 @@ impl Disk for SimDisk {
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut s = self.state()?;
-        if self.medium.health.lock().fails(Deed::Sync) {
+        if self.medium.health.lock().fails(Deed::Sync, dir) {
             return Err(broken());
         }
         let (now, later) = std::mem::take(&mut s.pending_names).into_iter().partition::<Vec<_>, _>(|c| {
@@ -331,7 +339,7 @@ struct SimFile {
     file: FileRef,
     medium: SimMedium,
     boot: u64,
-    is_chunk: bool,
+    name: String,
 }
 
 impl fmt::Debug for SimFile {
@@ -349,9 +357,9 @@ impl SimFile {
         let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
         if health.is_full() && !f.has_room(&change) {
-            return Err(health.refuses());
+            return Err(health.refuses(&self.name));
         }
-        if health.fails(Deed::Write) {
+        if health.fails(Deed::Write, &self.name) {
             for part in change.survivor(health.rng()) {
                 part.apply(&mut f.current);
                 f.pending.push(part);
@@ -368,8 +376,8 @@ impl SimFile {
     /// The same write, unless it went to another place of the file.
     fn led_astray(&self, change: Change, health: &mut Health, f: &mut Content) -> Option<Change> {
         let Change::Write { at, data } = change else { return Some(change) };
-        let to = match self.is_chunk {
-            true => health.strays(at, DATA_FROM, f.current.pages()),
+        let to = match self.name.starts_with(CHUNKS) {
+            true => health.strays(at, DATA_FROM, f.current.pages(), &self.name),
             false => None,
         };
         let Some(to) = to else { return Some(Change::Write { at, data }) };
@@ -389,7 +397,7 @@ impl SimFile {
 impl DiskFile for SimFile {
     fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         self.alive()?;
-        if self.medium.health.lock().fails(Deed::Read) {
+        if self.medium.health.lock().fails(Deed::Read, &self.name) {
             return Err(broken());
         }
         self.file.lock().current.read(at, buf)
@@ -401,7 +409,7 @@ impl DiskFile for SimFile {
         self.alive()?;
         let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
-        if !health.fails(Deed::Sync) {
+        if !health.fails(Deed::Sync, &self.name) {
             f.settle();
             return Ok(());
         }
@@ -475,7 +483,7 @@ mod tests {
             file.write_at(6, b"-pending").unwrap();
             medium.falls_ill(Ill::Syncs(1), seed);
             assert!(file.sync().is_err());
-            assert_eq!(medium.struck(), 1);
+            assert_eq!(medium.felt(), ["a"]);
             medium.recovers();
             file.sync().unwrap();
             medium.crash(&SeededRng::new(seed));

@@ -35,8 +35,8 @@ pub(super) enum Deed {
 pub(super) struct Health {
     ill: Option<Ill>,
     rng: SeededRng,
-    /// Times that it made itself felt since it began.
-    pub struck: u64,
+    /// Where it made itself felt since it began.
+    pub felt: Vec<String>,
 }
 
 /// ENOSPC and EIO.
@@ -53,18 +53,18 @@ pub(super) fn broken() -> io::Error {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { ill: None, rng: SeededRng::new(0), struck: 0 }
+        Self { ill: None, rng: SeededRng::new(0), felt: Vec::new() }
     }
 }
 
 impl Health {
     pub fn falls(&mut self, ill: Ill, seed: u64) {
-        *self = Self { ill: Some(ill), rng: SeededRng::new(seed), struck: 0 };
+        *self = Self { ill: Some(ill), rng: SeededRng::new(seed), felt: Vec::new() };
     }
 
     pub fn recovers(&mut self) {
         self.ill = None;
-        self.struck = 0;
+        self.felt.clear();
     }
 
     pub fn is_full(&self) -> bool {
@@ -72,31 +72,39 @@ impl Health {
     }
 
     /// Something found no room.
-    pub fn refuses(&mut self) -> io::Error {
-        self.struck += 1;
+    pub fn refuses(&mut self, name: &str) -> io::Error {
+        self.felt.push(name.into());
         no_space()
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    fn one_in(&mut self, n: u64, name: &str) -> bool {
         let hit = self.rng.next_u64().is_multiple_of(n.max(1));
-        self.struck += u64::from(hit);
+        if hit {
+            self.felt.push(name.into());
+        }
         hit
     }
 
     /// Whether this one fails.
-    pub fn fails(&mut self, deed: Deed) -> bool {
+    pub fn fails(&mut self, deed: Deed, name: &str) -> bool {
         match (self.ill, deed) {
             (Some(Ill::Reads(n)), Deed::Read)
             | (Some(Ill::Writes(n)), Deed::Write)
-            | (Some(Ill::Syncs(n)), Deed::Sync) => self.one_in(n),
+            | (Some(Ill::Syncs(n)), Deed::Sync) => self.one_in(n, name),
             _ => false,
         }
     }
 
     /// Where a write of data goes instead, among the pages that there are behind `from`.
-    pub fn strays(&mut self, at: u64, from: u64, pages: impl Iterator<Item = u64>) -> Option<u64> {
+    pub fn strays(
+        &mut self,
+        at: u64,
+        from: u64,
+        pages: impl Iterator<Item = u64>,
+        name: &str,
+    ) -> Option<u64> {
         let Some(Ill::Strays(n)) = self.ill else { return None };
-        if at < from || !self.one_in(n) {
+        if at < from || !self.one_in(n, name) {
             return None;
         }
         let others: Vec<u64> = pages

@@ -18,6 +18,8 @@ const FAILS: Duration = Duration::from_secs(10);
 /// takes its twin, the older one passes for the newest, and what it has not reads as zeros. From page 0 on the
 /// seeds of docs/simulation.md show it.
 const ROTS_FROM: u64 = DATA_FROM / PAGE_BYTES;
+/// Files of a master that must be as it wrote them.
+const VITAL: [&str; 3] = ["raft/log", "raft/vote", "state.redb"];
 /// Damage that was read is mended within this.
 const MENDED: Duration = Duration::from_secs(30);
 /// Bits that flip at once, at most.
@@ -101,18 +103,20 @@ impl Troublemaker {
             Node::Master(at) => t.cluster.master(at).is_some_and(|m| m.status().raft.failed.is_some()),
             Node::Chunkserver(_) => true,
         };
-        let struck: u64 = self.media.of(&name).iter().map(SimMedium::struck).sum();
-        let ends = matches!(sick.ill, Ill::Writes(_) | Ill::Syncs(_)) && struck > 0;
+        let felt: Vec<String> = self.media.of(&name).iter().flat_map(SimMedium::felt).collect();
+        // A snapshot that could not be stored is nothing yet.
+        let vital = |f: &String| VITAL.iter().any(|v| f.starts_with(v));
+        let ends = matches!(sick.ill, Ill::Writes(_) | Ill::Syncs(_)) && felt.iter().any(vital);
         while ends && !has_failed(self) && begin.elapsed() < FAILS {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        ensure!(!ends || has_failed(self), "{name} works on, though its disk failed {struck} times");
+        ensure!(!ends || has_failed(self), "{name} works on, though its disk failed in {felt:?}");
         self.media.of(&name).iter().for_each(SimMedium::recovers);
-        self.note(format_args!("{name} is well again, it was felt {struck} times"));
-        self.stage.ills_felt.fetch_add(struck, std::sync::atomic::Ordering::Relaxed);
+        self.note(format_args!("{name} is well again, it was felt in {felt:?}"));
+        self.stage.ills_felt.fetch_add(felt.len() as u64, std::sync::atomic::Ordering::Relaxed);
         let anew = match sick.node {
             Node::Master(_) => has_failed(self),
-            Node::Chunkserver(_) => sick.ill != Ill::Full && struck > 0,
+            Node::Chunkserver(_) => sick.ill != Ill::Full && !felt.is_empty(),
         };
         if anew {
             self.media.of(&name).iter().for_each(SimMedium::kill);
