@@ -285,11 +285,6 @@ impl Cluster {
         self.masters.get(at)?.1.as_ref()
     }
 
-    /// A chunkserver that runs, to look at it.
-    pub fn chunkserver(&self, at: usize) -> Option<&Chunkserver> {
-        self.chunkservers.get(at)?.1.as_ref()
-    }
-
     /// Ends a master at once: its connections are cut, nothing is handed over.
     pub async fn kill_master(&mut self, at: usize) {
         self.builder.network.cut(&self.members[at].client_addr);
