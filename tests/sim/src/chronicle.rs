@@ -112,7 +112,7 @@ mod tests {
         assert!(c.holds(2, &held(2, 7, &[(1, 1, 10), (2, 2, 14)])).is_err(), "a committed one was replaced");
         assert!(c.holds(2, &held(0, 1, &[(1, 1, 10), (2, 2, 15), (3, 2, 13)])).is_err(), "another history");
         let short = held(1, 6, &[]);
-        assert!(c.all_have(&[short.clone()]).is_err());
+        assert!(c.all_have(std::slice::from_ref(&short)).is_err());
         assert!(c.all_have(&[held(2, 7, &[])]).is_ok());
     }
 }
