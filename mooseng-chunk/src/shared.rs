@@ -118,7 +118,16 @@ impl Shared {
                 let best = usable.max_by_key(|(free, _)| *free);
                 let room = best.filter(|(free, _)| *free >= FRAME_BYTES_MAX as u64);
                 let (_, disk) = room.ok_or(ChunkError::NoSpace(self.server))?;
-                let known = Known { version, length: 0, state, dirty: false, sending: false, sent: None, clean_when_through: false, made: false };
+                let known = Known {
+                    version,
+                    length: 0,
+                    state,
+                    dirty: false,
+                    sending: false,
+                    sent: None,
+                    clean_when_through: false,
+                    made: false,
+                };
                 let slot = Arc::new(Slot::new(id, disk.clone(), known));
                 let mut slots = self.slots.lock();
                 let now = slots.entry(id).or_insert_with(|| slot.clone());

@@ -57,7 +57,16 @@ impl DiskStore {
             for (id, f) in found {
                 let state = if f.dirty { ReplicaState::Suspect } else { ReplicaState::Good };
                 let (version, length) = (f.header.version, f.header.length);
-                let known = Known { version, length, state, dirty: f.dirty, sending: false, sent: None, clean_when_through: false, made: true };
+                let known = Known {
+                    version,
+                    length,
+                    state,
+                    dirty: f.dirty,
+                    sending: false,
+                    sent: None,
+                    clean_when_through: false,
+                    made: true,
+                };
                 let slot = Arc::new(Slot::new(id, disk.clone(), known));
                 // Where a disk was set aside another one has a newer copy.
                 let newest = slots.entry(id).or_insert_with(|| slot.clone());

@@ -53,8 +53,15 @@ async fn its_chunks_are_told_and_filled_again_on_another_disk() {
     for id in &on_a {
         let (to, members) = (ChunkVersion(2), vec![ServerId(2), ServerId(1)]);
         let chunk_id = ChunkId(*id);
-        let set =
-            Control::SetVersion { chunk: chunk_id, to, members, cut_to: None, create: false, settle: false, term: Term(1) };
+        let set = Control::SetVersion {
+            chunk: chunk_id,
+            to,
+            members,
+            cut_to: None,
+            create: false,
+            settle: false,
+            term: Term(1),
+        };
         world.control(2, set).await.unwrap();
         world.pull(1, chunk(*id, 2), &[2]).await.unwrap();
         assert!(b.has(&path(*id)));

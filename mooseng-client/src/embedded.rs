@@ -281,6 +281,11 @@ impl Cluster {
         self.masters.iter().position(|(_, m)| m.as_ref().is_some_and(|m| m.status().leading))
     }
 
+    /// A master that runs, to look at it.
+    pub fn master(&self, at: usize) -> Option<&Master> {
+        self.masters.get(at)?.1.as_ref()
+    }
+
     /// Ends a master at once: its connections are cut, nothing is handed over.
     pub async fn kill_master(&mut self, at: usize) {
         self.builder.network.cut(&self.members[at].client_addr);

@@ -114,6 +114,7 @@ pub fn plan(
                 survivors.push(*winner);
             }
             None if !rec.committed && all_heard => return fresh_set(id, rec, candidates),
+            None if !silent_member || all_heard => return joined(id, rec, found, candidates),
             _ => return Plan::Wait,
         }
     }
@@ -147,6 +148,19 @@ pub fn plan(
         return Plan::Wait;
     }
     Plan::Bump { survivors, settles, joining }
+}
+
+/// Damaged members of a set that is too small get one that is not: what they lack may be in a copy that does not
+/// count any more, and a new member takes it from there.
+fn joined(id: ChunkId, rec: &ChunkRec, found: &[(ServerId, Found)], candidates: &[Candidate]) -> Plan {
+    let is_damaged = |f: Found| f == Found::Current(ReplicaState::Damaged);
+    let survivors: Vec<_> = found.iter().filter(|(_, f)| is_damaged(*f)).map(|(s, _)| *s).collect();
+    let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
+    let joining = place(seed_of(id), usize::from(rec.wanted).saturating_sub(taken.len()), candidates, &taken);
+    if survivors.is_empty() || joining.is_empty() {
+        return Plan::Wait;
+    }
+    Plan::Bump { survivors, settles: false, joining }
 }
 
 /// A set for a chunk that was never written and whose servers are gone.
@@ -215,6 +229,17 @@ mod tests {
             Plan::Wait,
             "an old copy is never made the truth"
         );
+    }
+
+    #[test]
+    fn a_damaged_member_that_is_alone_gets_another() {
+        let damaged = Found::Current(ReplicaState::Damaged);
+        let one = ChunkRec { members: vec![S[0]], ..rec(true) };
+        let decide = |found| plan(ChunkId(1), &one, &[(S[0], found)], &candidates()[..2], true, false);
+        assert_eq!(decide(damaged), bump(&[S[0]], &[S[1]]));
+        assert_eq!(decide(Found::Other), Plan::Wait);
+        let both = [(S[0], damaged), (S[1], damaged)];
+        assert_eq!(plan(ChunkId(1), &rec(true), &both, &candidates(), true, false), Plan::Wait);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! One master, whole: disk, state, Raft, service, listener, leader's driver.
 
 use crate::{
-    raft::{LogOptions, Member, RaftNode, RaftOptions, RaftStatus, RaftTimings},
+    namespace::meta_key,
+    raft::{HeldEntry, LogOptions, Member, RaftNode, RaftOptions, RaftStatus, RaftTimings, applied_of},
     service::{self, MasterService, ServiceTimings},
     state::StateMachine,
-    store::RedbStore,
+    store::{RedbStore, TABLES, Table, View as _},
 };
 use mooseng_core::{
+    checksum::crc32c,
     ids::*,
     join::{Authority, JoinError, JoinRequest, Joined},
     meta::{MetadataService, StorageClass},
@@ -138,6 +140,7 @@ fn claim(disk: &dyn Disk, ours: &Identity) -> Result<(), StartError> {
 pub struct Master {
     service: MasterService,
     raft: RaftNode,
+    store: Arc<RedbStore>,
     listening: Box<dyn Listening>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -163,6 +166,20 @@ impl MasterStatus {
         self.leading || (self.raft.leadership.leader.is_some() && !self.raft.leadership.is_me)
     }
 }
+
+/// What a master holds, see [`Master::held`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The last entry in its state.
+    pub applied: Option<Revision>,
+    /// Sum over all rows of its state.
+    pub state: u64,
+    /// Its log.
+    pub log: Vec<HeldEntry>,
+}
+
+/// Spreads a checksum over 64 bits.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Master {
     /// Starts a master on its directory. All its tasks run on the calling tokio runtime.
@@ -199,7 +216,7 @@ impl Master {
         .await?;
         let service = MasterService::new(
             (o.id, o.cluster, o.class, o.reserve),
-            store,
+            store.clone(),
             raft.clone(),
             o.transport.clone(),
             o.seams.clone(),
@@ -223,7 +240,7 @@ impl Master {
                 }
             }));
         }
-        Ok(Self { service, raft, listening, tasks })
+        Ok(Self { service, raft, store, listening, tasks })
     }
 
     /// The service, for callers in the same process.
@@ -245,6 +262,23 @@ impl Master {
     /// Its state, from memory.
     pub fn status(&self) -> MasterStatus {
         MasterStatus { raft: self.raft.status(), leading: self.service.leads() }
+    }
+
+    /// What it holds, for those who compare masters: at one revision all have the same state, and entries
+    /// of one place and term are one entry. Reads all of the state. Errors: the disk's.
+    pub async fn held(&self) -> io::Result<Held> {
+        let view = self.store.view()?;
+        let mark = view.get(Table::Meta, meta_key::MARK)?.map(Into::into);
+        let mut state = 0u64;
+        for table in TABLES {
+            view.scan(table, &[], &[], &mut |key, value| {
+                for part in [&[table as u8], key, value] {
+                    state = state.rotate_left(7) ^ u64::from(crc32c(part)).wrapping_mul(MIX);
+                }
+                true
+            })?;
+        }
+        Ok(Held { applied: applied_of(mark)?, state, log: self.raft.entries().await? })
     }
 
     /// Waits until this master can work no more, as when its disk is full or broken; tells why. It only

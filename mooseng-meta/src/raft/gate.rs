@@ -57,6 +57,11 @@ impl Gate {
         self.may_vote(self.log.last(), u64::MAX)
     }
 
+    /// The node's log.
+    pub(super) fn log(&self) -> &DurableLog {
+        &self.log
+    }
+
     /// Where this node's log ends.
     pub(super) fn last(&self) -> Option<LogPos> {
         self.log.last()

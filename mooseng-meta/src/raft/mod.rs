@@ -68,7 +68,8 @@ mod tests;
 
 pub use error::{RaftFailure, StartError};
 pub use log::{LogOptions, OpenError};
-pub use node::{COMMAND_BYTES_MAX, Leadership, RaftNode, RaftStatus};
+pub use node::{COMMAND_BYTES_MAX, HeldEntry, Leadership, RaftNode, RaftStatus};
 pub use options::{RaftOptions, RaftTimings};
 pub use recover::Damage;
 pub use types::Member;
+pub(crate) use types::applied_of;

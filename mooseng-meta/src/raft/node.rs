@@ -12,6 +12,7 @@ use super::state::State;
 use super::tasks::{self, Tasks};
 use super::types::{Command, Member, Raft, Runtime, Types};
 use bytes::Bytes;
+use mooseng_core::checksum::crc32c;
 use mooseng_core::ids::{MasterId, Revision, Term};
 use mooseng_core::net::Listening;
 use openraft::async_runtime::WatchReceiver;
@@ -19,7 +20,7 @@ use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::type_config::alias::InstantOf;
 use openraft::{ChangeMembers, Instant as _, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Bytes of one command at most: fits one message to a follower with room to spare.
@@ -64,6 +65,17 @@ pub struct RaftStatus {
     pub torn: bool,
     /// Why the node stopped, if it did.
     pub failed: Option<String>,
+}
+
+/// An entry of a node's log, for those who compare nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldEntry {
+    /// Term of the leader that made it.
+    pub term: Term,
+    /// Its place.
+    pub at: Revision,
+    /// Of its kind and content.
+    pub crc: u32,
 }
 
 /// A running Raft node. Cheap to clone; [`RaftNode::shutdown`] ends it for all.
@@ -362,6 +374,18 @@ impl RaftNode {
             Ok(Err(e)) => Err(stopped(&e)),
             Err(_) => Err(RaftFailure::NoQuorum(format!("{to} did not take over in time"))),
         }
+    }
+
+    /// What the log has, from the first entry that was not purged, with a checksum of each entry, for those
+    /// who compare nodes. Errors: the log has failed.
+    pub async fn entries(&self) -> io::Result<Vec<HeldEntry>> {
+        let entries = self.0.gate.log().read(0..u64::MAX, usize::MAX).await?;
+        let held = |e: super::log::LogEntry| HeldEntry {
+            term: Term(e.pos.term),
+            at: Revision(e.pos.index),
+            crc: crc32c(&[&[e.kind as u8][..], &e.data].concat()),
+        };
+        Ok(entries.into_iter().map(held).collect())
     }
 
     /// Builds a snapshot now, in the background.

@@ -3,7 +3,7 @@
 use super::log::LogEntry;
 use super::segment::{Kind, LogPos, Record};
 use bytes::Bytes;
-use mooseng_core::ids::MasterId;
+use mooseng_core::ids::{MasterId, Revision};
 use openraft::vote::leader_id_std::CommittedLeaderId;
 use serde::{Deserialize, Serialize};
 use std::{fmt, io};
@@ -143,4 +143,9 @@ impl Mark {
     pub(super) fn encode(&self) -> io::Result<Bytes> {
         Ok(postcard::to_allocvec(self).map_err(io::Error::other)?.into())
     }
+}
+
+/// The last entry in a state that has this mark.
+pub(crate) fn applied_of(mark: Option<Bytes>) -> io::Result<Option<Revision>> {
+    Ok(Mark::decode(mark)?.applied.map(|at| Revision(at.index)))
 }

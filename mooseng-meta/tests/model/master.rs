@@ -11,6 +11,7 @@ use mooseng_meta::{
     repair::{Found, Plan, plan},
     store::{ChunkRec, PendingBump},
 };
+use std::collections::BTreeSet;
 
 fn ids(servers: impl Iterator<Item = usize>) -> Vec<ServerId> {
     servers.map(|s| ServerId(s as u64)).collect()
@@ -125,24 +126,25 @@ impl State {
         let candidates: Vec<_> =
             usable.map(|s| Candidate { server: ServerId(s as u64), free_bytes: 1 << 40 }).collect();
         let force = self.rec.force || self.tells_of_break() || (self.rec.pending.is_some() && all_heard);
-        self.driver = match plan(ChunkId(1), &self.record(cfg), &found, (&candidates, &nobody), all_heard, force) {
-            Plan::Leave => {
-                self.rec.force = false;
-                Driver::Idle
-            }
-            Plan::Wait => Driver::Idle,
-            Plan::Bump { survivors, settles: true, .. } if cfg.has(Fault::BlessedInPlace) => {
-                let winner = survivors[0].get() as usize;
-                if self.servers[winner].reachable() {
-                    self.bless(winner);
+        self.driver =
+            match plan(ChunkId(1), &self.record(cfg), &found, (&candidates, &nobody), all_heard, force) {
+                Plan::Leave => {
+                    self.rec.force = false;
+                    Driver::Idle
                 }
-                // The loop of `settle` looks again.
-                Driver::Again
-            }
-            Plan::Bump { survivors, settles, joining } => {
-                Driver::Begin { survivors: chain(&survivors), joining: chain(&joining), winner: settles }
-            }
-        };
+                Plan::Wait => Driver::Idle,
+                Plan::Bump { survivors, settles: true, .. } if cfg.has(Fault::BlessedInPlace) => {
+                    let winner = survivors[0].get() as usize;
+                    if self.servers[winner].reachable() {
+                        self.bless(winner);
+                    }
+                    // The loop of `settle` looks again.
+                    Driver::Again
+                }
+                Plan::Bump { survivors, settles, joining } => {
+                    Driver::Begin { survivors: chain(&survivors), joining: chain(&joining), winner: settles }
+                }
+            };
         // Between the two only a size commit matters.
         if !cfg.fresh {
             self.begin(cfg);

@@ -2,10 +2,11 @@
 //! journal, and whether it is calm.
 
 use crate::{
+    clocks::Clocks,
     journal::Journal,
     oracle::{NameOp, Worlds},
     weather::Weather,
-    workload::Contended,
+    workload::{Contended, Names},
 };
 use mooseng_net::memory::MemoryNetwork;
 use parking_lot::Mutex;
@@ -87,6 +88,8 @@ pub struct Stage {
     pub weather: Arc<Weather>,
     /// The network.
     pub network: MemoryNetwork,
+    /// What time the nodes believe it is.
+    pub clocks: Clocks,
     /// All groups.
     pub groups: Vec<Group>,
     /// Whether anything may fail now.
@@ -103,6 +106,12 @@ pub struct Stage {
     pub failed: AtomicU64,
     /// The longest step, in milliseconds.
     pub longest_ms: AtomicU64,
+    /// Reads, writes and fsyncs that an ill disk spoiled.
+    pub ills_felt: AtomicU64,
+    /// Sessions that were ended while they still reached the head of a chain.
+    pub fenced: AtomicU64,
+    /// What clients saw of names that all change.
+    pub names: Mutex<Names>,
 }
 
 /// How long a group is left in peace after something ended unknown: longer than anything stays on
@@ -111,7 +120,13 @@ pub const SETTLES: Duration = Duration::from_secs(15);
 
 impl Stage {
     /// An empty stage with so many groups.
-    pub fn new(weather: Arc<Weather>, journal: Arc<Journal>, network: MemoryNetwork, groups: u64) -> Self {
+    pub fn new(
+        weather: Arc<Weather>,
+        journal: Arc<Journal>,
+        network: MemoryNetwork,
+        clocks: Clocks,
+        groups: u64,
+    ) -> Self {
         let group = |n| Group {
             prefix: format!("g{n}-"),
             turn: tokio::sync::Mutex::default(),
@@ -121,6 +136,7 @@ impl Stage {
             journal,
             weather,
             network,
+            clocks,
             groups: (0..groups).map(group).collect(),
             calm: Calm::default(),
             shared_lossy: AtomicBool::new(false),
@@ -129,6 +145,9 @@ impl Stage {
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             longest_ms: AtomicU64::new(0),
+            ills_felt: AtomicU64::new(0),
+            fenced: AtomicU64::new(0),
+            names: Mutex::default(),
         }
     }
 

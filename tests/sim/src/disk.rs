@@ -1,133 +1,71 @@
 //! `SimDisk`: a disk with pending and durable state. A crash keeps what was synced and a seeded
 //! choice of what was not, torn at 512-byte sectors; a kill (the process dies, the machine lives)
 //! keeps everything. Handles of a process that died are dead: whatever still holds them gets EIO.
+//! A medium may also be ill ([`Ill`]), and its bits may rot.
 
+mod bytes;
+mod ills;
+
+pub use ills::Ill;
+
+pub use bytes::PAGE_BYTES;
+use bytes::{Bytes, Change};
+use ills::{Deed, Health, broken};
 use mooseng_core::seam::{Disk, DiskFile, Rng};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, io, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    sync::{Arc, Weak},
+};
 
-/// What a write cache may lose on its own: disks guarantee sectors, nothing larger.
-const SECTOR_BYTES: usize = 512;
-
-/// What memory is taken in: files may be sparse, and copies of them share what is equal.
-const PAGE_BYTES: u64 = 4096;
-
-type Page = Arc<[u8; PAGE_BYTES as usize]>;
-
-/// Bytes of a file, holes left out.
-#[derive(Clone, Debug, Default)]
-struct Bytes {
-    len: u64,
-    pages: BTreeMap<u64, Page>,
-}
-
-impl Bytes {
-    /// Parts of a range, each within one page: page, position in it, position in the range, length.
-    fn parts(at: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize, usize)> {
-        let pages = at / PAGE_BYTES..(at + len).div_ceil(PAGE_BYTES);
-        pages.filter(move |_| len > 0).map(move |page| {
-            let from = at.max(page * PAGE_BYTES);
-            let to = (at + len).min((page + 1) * PAGE_BYTES);
-            (page, (from % PAGE_BYTES) as usize, (from - at) as usize, (to - from) as usize)
-        })
-    }
-
-    fn write(&mut self, at: u64, data: &[u8]) {
-        for (page, within, from, len) in Self::parts(at, data.len() as u64) {
-            let page = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES as usize]));
-            Arc::make_mut(page)[within..within + len].copy_from_slice(&data[from..from + len]);
-        }
-        self.len = self.len.max(at + data.len() as u64);
-    }
-
-    fn zero(&mut self, at: u64, len: u64) {
-        let end = (at + len).min(self.len);
-        for (page, within, _, len) in Self::parts(at, end.saturating_sub(at)) {
-            if let Some(page) = self.pages.get_mut(&page) {
-                Arc::make_mut(page)[within..within + len].fill(0);
-            }
-        }
-    }
-
-    fn set_len(&mut self, len: u64) {
-        if len < self.len {
-            self.zero(len, self.len - len);
-            self.pages.split_off(&len.div_ceil(PAGE_BYTES));
-        }
-        self.len = len;
-    }
-
-    fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
-        if at + buf.len() as u64 > self.len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        for (page, within, from, len) in Self::parts(at, buf.len() as u64) {
-            let into = &mut buf[from..from + len];
-            match self.pages.get(&page) {
-                Some(page) => into.copy_from_slice(&page[within..within + len]),
-                None => into.fill(0),
-            }
-        }
-        Ok(())
-    }
-
-    /// Bytes up to the last that is not zero.
-    fn used(&self) -> u64 {
-        let last = |page: &Page| page.iter().rposition(|b| *b != 0);
-        let used =
-            self.pages.iter().rev().find_map(|(n, page)| Some(n * PAGE_BYTES + last(page)? as u64 + 1));
-        used.unwrap_or(0)
-    }
-
-    fn flip(&mut self, bit: u64) {
-        let mut byte = [0];
-        if self.read(bit / 8, &mut byte).is_ok() {
-            self.write(bit / 8, &[byte[0] ^ (1 << (bit % 8))]);
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write { at: u64, data: Vec<u8> },
-    SetLen(u64),
-    Punch { at: u64, len: u64 },
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut Bytes) {
-        match self {
-            Self::Write { at, data } => bytes.write(*at, data),
-            Self::SetLen(len) => bytes.set_len(*len),
-            Self::Punch { at, len } => bytes.zero(*at, *len),
-        }
-    }
-
-    /// What of it survives a power failure: all, nothing, or some of its sectors.
-    fn survivor(&self, rng: &dyn Rng) -> Vec<Self> {
-        let r = rng.next_u64();
-        match (r % 3, self) {
-            (0, _) => vec![],
-            (1, Self::Write { at, data }) => {
-                let mut kept = Vec::new();
-                for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
-                    if rng.next_u64() & 1 == 0 {
-                        let at = at + (i * SECTOR_BYTES) as u64;
-                        kept.push(Self::Write { at, data: sector.to_vec() });
-                    }
-                }
-                kept
-            }
-            _ => vec![self.clone()],
-        }
-    }
-}
+/// Where the data begins in a chunk's file: what goes astray or rots before it is another thing.
+pub const DATA_FROM: u64 = 320 << 10;
+/// The chunks' files.
+pub const CHUNKS: &str = "chunks/";
 
 #[derive(Debug, Default)]
 struct Content {
     durable: Bytes,
     current: Bytes,
     pending: Vec<Change>,
+    /// Whether an fsync ever reached it.
+    synced: bool,
+}
+
+impl Content {
+    /// Whether nothing of a change takes room that is not the file's already.
+    fn has_room(&self, change: &Change) -> bool {
+        match change {
+            Change::Write { at, data } => self.current.has_room(*at, data.len() as u64),
+            Change::Allocate(len) => self.current.has_room(0, *len),
+            Change::SetLen(_) | Change::Punch { .. } => true,
+        }
+    }
+
+    /// All pending changes are on the medium.
+    fn settle(&mut self) {
+        for change in std::mem::take(&mut self.pending) {
+            change.apply(&mut self.durable);
+        }
+        self.synced = true;
+    }
+
+    /// What the kernel has and the medium has not, and nobody will write any more, is gone.
+    fn drop_cache(&mut self) {
+        self.current = self.durable.clone();
+        for change in &self.pending {
+            change.apply(&mut self.current);
+        }
+    }
+
+    /// What pending changes leave of themselves when they are not kept.
+    fn tear(&mut self, rng: &dyn Rng) {
+        let pending = std::mem::take(&mut self.pending);
+        for change in pending.iter().flat_map(|c| c.survivor(rng)) {
+            change.apply(&mut self.durable);
+        }
+    }
 }
 
 type FileRef = Arc<Mutex<Content>>;
@@ -144,6 +82,8 @@ struct State {
     names: BTreeMap<String, FileRef>,
     durable_names: BTreeMap<String, FileRef>,
     pending_names: Vec<NameChange>,
+    /// All files that there were, also those without a name that somebody has open.
+    made: Vec<Weak<Mutex<Content>>>,
 }
 
 impl State {
@@ -171,12 +111,14 @@ pub struct SimMedium {
     capacity: u64,
     state: Arc<Mutex<State>>,
     removed: Arc<Mutex<Option<Arc<Removed>>>>,
+    health: Arc<Mutex<Health>>,
 }
 
 impl SimMedium {
     /// An empty medium of so many bytes.
     pub fn new(label: &str, capacity: u64) -> Self {
-        Self { label: label.into(), capacity, state: Arc::default(), removed: Arc::default() }
+        let (state, removed, health) = Default::default();
+        Self { label: label.into(), capacity, state, removed, health }
     }
 
     /// The disk as a process that starts now sees it.
@@ -201,10 +143,7 @@ impl SimMedium {
         s.names = s.durable_names.clone();
         for file in s.names.values() {
             let mut f = file.lock();
-            let pending = std::mem::take(&mut f.pending);
-            for change in pending.iter().flat_map(|c| c.survivor(rng)) {
-                change.apply(&mut f.durable);
-            }
+            f.tear(rng);
             f.current = f.durable.clone();
         }
     }
@@ -213,7 +152,7 @@ impl SimMedium {
     pub fn wipe(&self) {
         let mut s = self.state.lock();
         s.boot += 1;
-        for file in s.names.values().chain(s.durable_names.values()) {
+        for file in s.made.iter().filter_map(Weak::upgrade) {
             *file.lock() = Content::default();
         }
         *s = State { boot: s.boot, ..State::default() };
@@ -236,7 +175,41 @@ impl SimMedium {
         }
     }
 
-    /// Tells somebody of each file that is removed, by its name.
+    /// Something is wrong with it from now on.
+    pub fn falls_ill(&self, ill: Ill, seed: u64) {
+        self.health.lock().falls(ill, seed);
+    }
+
+    /// Files and directories that its illness was felt in so far, each time it was.
+    pub fn felt(&self) -> Vec<String> {
+        self.health.lock().felt.clone()
+    }
+
+    /// It is well again. What failed fsyncs lost shows now at the latest.
+    pub fn recovers(&self) {
+        self.health.lock().recovers();
+        self.state.lock().names.values().for_each(|f| f.lock().drop_cache());
+    }
+
+    /// A bit of a file whose name is meant flips, on a page that was written, from page `from` on. Which file,
+    /// and which bit.
+    pub fn rots(&self, rng: &dyn Rng, of: impl Fn(&str) -> bool, from: u64) -> Option<(String, u64)> {
+        let names: Vec<String> = self.state.lock().names.keys().filter(|n| of(n)).cloned().collect();
+        let name = names.get((rng.next_u64() % names.len().max(1) as u64) as usize)?;
+        let file = self.state.lock().names.get(name).cloned()?;
+        let mut f = file.lock();
+        let pages: Vec<u64> = f.current.pages().filter(|p| *p >= from).collect();
+        let page = pages.get((rng.next_u64() % pages.len().max(1) as u64) as usize)?;
+        let bit = page * PAGE_BYTES * 8 + rng.next_u64() % (PAGE_BYTES * 8);
+        if bit / 8 >= f.current.len {
+            return None;
+        }
+        f.current.flip(bit);
+        f.durable.flip(bit);
+        Some((name.clone(), bit))
+    }
+
+    /// Tells somebody of each file that is removed and was synced once, by its name.
     pub fn watch(&self, removed: Arc<Removed>) {
         *self.removed.lock() = Some(removed);
     }
@@ -274,34 +247,39 @@ impl SimDisk {
         let s = self.medium.state.lock();
         if s.boot == self.boot { Ok(s) } else { Err(dead()) }
     }
-    fn handle(&self, file: FileRef) -> Arc<dyn DiskFile> {
-        Arc::new(SimFile { file, medium: self.medium.clone(), boot: self.boot })
+    fn handle(&self, name: &str, file: FileRef) -> Arc<dyn DiskFile> {
+        let (medium, boot, name) = (self.medium.clone(), self.boot, name.to_owned());
+        Arc::new(SimFile { file, medium, boot, name })
     }
 }
 
 impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.state()?.names.get(name).cloned().ok_or_else(|| not_found(name))?;
-        Ok(self.handle(file))
+        Ok(self.handle(name, file))
     }
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut s = self.state()?;
         if s.names.contains_key(name) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} exists")));
         }
+        if self.medium.health.lock().is_full() {
+            return Err(self.medium.health.lock().refuses(name));
+        }
         let file = FileRef::default();
+        s.made.retain(|f| f.strong_count() > 0);
+        s.made.push(Arc::downgrade(&file));
         s.change(NameChange::Set(name.into(), file.clone()));
         drop(s);
-        Ok(self.handle(file))
+        Ok(self.handle(name, file))
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut s = self.state()?;
-        if !s.names.contains_key(name) {
-            return Err(not_found(name));
-        }
+        let file = s.names.get(name).cloned().ok_or_else(|| not_found(name))?;
         s.change(NameChange::Remove(name.into()));
         drop(s);
-        let removed = self.medium.removed.lock().clone();
+        // One that was never finished was nothing yet.
+        let removed = self.medium.removed.lock().clone().filter(|_| file.lock().synced);
         if let Some(removed) = removed {
             removed(name);
         }
@@ -332,6 +310,9 @@ impl Disk for SimDisk {
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut s = self.state()?;
+        if self.medium.health.lock().fails(Deed::Sync, dir) {
+            return Err(broken());
+        }
         let (now, later) = std::mem::take(&mut s.pending_names).into_iter().partition::<Vec<_>, _>(|c| {
             let (NameChange::Set(n, _) | NameChange::Remove(n)) = c;
             dir_of(n) == dir
@@ -345,7 +326,9 @@ impl Disk for SimDisk {
     fn space(&self) -> io::Result<(u64, u64)> {
         let s = self.state()?;
         let used: u64 = s.names.values().map(|f| f.lock().current.len).sum();
-        Ok((self.medium.capacity, self.medium.capacity.saturating_sub(used)))
+        let free =
+            if self.medium.health.lock().is_full() { 0 } else { self.medium.capacity.saturating_sub(used) };
+        Ok((self.medium.capacity, free))
     }
     fn describe(&self) -> String {
         self.medium.label.clone()
@@ -356,6 +339,7 @@ struct SimFile {
     file: FileRef,
     medium: SimMedium,
     boot: u64,
+    name: String,
 }
 
 impl fmt::Debug for SimFile {
@@ -370,16 +354,52 @@ impl SimFile {
     }
     fn change(&self, change: Change) -> io::Result<()> {
         self.alive()?;
+        let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
+        if health.is_full() && !f.has_room(&change) {
+            return Err(health.refuses(&self.name));
+        }
+        if health.fails(Deed::Write, &self.name) {
+            for part in change.survivor(health.rng()) {
+                part.apply(&mut f.current);
+                f.pending.push(part);
+            }
+            return Err(broken());
+        }
+        if let Some(change) = self.led_astray(change, &mut health, &mut f) {
+            change.apply(&mut f.current);
+            f.pending.push(change);
+        }
+        Ok(())
+    }
+
+    /// The same write, unless it went to another place of the file.
+    fn led_astray(&self, change: Change, health: &mut Health, f: &mut Content) -> Option<Change> {
+        let Change::Write { at, data } = change else { return Some(change) };
+        let to = match self.name.starts_with(CHUNKS) {
+            true => health.strays(at, DATA_FROM, f.current.pages(), &self.name),
+            false => None,
+        };
+        let Some(to) = to else { return Some(Change::Write { at, data }) };
+        let len = data.len() as u64;
+        // The file is as long as if all were well.
+        let end = Change::SetLen(f.current.len.max(at + len));
+        end.apply(&mut f.current);
+        f.pending.push(end);
+        let data = data[..data.len().min(f.current.len.saturating_sub(to) as usize)].to_vec();
+        let change = Change::Write { at: to, data };
         change.apply(&mut f.current);
         f.pending.push(change);
-        Ok(())
+        None
     }
 }
 
 impl DiskFile for SimFile {
     fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         self.alive()?;
+        if self.medium.health.lock().fails(Deed::Read, &self.name) {
+            return Err(broken());
+        }
         self.file.lock().current.read(at, buf)
     }
     fn write_at(&self, at: u64, data: &[u8]) -> io::Result<()> {
@@ -387,18 +407,24 @@ impl DiskFile for SimFile {
     }
     fn sync(&self) -> io::Result<()> {
         self.alive()?;
+        let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
-        for change in std::mem::take(&mut f.pending) {
-            change.apply(&mut f.durable);
+        if !health.fails(Deed::Sync, &self.name) {
+            f.settle();
+            return Ok(());
         }
-        Ok(())
+        f.tear(health.rng());
+        // The pages count as clean: whether they are dropped is the kernel's choice.
+        if health.rng().next_u64().is_multiple_of(2) {
+            f.drop_cache();
+        }
+        Err(broken())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.change(Change::SetLen(len))
     }
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let now = self.len()?;
-        if now < len { self.set_len(len) } else { Ok(()) }
+        self.change(Change::Allocate(len))
     }
     fn punch(&self, at: u64, len: u64) -> io::Result<()> {
         self.change(Change::Punch { at, len })
@@ -443,5 +469,68 @@ mod tests {
         medium.mount().create("a").unwrap().write_at(0, b"x").unwrap();
         medium.kill();
         assert_eq!(medium.mount().open("a").unwrap().len().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_failed_fsync_keeps_what_was_synced_and_is_not_made_up_for() {
+        let mut lost = 0;
+        for seed in 0..64 {
+            let medium = SimMedium::new("d", 1 << 20);
+            let file = medium.mount().create("a").unwrap();
+            medium.mount().sync_dir("").unwrap();
+            file.write_at(0, b"synced").unwrap();
+            file.sync().unwrap();
+            file.write_at(6, b"-pending").unwrap();
+            medium.falls_ill(Ill::Syncs(1), seed);
+            assert!(file.sync().is_err());
+            assert_eq!(medium.felt(), ["a"]);
+            medium.recovers();
+            file.sync().unwrap();
+            medium.crash(&SeededRng::new(seed));
+            let file = medium.mount().open("a").unwrap();
+            let mut buf = [0; 6];
+            file.read_at(0, &mut buf).unwrap();
+            assert_eq!(&buf, b"synced");
+            lost += u32::from(file.len().unwrap() == 6);
+        }
+        assert!((1..64).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn a_full_medium_takes_what_needs_no_room() {
+        let medium = SimMedium::new("d", 1 << 20);
+        let file = medium.mount().create("a").unwrap();
+        file.allocate(2 * PAGE_BYTES).unwrap();
+        file.write_at(3 * PAGE_BYTES, b"x").unwrap();
+        medium.falls_ill(Ill::Full, 1);
+        file.write_at(PAGE_BYTES, b"x").unwrap();
+        let full = |r: io::Result<()>| assert_eq!(r.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        full(file.write_at(2 * PAGE_BYTES, b"x"));
+        full(medium.mount().create("b").map(drop));
+        assert_eq!(medium.mount().space().unwrap().1, 0);
+        medium.recovers();
+        file.write_at(2 * PAGE_BYTES, b"x").unwrap();
+    }
+
+    #[test]
+    fn a_write_that_goes_astray_is_acknowledged_and_a_bit_that_flips_is_of_the_pages_meant() {
+        let medium = SimMedium::new("d", 1 << 20);
+        let file = medium.mount().create("chunks/a").unwrap();
+        file.write_at(DATA_FROM, &[1; 4096]).unwrap();
+        file.write_at(DATA_FROM + PAGE_BYTES, &[2; 4096]).unwrap();
+        medium.falls_ill(Ill::Strays(1), 1);
+        file.write_at(DATA_FROM, &[3; 4096]).unwrap();
+        medium.recovers();
+        let read = || {
+            let mut buf = [0; 8192];
+            file.read_at(DATA_FROM, &mut buf).unwrap();
+            buf
+        };
+        assert!(read()[..4096] == [1; 4096] && read()[4096..] == [3; 4096], "it went to the other page");
+        let before = read();
+        let first = DATA_FROM / PAGE_BYTES + 1;
+        medium.rots(&SeededRng::new(1), |n| n.starts_with(CHUNKS), first).unwrap();
+        assert_eq!(read().iter().zip(before).filter(|(a, b)| **a != *b).count(), 1);
+        assert_eq!(read()[..4096], before[..4096]);
     }
 }

@@ -2,14 +2,20 @@
 //! fault or one pair at a time, each over after a while. Between some of them the cluster must become
 //! whole again.
 
+mod diary;
 mod drills;
+mod ills;
 mod losses;
+mod watch;
 
+use diary::Diary;
 pub use drills::{EXTRAS, Extras};
+use ills::Sick;
 
 use crate::{
     cast::Stage,
-    disk::SimMedium,
+    chronicle::Chronicle,
+    disk::{CHUNKS, SimMedium},
     weather::{Wall, node_of},
 };
 use anyhow::{Context as _, Result};
@@ -25,11 +31,15 @@ use std::{
 use tokio::time::Instant;
 
 /// Longest time until the cluster is whole again after the last fault.
-pub const CONVERGES: Duration = Duration::from_secs(60);
+pub const CONVERGES: Duration = Duration::from_secs(30);
 /// The same between two faults, while clients work.
 const WHOLE_AGAIN: Duration = Duration::from_secs(60);
 /// Masters, and chunkservers.
 pub const NODES: usize = 3;
+/// Longest that a process stands still.
+const PAUSE_MAX_MS: u64 = 60_000;
+/// By how much a time of day may be wrong.
+const JUMP_MAX_SECS: u64 = 3600;
 /// Bytes of a simulated medium.
 const MEDIUM_BYTES: u64 = 8 << 30;
 
@@ -47,9 +57,6 @@ pub struct Removal {
     /// Servers that had one of this name then, but for this one.
     pub others: usize,
 }
-
-/// The chunks' files.
-const CHUNKS: &str = "chunks/";
 
 impl Media {
     /// The medium of this name, empty when it is new.
@@ -125,6 +132,14 @@ enum Fault {
     Suspected,
     /// All replicas lost power, and the writer syncs.
     Forgotten,
+    /// A disk is ill.
+    Sick(Sick),
+    /// Bits of a chunkserver's data flip.
+    Rot,
+    /// A process stands still.
+    Paused(String, Duration),
+    /// A node's clock has this rate, in milliseconds a second; its time of day is so many seconds off.
+    Clock(String, u32, i64),
 }
 
 /// The one who makes trouble.
@@ -143,6 +158,10 @@ pub struct Troublemaker {
     hurt: BTreeSet<usize>,
     /// Chunkservers that have died since write numbers may have been forgotten by all.
     restarted: BTreeSet<usize>,
+    /// The chunkserver whose data may be damaged.
+    sick: Option<usize>,
+    diary: Option<Diary>,
+    chronicle: Chronicle,
 }
 
 impl Troublemaker {
@@ -157,7 +176,23 @@ impl Troublemaker {
     ) -> Self {
         let rng = SeededRng::new(seed);
         let (down, powerless, hurt, restarted) = Default::default();
-        Self { cluster, media, stage, admin, extras, rng, clients, down, powerless, hurt, restarted }
+        let (sick, diary, chronicle) = Default::default();
+        Self {
+            cluster,
+            media,
+            stage,
+            admin,
+            rng,
+            extras,
+            clients,
+            down,
+            powerless,
+            hurt,
+            restarted,
+            sick,
+            diary,
+            chronicle,
+        }
     }
 
     /// The cluster.
@@ -190,6 +225,7 @@ impl Troublemaker {
             let fault = self.choose();
             self.begin(&fault).await?;
             self.last(&fault).await;
+            self.compare_masters().await?;
             self.end(&fault).await?;
             if self.pick(2) == 0 {
                 self.whole(WHOLE_AGAIN, false).await.context("between faults")?;
@@ -200,17 +236,24 @@ impl Troublemaker {
     }
 
     /// Lets a fault last for a while; some of the connections that it cut end with it.
-    async fn last(&self, fault: &Fault) {
+    async fn last(&mut self, fault: &Fault) {
         if matches!(fault, Fault::Deposed | Fault::Haunted | Fault::Suspected | Fault::Forgotten) {
             return;
         }
         let time = match (fault, self.pick(8)) {
+            (Fault::Paused(_, time), _) => *time,
             (Fault::Down(nodes), _) if nodes.len() > 2 => self.millis(100, 3000),
             (_, 0) => self.millis(10_000, 45_000),
             (_, 1..4) => self.millis(100, 2000),
             _ => self.millis(1000, 10_000),
         };
-        tokio::time::sleep(time).await;
+        match self.diary.take() {
+            None => tokio::time::sleep(time).await,
+            Some(mut diary) => {
+                self.keep_diary(&mut diary, time).await;
+                self.diary = Some(diary);
+            }
+        }
         if let Fault::Walls(walls) = fault
             && self.pick(2) == 0
         {
@@ -249,8 +292,17 @@ impl Troublemaker {
         if self.pick(3) == 0 { End::Killed } else { End::Power }
     }
 
+    fn wrong_clock(&self) -> Fault {
+        let jump = match self.pick(3) {
+            0 => 0,
+            1 => self.pick(JUMP_MAX_SECS) as i64,
+            _ => -(self.pick(JUMP_MAX_SECS) as i64),
+        };
+        Fault::Clock(self.node().name(), 500 + self.pick(1501) as u32, jump)
+    }
+
     fn choose(&self) -> Fault {
-        match self.pick(24) {
+        match self.pick(36) {
             0..6 => Fault::Down(vec![(self.node(), self.end_of())]),
             6..8 => {
                 let (master, chunkserver) = (self.pick(3) as usize, self.pick(3) as usize);
@@ -280,6 +332,11 @@ impl Troublemaker {
             21 => Fault::Haunted,
             22 => Fault::Suspected,
             23 => Fault::Forgotten,
+            24..28 => Fault::Sick(self.sick_chunkserver()),
+            28..30 => Fault::Sick(self.sick_master()),
+            30 | 31 => Fault::Rot,
+            32 | 33 => Fault::Paused(self.name(), self.millis(500, PAUSE_MAX_MS)),
+            34 | 35 => self.wrong_clock(),
             _ => Fault::Slow(self.name(), self.millis(20, 500)),
         }
     }
@@ -323,6 +380,26 @@ impl Troublemaker {
             Fault::Haunted => self.haunt().await?,
             Fault::Suspected => self.suspect().await?,
             Fault::Forgotten => self.forget().await?,
+            Fault::Sick(sick) => {
+                if matches!(sick.node, Node::Chunkserver(_)) {
+                    self.diary = self.begin_diary().await;
+                }
+                self.falls_ill(*sick);
+            }
+            Fault::Rot => {
+                self.diary = self.begin_diary().await;
+                self.rots();
+            }
+            Fault::Paused(node, time) => {
+                self.note(format_args!("{node} stands still for {time:?}"));
+                self.hurts(node, false);
+                self.stage.weather.pause(node, self.stage.journal.elapsed() + *time);
+            }
+            Fault::Clock(node, rate, jump) => {
+                self.note(format_args!("{node}: clock at {rate} ms a second, off by {jump} s"));
+                self.hurts(node, false);
+                self.stage.clocks.of(node).changes(*rate, Some(*jump));
+            }
             Fault::Slow(node, by) => {
                 self.note(format_args!("{node} is slow by {by:?}"));
                 self.hurts(node, false);
@@ -338,7 +415,9 @@ impl Troublemaker {
         if power {
             self.powerless.insert(at);
         }
-        if !self.powerless.is_empty() && self.hurt.len() > 1 {
+        // What was not synced was whole on this one alone, where the other is damaged.
+        let was_last = power && self.sick.is_some_and(|sick| sick != at);
+        if was_last || (!self.powerless.is_empty() && self.hurt.len() > 1) {
             self.note("unsynced data may be lost");
             self.stage.power_failed();
         }
@@ -361,7 +440,13 @@ impl Troublemaker {
 
     async fn end(&mut self, fault: &Fault) -> Result<()> {
         self.stage.weather.clear();
+        self.stage.clocks.run_right();
         self.note(format_args!("over: {fault:?}"));
+        match fault {
+            Fault::Sick(sick) => self.recovers(*sick).await?,
+            Fault::Rot => self.patient_restarts().await,
+            _ => {}
+        }
         for node in std::mem::take(&mut self.down) {
             match node {
                 Node::Master(at) => self.cluster.start_master(at).await,
@@ -369,7 +454,10 @@ impl Troublemaker {
             }
             .with_context(|| format!("{} does not start again", node.name()))?;
         }
-        Ok(())
+        if let Some(diary) = self.diary.take() {
+            self.read_diary(&diary).await.with_context(|| format!("after {fault:?}"))?;
+        }
+        self.scrub().await.with_context(|| format!("after {fault:?}"))
     }
 
     /// Waits until the cluster is whole; with `idle`, nothing may be left to delete either.
@@ -378,6 +466,7 @@ impl Troublemaker {
         let mut last = String::from("nobody answered");
         let mut seen_whole = 0;
         while begin.elapsed() < within {
+            self.watch_leaders()?;
             match self.admin.status().await {
                 Ok(s) => {
                     let alive = s.servers.iter().filter(|s| s.alive).count();

@@ -8,8 +8,10 @@
 //! ```text
 //!   world ─ one run                                   journal ─ what happened, hashed
 //!     ├─ faults ─ who dies, which walls, how long ──▶ weather ─ fate of each message
-//!     │                                               disk    ─ what a power failure takes
-//!     └─ workload ×2 ─ what clients do ─▶ steps ─▶ the SDK
+//!     │     │                                         disk    ─ what power failures and ills take
+//!     │     │                                         clocks  ─ what time a node believes it is
+//!     │     └─ chronicle ─ whether the masters go together as Raft promises
+//!     └─ workload ×5 ─ what clients do ─▶ steps ─▶ the SDK
 //!            └─ look ─ what they see ───▶ oracle ─ whether it was promised
 //!     at the end: replicas ─ whether those of each chunk are equal; acts ─ a thief, a rotten log
 //! ```
@@ -17,6 +19,8 @@
 
 pub mod acts;
 pub mod cast;
+pub mod chronicle;
+pub mod clocks;
 pub mod disk;
 pub mod faults;
 pub mod journal;

@@ -1,5 +1,6 @@
 //! Whether the replicas of each chunk are equal: a divergence that no reader met yet is one all the same.
 
+use crate::weather::SCRUBBER;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::TryStreamExt as _;
 use mooseng_client::embedded::Cluster;
@@ -22,6 +23,23 @@ fn cx() -> CallContext {
     CallContext::internal(Duration::from_secs(10))
 }
 
+/// A repair is under way: what is found now is neither the old nor the new.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} while the replicas were compared")]
+struct Moved(ChunkError);
+
+/// Whether it may be compared later.
+pub fn has_moved(e: &anyhow::Error) -> bool {
+    e.is::<Moved>()
+}
+
+fn moved(e: ChunkError) -> anyhow::Error {
+    match e {
+        ChunkError::Suspect(_) | ChunkError::Stale { .. } | ChunkError::TooNew { .. } => Moved(e).into(),
+        e => e.into(),
+    }
+}
+
 /// All good chunks of a server with their checksum tables.
 async fn tables(chunks: &RemoteChunks) -> Result<BTreeMap<ChunkRef, ChecksumTable>> {
     let (mut tables, mut after) = (BTreeMap::new(), None);
@@ -36,6 +54,9 @@ async fn tables(chunks: &RemoteChunks) -> Result<BTreeMap<ChunkRef, ChecksumTabl
                 Ok(ControlReply::Table(table)) => drop(tables.insert(report.chunk, table)),
                 // Deleted since it was listed.
                 Err(ChunkError::NotFound(_)) => {}
+                // It has no table that could be compared.
+                Err(ChunkError::Damaged { .. }) => {}
+                Err(e) => return Err(moved(e)).context(format!("the table of {:?}", report.chunk)),
                 other => bail!("the table of {:?} is {other:?}", report.chunk),
             }
         }
@@ -54,7 +75,33 @@ async fn can_be_read(transport: &dyn Transport, server: &str, chunk: ChunkRef, b
     match read.await {
         Ok(_) => Ok(true),
         Err(ChunkError::Damaged { .. }) => Ok(false),
-        Err(e) => Err(e.into()),
+        Err(e) => Err(moved(e)),
+    }
+}
+
+/// Reads all good replicas of a server, block by block: which are damaged. The server tells the masters by
+/// itself.
+pub async fn damage(cluster: &Cluster, server: &str) -> Result<BTreeMap<ChunkRef, u64>> {
+    let transport = cluster.transport(Role::Master, 98, SCRUBBER);
+    let chunks = RemoteChunks::new(transport.connect(server).await?);
+    let mut damaged = BTreeMap::new();
+    for (chunk, table) in tables(&chunks).await? {
+        for (block, _) in table.blocks.iter().enumerate().filter(|(_, crc)| crc.is_some()) {
+            if !can_be_read(&*transport, server, chunk, block).await? {
+                damaged.insert(chunk, block as u64);
+                break;
+            }
+        }
+    }
+    Ok(damaged)
+}
+
+/// Whether a server knows that its replica is damaged.
+async fn is_damaged(transport: &dyn Transport, server: &str, chunk: ChunkRef) -> Result<bool> {
+    let chunks = RemoteChunks::new(transport.connect(server).await?);
+    match chunks.control(&cx(), Control::Stat { chunk: chunk.id }).await.map_err(moved)? {
+        ControlReply::Done(stat) => Ok(stat.report.state == ReplicaState::Damaged),
+        other => bail!("a question about {chunk:?} was answered with {other:?}"),
     }
 }
 
@@ -75,12 +122,18 @@ pub async fn equal(cluster: &Cluster, servers: usize) -> Result<(BTreeSet<ChunkI
             };
             compared += 1;
             several.insert(chunk.id);
-            ensure!(
-                there.length == table.length,
-                "{chunk:?} has {} bytes on {other} and {} on {server}",
-                there.length,
-                table.length
-            );
+            if there.length != table.length {
+                // Replicas that are all damaged wait for somebody to remove them.
+                let hopeless = is_damaged(&*transport, other, chunk).await?
+                    && is_damaged(&*transport, &server, chunk).await?;
+                ensure!(
+                    hopeless,
+                    "{chunk:?} has {} bytes on {other} and {} on {server}",
+                    there.length,
+                    table.length
+                );
+                continue;
+            }
             for block in 0..there.blocks.len().max(table.blocks.len()) {
                 let crc = |t: &ChecksumTable| t.blocks.get(block).copied().flatten();
                 // What a power failure took verifies nowhere, or at one of them.

@@ -62,6 +62,8 @@ struct State {
     flaky: bool,
     walls: Vec<Wall>,
     slow: BTreeMap<String, Duration>,
+    /// Until when nodes stand still.
+    paused: BTreeMap<String, Duration>,
     dead: BTreeSet<String>,
     /// Pairs between which something was lost, with the time of the first loss.
     lost: BTreeMap<(String, String), Duration>,
@@ -71,6 +73,9 @@ struct State {
 /// Silence after which a real connection ends. Something that is lost for good is such a silence:
 /// no transport loses a message and goes on.
 const IDLE: Duration = Duration::from_secs(8);
+
+/// Who reads everything to look for damage, over a network that is reliable for it.
+pub const SCRUBBER: &str = "scrubber";
 
 /// The network's faults.
 #[derive(Debug)]
@@ -106,6 +111,12 @@ impl Weather {
         self.state.lock().slow.insert(node.to_owned(), by);
     }
 
+    /// A node stands still until then, by the journal's time, as after SIGSTOP: what is sent to it waits,
+    /// and so does what it has sent. Its own timers go on.
+    pub fn pause(&self, node: &str, until: Duration) {
+        self.state.lock().paused.insert(node.to_owned(), until);
+    }
+
     /// All walls fall, nobody is slow.
     pub fn clear(&self) {
         let mut s = self.state.lock();
@@ -135,7 +146,13 @@ impl Weather {
 }
 
 impl State {
-    fn fate(&self, from: &str, to: &str, event: Event, r: u64) -> Fate {
+    /// How long a message has to wait for one of its ends.
+    fn stands_still(&self, from: &str, to: &str, now: Duration) -> Duration {
+        let until = [from, to].into_iter().filter_map(|n| self.paused.get(n)).max();
+        until.map_or(Duration::ZERO, |until| until.saturating_sub(now))
+    }
+
+    fn fate(&self, from: &str, to: &str, event: Event, r: u64, now: Duration) -> Fate {
         let connect = matches!(event, Event::Connect);
         if self.dead.contains(from) || self.dead.contains(to) {
             return if connect { Fate::Reset } else { Fate::Drop };
@@ -144,10 +161,19 @@ impl State {
         if self.walls.iter().any(|w| w.stops(from, to) || (connect && w.crosses(from, to))) {
             return Fate::Drop;
         }
+        let waits = self.stands_still(from, to, now);
+        if !waits.is_zero() {
+            // A call is not cancelled before it came.
+            return match event {
+                Event::Connect | Event::Cancel(_) => Fate::Drop,
+                _ => Fate::Deliver(waits + Duration::from_micros(50 + r % 2000)),
+            };
+        }
         let may_be_lost = matches!(event, Event::Request(_) | Event::Reply(_));
+        let flaky = self.flaky && ![from, to].contains(&SCRUBBER);
         match (r >> 32) % 1000 {
-            0..4 if self.flaky && !connect => return Fate::Reset,
-            4..8 if self.flaky && may_be_lost => return Fate::Drop,
+            0..4 if flaky && !connect => return Fate::Reset,
+            4..8 if flaky && may_be_lost => return Fate::Drop,
             _ => {}
         }
         let mut delay = Duration::from_micros(50 + r % 2000);
@@ -164,9 +190,10 @@ impl Faults for Weather {
         let (from, to) = (node_of(from), node_of(to));
         let mut state = self.state.lock();
         state.events += 1;
-        let fate = state.fate(from, to, event, r);
-        if fate == Fate::Drop && !matches!(event, Event::Connect) {
-            let now = self.journal.elapsed();
+        let now = self.journal.elapsed();
+        let fate = state.fate(from, to, event, r, now);
+        let waits = matches!(event, Event::Connect) || !state.stands_still(from, to, now).is_zero();
+        if fate == Fate::Drop && !waits {
             state.lost.entry((from.to_owned(), to.to_owned())).or_insert(now);
         }
         drop(state);
@@ -189,6 +216,22 @@ mod tests {
         assert!(mute.stops(a, c) && !mute.stops(c, a) && mute.crosses(c, a));
         let between = Wall::Between(a.into(), b.into());
         assert!(between.stops(b, a) && !between.stops(c, a));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_sent_to_one_who_stands_still_comes_when_it_goes_on() {
+        let weather = Weather::new(1, Arc::new(Journal::new()));
+        weather.pause("a", Duration::from_secs(30));
+        let request = Event::Request(Method(1));
+        for (from, to) in [("a", "b"), ("b", "a")] {
+            let Fate::Deliver(after) = weather.fate(from, to, request) else { panic!("it is lost") };
+            assert!(after > Duration::from_secs(30) && after < Duration::from_secs(31));
+        }
+        assert_eq!(weather.fate("b", "a", Event::Cancel(Method(1))), Fate::Drop);
+        assert_eq!(weather.fate("b", "a", Event::Connect), Fate::Drop);
+        assert!(weather.take_silent().is_empty(), "its connections last");
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert!(matches!(weather.fate("b", "a", Event::Connect), Fate::Deliver(_)));
     }
 
     #[tokio::test(start_paused = true)]

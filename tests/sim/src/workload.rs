@@ -3,11 +3,14 @@
 //! Two workers with sessions of their own change the groups in turn, so that what one closed or
 //! synced is what the other must see. All share the root directory.
 //!
-//! Some files are written by both at the same time (`contend`).
+//! Some files are written by both at the same time (`contend`). Some names are changed by other clients
+//! all at the same time (`names`).
 
 mod contend;
+mod names;
 
 pub use contend::Contended;
+pub use names::{Namer, Names};
 
 use crate::{
     cast::{Book, Group, SETTLES, Stage},

@@ -4,11 +4,12 @@
 use crate::{
     acts,
     cast::Stage,
+    clocks::Clocks,
     faults::{CONVERGES, EXTRAS, Extras, Media, NODES, Removal, Troublemaker},
     journal::Journal,
     replicas,
     weather::{Weather, node_of},
-    workload::Worker,
+    workload::{Namer, Worker},
 };
 use anyhow::{Context as _, Result, bail};
 use mooseng_client::embedded::Cluster;
@@ -31,6 +32,10 @@ const SNAPSHOT_ENTRIES: u64 = 100;
 const KEPT_ENTRIES: u64 = 20;
 /// Copies of each chunk.
 const COPIES: usize = 2;
+/// Clients that change names at the same time.
+const NAMERS: u32 = 3;
+/// Times that the replicas are compared until nothing of them is under repair.
+const COMPARISONS_MAX: usize = 5;
 /// Processes that each of them may be, one after the other.
 const LIVES: u32 = 3;
 
@@ -47,11 +52,19 @@ pub struct Outline {
     pub failed: u64,
     /// The longest step of a client, in milliseconds of virtual time.
     pub longest_ms: u64,
-    /// From the end of the faults to a whole cluster, or from the last removal to nothing left to
-    /// delete, whichever took longer, in milliseconds of virtual time.
+    /// From the end of the faults to a whole cluster, from the last removal to nothing left to delete, or from
+    /// the last looks to damage mended, whichever took longest, in milliseconds of virtual time.
     pub converged_ms: u64,
     /// Replicas that were compared with another at the end.
     pub replicas: u64,
+    /// Calls on names that several clients changed at the same time, all explained.
+    pub calls: u64,
+    /// Entries of the masters' log that were seen committed.
+    pub committed: u64,
+    /// What ill disks spoiled.
+    pub ills_felt: u64,
+    /// Sessions that were fenced while they still reached the head of what they wrote.
+    pub fenced: u64,
     /// Virtual time of the run in milliseconds.
     pub virtual_ms: u64,
 }
@@ -110,23 +123,34 @@ async fn live(
         kept_entries: KEPT_ENTRIES,
         ..RaftTimings::default()
     };
-    let builder = Cluster::builder().seams(seams).disks(disks).network(network.clone()).raft(raft);
-    let cluster = builder.start().await?;
-    let stage = Arc::new(Stage::new(weather.clone(), journal.clone(), network.clone(), GROUPS));
+    let clocks = Clocks::default();
+    let of_node = {
+        let (clocks, seams) = (clocks.clone(), seams.clone());
+        move |name: &str| clocks.seams(&seams, name)
+    };
+    let builder = Cluster::builder().seams(seams).seams_of(of_node).disks(disks);
+    let cluster = builder.network(network.clone()).raft(raft).start().await?;
+    let stage = Stage::new(weather.clone(), journal.clone(), network.clone(), clocks, GROUPS);
+    let stage = Arc::new(stage);
     tokio::spawn(end_silent_connections(weather.clone(), network));
     let closer = cluster.client_named("closer", |b| b).await?;
     let (kept, rng) = (media.clone(), SeededRng::new(seed ^ 0x3333));
     let admin = cluster.client_with(|b| b.name("admin")).await?;
     let extras = extras(&cluster).await?;
-    let (workers, names) = workers(&cluster, &stage, seed).await?;
+    let (workers, mut names) = workers(&cluster, &stage, seed).await?;
+    let namers = namers(&cluster, &stage, seed, &mut names).await?;
     let mut trouble = Troublemaker::new(cluster, media, stage.clone(), (admin, extras), seed ^ 0x5151, names);
     let tasks: Vec<_> = workers.into_iter().map(|w| tokio::spawn(w.work())).collect();
+    let namers: Vec<_> = namers.into_iter().map(|n| tokio::spawn(n.work())).collect();
     // A broken promise ends the run: what is going wrong meanwhile does not matter any more.
-    let is_working = || tasks.iter().any(|t| !t.is_finished());
+    let is_working = || tasks.iter().any(|t| !t.is_finished()) || namers.iter().any(|t| !t.is_finished());
     trouble.while_working(is_working).await?;
-    let mut done = Vec::new();
+    let (mut done, mut named) = (Vec::new(), Vec::new());
     for task in tasks {
         done.push(task.await??);
+    }
+    for task in namers {
+        named.push(task.await??);
     }
     let whole = trouble.whole(CONVERGES, false).await.context("after the faults")?;
     if let Some(worker) = done.first() {
@@ -138,7 +162,14 @@ async fn live(
         worker.look_at_contended().await.context("after the faults")?;
         worker.look_at_all().await.context("after the faults")?;
     }
-    let (live, replicas) = replicas::equal(trouble.cluster(), NODES).await.context("after the faults")?;
+    for namer in named {
+        namer.look().await.context("after the faults")?;
+    }
+    let calls = stage.names.lock().explain()?;
+    // Damage that only these looks met is mended by now as well.
+    let mended = trouble.whole(CONVERGES, true).await.context("after the last looks")?;
+    let committed = trouble.masters_are_equal().await.context("after the faults")?;
+    let (live, replicas) = compare(&mut trouble).await.context("after the faults")?;
     none_was_needed(&live, &removals).context("after the faults")?;
     acts::theft(trouble.cluster(), &closer).await?;
     acts::rot(trouble.cluster_mut(), &kept, &rng, &journal).await?;
@@ -149,10 +180,28 @@ async fn live(
         acknowledged: count(&stage.acknowledged),
         failed: count(&stage.failed),
         longest_ms: count(&stage.longest_ms),
-        converged_ms: whole.max(idle).as_millis() as u64,
+        converged_ms: whole.max(idle).max(mended).as_millis() as u64,
         replicas: replicas as u64,
+        calls,
+        committed,
+        ills_felt: count(&stage.ills_felt),
+        fenced: count(&stage.fenced),
         virtual_ms: journal.elapsed().as_millis() as u64,
     })
+}
+
+/// Compares the replicas. Reading all of them may meet damage that is mended then; they are compared once it is.
+async fn compare(trouble: &mut Troublemaker) -> Result<(BTreeSet<ChunkId>, usize)> {
+    let mut tries = 0;
+    loop {
+        match replicas::equal(trouble.cluster(), NODES).await {
+            Err(e) if replicas::has_moved(&e) && tries < COMPARISONS_MAX => {
+                trouble.whole(CONVERGES, true).await?;
+                tries += 1;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Errors: a copy was removed of a chunk that is still needed, while there were not two others.
@@ -181,6 +230,23 @@ async fn extras(cluster: &Cluster) -> Result<Extras> {
         heir: cluster.client_named(heir, |b| b).await?,
         asker: cluster.client_named(asker, |b| b).await?,
     })
+}
+
+/// Those who change names at the same time; adds their names on the network.
+async fn namers(
+    cluster: &Cluster,
+    stage: &Arc<Stage>,
+    seed: u64,
+    names: &mut Vec<String>,
+) -> Result<Vec<Namer>> {
+    let mut namers = Vec::new();
+    for n in 1..=NAMERS {
+        let name = format!("namer-{n}");
+        let client = cluster.client_named(&name, |b| b).await?;
+        namers.push(Namer::new(&name, n, &client, stage.clone(), seed ^ (u64::from(n) << 40)));
+        names.push(name);
+    }
+    Ok(namers)
 }
 
 /// The workers with their processes, and the names of these on the network.

@@ -19,7 +19,7 @@ const TAIL: usize = 60;
 const THREADS: usize = 2;
 
 fn seeds() -> std::ops::Range<u64> {
-    let text = std::env::var("MOOSENG_SEEDS").unwrap_or_else(|_| "0..100".into());
+    let text = std::env::var("MOOSENG_SEEDS").unwrap_or_else(|_| "0..300".into());
     let (from, to) = text.split_once("..").expect("MOOSENG_SEEDS is FROM..TO");
     from.parse().unwrap()..to.parse().unwrap()
 }
@@ -88,13 +88,17 @@ fn no_promise_is_broken() {
     let sum = |of: fn(&Outline) -> u64| outlines.iter().map(of).sum::<u64>();
     let max = |of: fn(&Outline) -> u64| outlines.iter().map(of).max().unwrap_or(0);
     eprintln!(
-        "{} seeds: {} steps acknowledged, {} failed in a fault; the longest took {} ms, the slowest convergence {} ms; {} replicas compared; {} s of virtual time",
+        "{} seeds: {} steps acknowledged, {} failed in a fault; the longest took {} ms, the slowest convergence {} ms; {} replicas compared; {} calls on names explained, {} entries committed, {} sessions fenced, {} ills of disks felt; {} s of virtual time",
         outlines.len(),
         sum(|o| o.acknowledged),
         sum(|o| o.failed),
         max(|o| o.longest_ms),
         max(|o| o.converged_ms),
         sum(|o| o.replicas),
+        sum(|o| o.calls),
+        sum(|o| o.committed),
+        sum(|o| o.fenced),
+        sum(|o| o.ills_felt),
         sum(|o| o.virtual_ms) / 1000
     );
     assert!(broken.is_empty(), "promises were broken in seeds {broken:?}");

@@ -159,6 +159,7 @@ impl Troublemaker {
             return Ok(());
         }
         self.note("another has taken over");
+        self.stage.fenced.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         for _ in 0..10 {
             tokio::time::sleep(PACE).await;
             let Some(again) = open(&heir.filesystem(), path, false).await else { return Ok(()) };

@@ -9,10 +9,12 @@
 //! peace until it can only have arrived or not at all (see `workload`), then it is looked at.
 
 mod file;
+mod history;
 mod register;
 mod tree;
 
 pub use file::{FileState, SeenFile, WIDE_BASE};
+pub use history::{Answer, Ask, CALLS_MAX, History, Pending};
 pub use register::Register;
 pub use tree::{FileId, NameOp, Node, Seen, SeenNode, World};
 
