@@ -252,6 +252,7 @@ async fn a_member_that_lost_a_new_chunk_does_not_make_it_again() {
         members: vec![ServerId(1), ServerId(2)],
         cut_to: None,
         create: false,
+        settle: false,
         term: Term(1),
     };
     world.control(1, op).await.unwrap();

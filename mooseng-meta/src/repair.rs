@@ -235,11 +235,16 @@ mod tests {
     fn a_damaged_member_that_is_alone_gets_another() {
         let damaged = Found::Current(ReplicaState::Damaged);
         let one = ChunkRec { members: vec![S[0]], ..rec(true) };
-        let decide = |found| plan(ChunkId(1), &one, &[(S[0], found)], &candidates()[..2], true, false);
+        let decide = |found| {
+            plan(ChunkId(1), &one, &[(S[0], found)], (&candidates()[..2], &BTreeSet::new()), true, false)
+        };
         assert_eq!(decide(damaged), bump(&[S[0]], &[S[1]]));
         assert_eq!(decide(Found::Other), Plan::Wait);
         let both = [(S[0], damaged), (S[1], damaged)];
-        assert_eq!(plan(ChunkId(1), &rec(true), &both, &candidates(), true, false), Plan::Wait);
+        assert_eq!(
+            plan(ChunkId(1), &rec(true), &both, (&candidates(), &BTreeSet::new()), true, false),
+            Plan::Wait
+        );
     }
 
     #[test]
