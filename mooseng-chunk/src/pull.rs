@@ -39,6 +39,13 @@ pub(crate) async fn pull(
     from: Vec<Replica>,
     term: Term,
 ) -> Result<ChunkStat, ChunkError> {
+    if let Ok(there) = shared.slot(chunk.id)
+        && let Some(cause) = there.disk.set_aside()
+        && there.known.lock().version >= chunk.version
+    {
+        // Another disk of this server would have another copy of the same version: the next one goes there.
+        return Err(ChunkError::Disk { server: shared.server, cause: format!("it was set aside: {cause}") });
+    }
     let slot = shared.place(chunk.id, ChunkVersion(0), ReplicaState::Suspect)?;
     if !slot.known.lock().made {
         // Nothing is made here before there is something to copy.

@@ -62,6 +62,8 @@ async fn its_chunks_are_told_and_filled_again_on_another_disk() {
             settle: false,
             term: Term(1),
         };
+        let same = world.pull(1, chunk(*id, 1), &[2]).await;
+        assert!(matches!(same, Err(ChunkError::Disk { .. })), "two copies of one version: {same:?}");
         world.control(2, set).await.unwrap();
         world.pull(1, chunk(*id, 2), &[2]).await.unwrap();
         assert!(b.has(&path(*id)));

@@ -74,10 +74,10 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
         .unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"));
 }
 
-async fn cluster(chunkservers: u64) -> (Cluster, Arc<Cuts>) {
+async fn cluster(chunkservers: u64, session_lifetime: Duration) -> (Cluster, Arc<Cuts>) {
     let cuts = Arc::new(Cuts::default());
     let timings = ServiceTimings {
-        session_lifetime: Duration::from_secs(2),
+        session_lifetime,
         server_dead: Duration::from_secs(1),
         repair_after: Duration::from_secs(1),
         ..ServiceTimings::default()
@@ -104,7 +104,7 @@ fn bytes(byte: u8, len: usize) -> Bytes {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_was_not_heard_does_not_undo_what_others_wrote_since() {
     for (len, flushed) in [(100, false), (100_000, false), (100_000, true), (3 << 20, true)] {
-        let (cluster, cuts) = cluster(2).await;
+        let (cluster, cuts) = cluster(2, Duration::from_secs(2)).await;
         let (silent, other) = (cluster.client().await.unwrap(), cluster.client().await.unwrap());
         let (fs, others) = (silent.filesystem(), other.filesystem());
         fs.write("/f", bytes(0, len)).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_client_that_was_not_heard_does_not_undo_what_others_wrote_since() {
 /// writer hears the old one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_fsync_covers_a_set_that_was_made_anew() {
-    let (cluster, cuts) = cluster(4).await;
+    let (cluster, cuts) = cluster(4, DEADLINE).await;
     let client = cluster.client_with(|b| b.deadline(DEADLINE)).await.unwrap();
     let other = cluster.client_with(|b| b.deadline(DEADLINE)).await.unwrap();
     let file = client.filesystem().create("/f").await.unwrap();
