@@ -1,17 +1,18 @@
-//! What is done to a cluster when all else is over: a thief uses another client's capability, and a
-//! master finds a flipped bit in the middle of its log.
+//! What is done to a cluster when all else is over: a thief uses another client's capability, a file is cut
+//! while a commit is under way, and a master finds a flipped bit in the middle of its log.
 
 use crate::{faults::Media, journal::Journal};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::TryStreamExt as _;
-use mooseng_client::{Client, embedded::Cluster};
+use mooseng_client::{Client, Error, OpenFlags, embedded::Cluster};
 use mooseng_core::{
+    attr::SetAttr,
     chunk::{ChunkStore as _, ReadRequest},
     context::CallContext,
-    error::ChunkError,
+    error::{ChunkError, MetaError},
     ids::{ChunkIndex, Offset},
     limits::BLOCK_BYTES,
-    meta::GetLayout,
+    meta::{CommitWrite, GetLayout},
     net::Role,
     rpc::RemoteChunks,
     seam::Rng,
@@ -39,6 +40,28 @@ pub async fn theft(cluster: &Cluster, owner: &Client) -> Result<()> {
         Err(ChunkError::Forbidden(_)) => {}
         Ok(_) => bail!("a capability was good in another client's hand"),
         Err(e) => return Err(e).context("a thief was refused, but not for what it is"),
+    }
+    file.close().await?;
+    Ok(())
+}
+
+/// A commit that was under way while another client cut the file does not make it longer again. Errors: it does.
+pub async fn cut_across(cluster: &Cluster, writer: &Client) -> Result<()> {
+    const PATH: &str = "/cut-across";
+    let bytes = 10 * BLOCK_BYTES;
+    let cutter = cluster.client_named("cutter", |b| b).await?;
+    let (fs, others) = (writer.filesystem(), cutter.filesystem());
+    fs.write(PATH, vec![7u8; bytes as usize]).await?;
+    let file = fs.open_with(PATH, OpenFlags { read: true, write: true, ..OpenFlags::default() }, 0).await?;
+    let at = GetLayout { inode: file.attr().inode, from: ChunkIndex(0), count: 1 };
+    let truncates = writer.request(at).await?.truncates;
+    others.set_attr(PATH, SetAttr { size: Some(10), ..SetAttr::default() }).await?;
+    let inode = file.attr().inode;
+    let late = CommitWrite { inode, truncates, size: bytes, chunks: vec![], drop_inline: false };
+    match writer.request(late).await {
+        Err(Error::Meta(MetaError::LayoutStale)) => {}
+        Ok(attr) => bail!("a commit from before a cut was taken, and the file has {} bytes again", attr.size),
+        Err(e) => return Err(e).context("a commit from before a cut was refused, but not for that"),
     }
     file.close().await?;
     Ok(())

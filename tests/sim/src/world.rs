@@ -172,6 +172,7 @@ async fn live(
     let (live, replicas) = compare(&mut trouble).await.context("after the faults")?;
     none_was_needed(&live, &removals).context("after the faults")?;
     acts::theft(trouble.cluster(), &closer).await?;
+    acts::cut_across(trouble.cluster(), &closer).await?;
     acts::rot(trouble.cluster_mut(), &kept, &rng, &journal).await?;
     let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     Ok(Outline {

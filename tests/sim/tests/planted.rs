@@ -24,17 +24,16 @@ const THREADS: usize = 2;
 /// The seed that catches a bug today.
 const fn caught_by(bug: Bug) -> u64 {
     match bug {
-        Bug::AckBeforeQuorum | Bug::PurgePastDurable | Bug::CapabilityUnbound | Bug::DeposedReads => 0,
-        Bug::BadTailCut => 1,
-        Bug::FenceNotAwaited => 3,
-        Bug::CopyUncompared => 4,
-        Bug::VersionUnchecked => 6,
-        Bug::SurplusDeletedEarly => 7,
-        Bug::IncarnationIgnored => 9,
-        Bug::ReplyDropped => 10,
-        Bug::SuspectServed => 13,
-        Bug::FsyncSkipped | Bug::RepeatApplied => 21,
-        Bug::CommitAfterTruncate => 108,
+        Bug::PurgePastDurable | Bug::CapabilityUnbound | Bug::CommitAfterTruncate => 0,
+        Bug::AckBeforeQuorum | Bug::BadTailCut => 1,
+        Bug::ReplyDropped | Bug::DeposedReads => 12,
+        Bug::VersionUnchecked => 14,
+        Bug::IncarnationIgnored => 16,
+        Bug::SurplusDeletedEarly => 19,
+        Bug::FsyncSkipped | Bug::SuspectServed => 21,
+        Bug::CopyUncompared => 22,
+        Bug::FenceNotAwaited => 47,
+        Bug::RepeatApplied => 55,
     }
 }
 
