@@ -10,7 +10,7 @@ use mooseng_core::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -47,8 +47,8 @@ const AHEAD_PIECES_MAX: usize = 128;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Unsynced {
     pub chunk: ChunkId,
-    /// Who acknowledged them.
-    pub members: BTreeMap<ServerId, Incarnation>,
+    /// Who acknowledged them: a later start of a server does not stand for an earlier one.
+    pub members: BTreeSet<(ServerId, Incarnation)>,
 }
 
 impl Pool {

@@ -20,7 +20,7 @@ use mooseng_core::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 use tokio::sync::{Notify, watch};
@@ -97,8 +97,9 @@ pub(crate) struct Inner {
     pub told: bool,
     /// How often the file had been cut when the place was learnt.
     pub truncates: Option<TruncateCounter>,
-    /// Who acknowledged what is not synced.
-    pub members: BTreeMap<ServerId, Incarnation>,
+    /// Who acknowledged what is not synced, at the present version: a later start of a server does not stand
+    /// for an earlier one.
+    pub members: BTreeSet<(ServerId, Incarnation)>,
 }
 
 impl Default for Inner {
@@ -114,7 +115,7 @@ impl Default for Inner {
             place: None,
             told: false,
             truncates: None,
-            members: BTreeMap::new(),
+            members: BTreeSet::new(),
         }
     }
 }

@@ -27,7 +27,7 @@ use mooseng_core::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -243,7 +243,8 @@ impl Writer {
                 let mut q = self.queue.inner.lock();
                 let Some(chunk) = q.place.as_ref().map(|p| p.place.chunk.id) else { return };
                 let Some(first) = q.held.front().map(|h| h.seq) else { return };
-                let next = stream.sent.max(first - 1) + 1;
+                // What is acknowledged and still held is on the disks, and waits for a commit only.
+                let next = stream.sent.max(first - 1).max(acked) + 1;
                 if q.base.is_some_and(|base| next > base) {
                     return;
                 }

@@ -141,6 +141,30 @@ async fn a_later_handle_syncs_what_an_earlier_one_wrote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_is_told_also_when_a_later_handle_wrote_more() {
+    let mut cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let fs = cluster.client().await.unwrap().filesystem();
+    fs.write("/f", content(5, 300_000)).await.unwrap();
+    // What is not synced may be gone with those who had it in memory.
+    for at in 0..3 {
+        cluster.kill_chunkserver(at);
+    }
+    for at in 0..3 {
+        cluster.start_chunkserver(at).await.unwrap();
+    }
+    cluster.wait_ready(Duration::from_secs(30)).await.unwrap();
+    let write = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+    let later = fs.open_with("/f", write, 0).await.unwrap();
+    later.write_at(300_000, content(6, 1000)).await.unwrap();
+    later.close().await.unwrap();
+    let last = fs.open_with("/f", write, 0).await.unwrap();
+    let e = last.sync_all().await.expect_err("the later handle's servers do not vouch for the earlier one's");
+    assert_eq!(e.errno(), Errno::EIO);
+    last.sync_all().await.unwrap();
+    last.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_reads_its_file_after_the_replicas_changed() {
     let mut cluster = Cluster::builder().masters(1).start().await.unwrap();
     let client = cluster.client().await.unwrap();

@@ -14,7 +14,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -28,6 +28,8 @@ struct Cuts {
     /// Whoever takes part in the next write of a chunk is not heard by the masters and the second client
     /// from then on.
     by_write: AtomicBool,
+    /// Streams of writes that clients began.
+    streams: AtomicU64,
     /// A client heard that its writes are on the disks.
     synced: AtomicBool,
 }
@@ -56,6 +58,9 @@ impl Faults for Cuts {
         if self.pairs.lock().iter().any(between) {
             return if event == Event::Connect { Fate::Reset } else { Fate::Drop };
         }
+        if event == Event::Request(method::CHUNK_WRITE) && from.starts_with("client") {
+            self.streams.fetch_add(1, SeqCst);
+        }
         if event == Event::Reply(method::CHUNK_SYNC) && to.starts_with("client") {
             self.synced.store(true, SeqCst);
         }
@@ -74,7 +79,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
         .unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"));
 }
 
-async fn cluster(chunkservers: u64, session_lifetime: Duration) -> (Cluster, Arc<Cuts>) {
+async fn cluster(chunkservers: u64, session_lifetime: Duration) -> (Cluster, Arc<Cuts>, MemoryNetwork) {
     let cuts = Arc::new(Cuts::default());
     let timings = ServiceTimings {
         session_lifetime,
@@ -83,8 +88,9 @@ async fn cluster(chunkservers: u64, session_lifetime: Duration) -> (Cluster, Arc
         ..ServiceTimings::default()
     };
     let network = MemoryNetwork::with_faults(cuts.clone());
-    let builder = Cluster::builder().masters(1).chunkservers(chunkservers).network(network).timings(timings);
-    (builder.start().await.unwrap(), cuts)
+    let builder = Cluster::builder().masters(1).chunkservers(chunkservers);
+    let builder = builder.network(network.clone()).timings(timings);
+    (builder.start().await.unwrap(), cuts, network)
 }
 
 /// Cuts the first client off until its session has ended.
@@ -104,7 +110,7 @@ fn bytes(byte: u8, len: usize) -> Bytes {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_was_not_heard_does_not_undo_what_others_wrote_since() {
     for (len, flushed) in [(100, false), (100_000, false), (100_000, true), (3 << 20, true)] {
-        let (cluster, cuts) = cluster(2, Duration::from_secs(2)).await;
+        let (cluster, cuts, _) = cluster(2, Duration::from_secs(2)).await;
         let (silent, other) = (cluster.client().await.unwrap(), cluster.client().await.unwrap());
         let (fs, others) = (silent.filesystem(), other.filesystem());
         fs.write("/f", bytes(0, len)).await.unwrap();
@@ -146,7 +152,7 @@ async fn a_client_that_was_not_heard_does_not_undo_what_others_wrote_since() {
 /// writer hears the old one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_fsync_covers_a_set_that_was_made_anew() {
-    let (cluster, cuts) = cluster(4, DEADLINE).await;
+    let (cluster, cuts, _) = cluster(4, DEADLINE).await;
     let client = cluster.client_with(|b| b.deadline(DEADLINE)).await.unwrap();
     let other = cluster.client_with(|b| b.deadline(DEADLINE)).await.unwrap();
     let file = client.filesystem().create("/f").await.unwrap();
@@ -167,6 +173,36 @@ async fn an_fsync_covers_a_set_that_was_made_anew() {
     let content = other.filesystem().read("/f").await.unwrap();
     assert!(content[..300_000] == bytes(7, 300_000), "what was synced is lost");
     assert!(content[1 << 20..] == bytes(8, 1000));
+}
+
+/// What is on the disks is held until the masters know of its chunk; a stream that breaks meanwhile goes on
+/// behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_breaks_goes_on_behind_what_is_on_the_disks() {
+    let (cluster, cuts, network) = cluster(2, DEADLINE).await;
+    let client = cluster.client_with(|b| b.deadline(DEADLINE)).await.unwrap();
+    let other = cluster.client().await.unwrap();
+    let file = client.filesystem().create("/f").await.unwrap();
+    cuts.by_write.store(true, SeqCst);
+    file.write_at(0, bytes(7, 3 << 20)).await.unwrap();
+    let broken = async {
+        until("its set has it on disk", || async { cuts.synced.load(SeqCst) }).await;
+        cuts.by_write.store(false, SeqCst);
+        let streams = cuts.streams.load(SeqCst);
+        let between = |a: &str, b: &str| a.starts_with("client-1") && b.starts_with("chunkserver");
+        network.sever(|a, b| between(a, b) || between(b, a));
+        // So that the idle stream is missed before there is more to write; else the masters are asked first.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        file.write_at(3 << 20, bytes(8, 1 << 20)).await.unwrap();
+        let again = until("it goes on", || async { cuts.streams.load(SeqCst) > streams });
+        let _ = tokio::time::timeout(Duration::from_secs(3), again).await;
+        cuts.heal();
+    };
+    let (synced, ()) = tokio::join!(file.sync_all(), broken);
+    synced.unwrap();
+    file.close().await.unwrap();
+    let content = other.filesystem().read("/f").await.unwrap();
+    assert!(content == [bytes(7, 3 << 20), bytes(8, 1 << 20)].concat());
 }
 
 fn rw() -> mooseng_client::OpenFlags {

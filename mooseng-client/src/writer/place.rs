@@ -59,14 +59,14 @@ pub(super) async fn sync_chunk(
     cx: &Context,
     place: &Place,
     session: SessionStamp,
-    members: &BTreeMap<ServerId, Incarnation>,
+    members: &BTreeSet<(ServerId, Incarnation)>,
 ) -> std::result::Result<(), ChunkError> {
     let chain = place.place.chain.clone();
     let head = chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?;
     let store = cx.pool.get(&head.addr, REPLICA_PATIENCE).await?;
     let req = SyncRequest {
         chunk: place.place.chunk,
-        acknowledged_by: members.iter().map(|(s, i)| (*s, *i)).collect(),
+        acknowledged_by: members.iter().copied().collect(),
         chain,
         session,
         capability: place.capability.clone(),
@@ -98,7 +98,7 @@ pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsy
         let Err(last) = sync_chunk(cx, &place, session, &left.members).await else { return Ok(()) };
         let wait = until.saturating_duration_since(Instant::now());
         if wait.is_zero() || matches!(last, ChunkError::Lost { .. } | ChunkError::Invalid(_)) {
-            let tried = format!("{:?}", left.members.keys());
+            let tried = format!("{:?}", left.members);
             return Err(Error::Chunk { chunk: left.chunk, tried, last });
         }
         if let Some(server) = at_fault(&last, head) {
