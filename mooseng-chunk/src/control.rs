@@ -11,27 +11,26 @@ use mooseng_core::{chunk::*, error::ChunkError, ids::*, meta::ReplicaState};
 use std::{cmp::Ordering, sync::Arc};
 use tokio::sync::OwnedMutexGuard;
 
-/// What [`Control::SetVersion`] asks for.
-struct SetVersion {
-    id: ChunkId,
-    to: ChunkVersion,
-    members: Vec<ServerId>,
-    cut_to: Option<u64>,
-    create: bool,
-    settle: bool,
-    term: Term,
-}
-
 impl Shared {
     async fn opened(&self, slot: &Slot) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
         slot.open(None).await.map_err(|e| self.disk_error(e))?.ok_or(ChunkError::NotFound(slot.id))
     }
 
-    async fn set_version(&self, set: SetVersion) -> Result<ChunkStat, ChunkError> {
-        let SetVersion { id, to, members, cut_to, create, settle, term } = set;
+    /// Of [`Control::SetVersion`].
+    async fn set_version(
+        &self,
+        ChunkRef { id, version: to }: ChunkRef,
+        members: Vec<ServerId>,
+        cut_to: Option<u64>,
+        (create, settle): (bool, bool),
+        term: Term,
+    ) -> Result<ChunkStat, ChunkError> {
         let slot = match self.slot(id) {
             // It has no version, and is not served, before the one asked for is durable.
-            Err(ChunkError::NotFound(_)) if create => self.place(id, ChunkVersion(0), ReplicaState::Good)?,
+            Err(ChunkError::NotFound(_)) if create => {
+                self.may_be_made(ChunkRef { id, version: to })?;
+                self.place(id, ChunkVersion(0), ReplicaState::Good)?
+            }
             found => found?,
         };
         // Under the lock nothing that was admitted is under way any more.
@@ -39,7 +38,7 @@ impl Shared {
             self.give_up(&slot);
             self.disk_error(e)
         })?;
-        let mut guard = opened.ok_or(ChunkError::NotFound(id))?;
+        let guard = opened.ok_or(ChunkError::NotFound(id))?;
         self.access.term_is_not_old(term)?;
         let known = *slot.known.lock();
         match known.version.cmp(&to) {
@@ -55,9 +54,9 @@ impl Shared {
             _ if settle && known.version > ChunkVersion(0) && known.state == ReplicaState::Suspect => {}
             _ => is_good(ChunkRef { id, version: known.version }, known)?,
         }
-        if cut_to.is_some() {
-            guard = self.mark_dirty(&slot, guard).await?;
-        }
+        // A version that could not be flushed may be on the disk or not: with the note it is suspect at the next
+        // start, whichever it is.
+        let guard = self.mark_dirty(&slot, guard).await?;
         let noted = slot.known.clone();
         let set = move |inside: &mut Inside, disk: &DataDisk| -> Result<Vec<u64>, FileError> {
             let file = inside.file.as_mut().ok_or_else(stopped)?;
@@ -91,6 +90,8 @@ impl Shared {
     }
 
     pub async fn delete(&self, chunk: ChunkRef, term: Term) -> Result<(), ChunkError> {
+        let id = chunk.id;
+        self.note_deleted(chunk);
         let Ok(slot) = self.slot(chunk.id) else { return Ok(()) };
         let guard = slot.inside.clone().lock_owned().await;
         if guard.gone || !slot.known.lock().made {
@@ -101,7 +102,8 @@ impl Shared {
         if here > chunk.version {
             return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
         }
-        let (id, noted) = (chunk.id, slot.known.clone());
+        tracing::info!(%id, here = %here, upto = %chunk.version, "a replica is removed");
+        let noted = slot.known.clone();
         let remove = move |inside: &mut Inside, disk: &DataDisk| {
             inside.file = None;
             disk.remove(id)?;
@@ -159,8 +161,8 @@ impl Shared {
         match op {
             Control::Stat { chunk } => self.stat(chunk).map(ControlReply::Done),
             Control::SetVersion { chunk, to, members, cut_to, create, settle, term } => {
-                let set = SetVersion { id: chunk, to, members, cut_to, create, settle, term };
-                self.set_version(set).await.map(ControlReply::Done)
+                let chunk = ChunkRef { id: chunk, version: to };
+                self.set_version(chunk, members, cut_to, (create, settle), term).await.map(ControlReply::Done)
             }
             Control::Pull { chunk, from, term } => {
                 crate::pull::pull(self, chunk, from, term).await.map(ControlReply::Done)

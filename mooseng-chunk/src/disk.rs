@@ -260,8 +260,8 @@ impl DataDisk {
                 return Err(e);
             }
         };
-        self.disk.sync_dir(&dir)?;
         self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.disk.sync_dir(&dir)?;
         Ok(Some(made))
     }
 
@@ -365,7 +365,8 @@ impl DataDisk {
         let (path, dir) = path_of(id);
         match self.disk.remove(&path) {
             Ok(()) => {
-                self.chunks.fetch_sub(1, Ordering::Relaxed);
+                // One that could not be made whole was not counted.
+                let _ = self.chunks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
                 self.disk.sync_dir(&dir)?;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -50,12 +50,18 @@ pub struct Counters {
     pub damages: AtomicU64,
 }
 
+/// Deleted chunks that are remembered: the newest.
+const DELETED_MAX: usize = 65_536;
+
 pub(crate) struct Shared {
     pub server: ServerId,
     pub incarnation: Incarnation,
     pub disks: Vec<Arc<DataDisk>>,
     pub slots: Mutex<BTreeMap<ChunkId, Arc<Slot>>>,
     pub damaged: Mutex<BTreeSet<ChunkId>>,
+    /// What was deleted here since the start, at which version or below: a late first write makes none of it
+    /// again.
+    pub deleted: Mutex<BTreeMap<ChunkId, ChunkVersion>>,
     /// Chunks that are headed here and whose chain failed with frames under way.
     pub broken: Mutex<BTreeSet<ChunkRef>>,
     pub access: Access,
@@ -146,6 +152,24 @@ impl Shared {
         Ok(slot)
     }
 
+    /// Remembers that a chunk was deleted here.
+    pub fn note_deleted(&self, chunk: ChunkRef) {
+        let mut deleted = self.deleted.lock();
+        let version = deleted.entry(chunk.id).or_default();
+        *version = chunk.version.max(*version);
+        if deleted.len() > DELETED_MAX {
+            deleted.pop_first();
+        }
+    }
+
+    /// Errors: this version was deleted here, and is not made again.
+    pub fn may_be_made(&self, chunk: ChunkRef) -> Result<(), ChunkError> {
+        match self.deleted.lock().get(&chunk.id) {
+            Some(version) if chunk.version <= *version => Err(ChunkError::NotFound(chunk.id)),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives a place up that could not be filled, so that the next try may choose another disk.
     pub fn give_up(&self, slot: &Slot) {
         if let Ok(mut inside) = slot.inside.try_lock()
@@ -160,6 +184,7 @@ impl Shared {
     pub fn to_write(&self, req: &WriteRequest) -> Result<Arc<Slot>, ChunkError> {
         match self.good(req.chunk) {
             Err(ChunkError::NotFound(_)) if req.create => {
+                self.may_be_made(req.chunk)?;
                 self.place(req.chunk.id, req.chunk.version, ReplicaState::Good)
             }
             other => other,

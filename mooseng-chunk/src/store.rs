@@ -84,6 +84,7 @@ impl DiskStore {
             disks: all,
             slots: Mutex::new(slots),
             damaged: Mutex::default(),
+            deleted: Mutex::default(),
             broken: Mutex::default(),
             access: Access::new(seams.clock.clone(), term),
             peers: Peers::new(transport),

@@ -12,6 +12,9 @@ use mooseng_core::{
 };
 use std::time::Duration;
 
+/// Where the data of a chunk file begins.
+const DATA: usize = 320 << 10;
+
 /// Waits until what was synced is known to be clean by the disk too.
 async fn settle_marks() {
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -73,6 +76,75 @@ async fn a_synced_chunk_that_became_dirty_again_is_suspect_until_it_is_settled()
     // It is clean: the next start suspects nothing.
     let server = world.start(1, &disk).await;
     assert_eq!((server.status().good, server.status().suspect), (1, 0));
+}
+
+/// Whether it is on the disk nobody knows: it may have been, with the older content.
+#[tokio::test(start_paused = true)]
+async fn a_version_that_could_not_be_flushed_is_not_good_after_a_restart() {
+    for failing in [false, true] {
+        let world = World::new().await;
+        let disk = CrashDisk::new();
+        let server = world.start(1, &disk).await;
+        world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, pattern(1, 9000))]).await.unwrap();
+        world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+        settle_marks().await;
+        disk.fail_syncs(failing);
+        let mut next = settle(chunk(1, 2), &[1]);
+        if let Control::SetVersion { settle, .. } = &mut next {
+            *settle = false;
+        }
+        assert_eq!(world.control(1, next).await.is_err(), failing);
+        disk.fail_syncs(false);
+        drop(server);
+        disk.kill();
+        let _server = world.start(1, &disk).await;
+        let now = world.stat(1, 1).await.unwrap().report;
+        let taken = now.state == ReplicaState::Good && now.chunk.version == ChunkVersion(2);
+        assert!(!failing || !taken, "{now:?}");
+    }
+}
+
+/// Power tore a first write that no sync covered: nothing was promised of it.
+#[tokio::test(start_paused = true)]
+async fn what_was_never_synced_and_is_torn_everywhere_is_a_hole_again() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    let synced = pattern(1, 3 * BLOCK);
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, synced.clone())]).await.unwrap();
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+    settle_marks().await;
+    // Twice, so that neither is what was there before.
+    for n in 2..=3 {
+        let frames = vec![frame(1, n, 4 * BLOCK as u64, pattern(n, BLOCK))];
+        world.write(chunk(1, 1), &[1], frames).await.unwrap();
+    }
+    drop(server);
+    disk.kill();
+    disk.rot(&path(1), DATA + 4 * BLOCK + 9, 0x20);
+    disk.rot(&path(1), DATA + BLOCK + 9, 0x20);
+    let _server = world.start(1, &disk).await;
+    world.control(1, settle(chunk(1, 2), &[1])).await.unwrap();
+    let hole = world.read(chunk(1, 2), 1, 4 * BLOCK as u64, BLOCK as u64).await.unwrap();
+    assert!(hole.iter().all(|b| *b == 0));
+    assert!(world.read(chunk(1, 2), 1, 0, BLOCK as u64).await.unwrap() == synced[..BLOCK]);
+    let e = world.read(chunk(1, 2), 1, BLOCK as u64, 1).await.unwrap_err();
+    assert!(matches!(e, ChunkError::Damaged { .. }), "what was synced is never a hole: {e}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_is_not_made_again_by_a_late_write() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let _server = world.start(1, &disk).await;
+    let late = || world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, pattern(1, 100))]);
+    late().await.unwrap();
+    for _ in 0..2 {
+        world.control(1, Control::Delete { chunk: chunk(1, 1), term: Term(1) }).await.unwrap();
+        let e = late().await.unwrap_err();
+        assert!(matches!(e, ChunkError::NotFound(_)), "{e}");
+    }
+    assert!(!disk.has(&path(1)));
 }
 
 #[tokio::test(start_paused = true)]

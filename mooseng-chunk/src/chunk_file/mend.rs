@@ -27,12 +27,22 @@ impl ChunkFile {
         damaged
     }
 
+    /// Whether a block has nothing that a sync promised.
+    fn was_never_synced(&self, block: u64) -> bool {
+        let was_hole = self.entry(block).is_some_and(Entry::was_hole);
+        !self.lost_pages.contains(&page_of(block)) && (was_hole || block * BLOCK_BYTES >= self.header.synced)
+    }
+
     /// Settles all blocks and makes that durable: the chunk is good as it is but for the blocks
-    /// returned, which are damaged.
+    /// returned, which are damaged. What power tore before a sync covered it is the hole that it was.
     pub fn settle_all(&mut self, redo: &Redo) -> io::Result<Vec<u64>> {
         let blocks = self.entries.len().max(self.header.length.div_ceil(BLOCK_BYTES) as usize);
         self.entries.resize(blocks, None);
-        let damaged = self.settle(0..blocks);
+        let (torn, damaged): (Vec<_>, _) =
+            self.settle(0..blocks).into_iter().partition(|b| self.was_never_synced(*b));
+        for block in torn {
+            self.make_hole(block..block + 1)?;
+        }
         self.sync_file(redo)?;
         Ok(damaged)
     }
