@@ -114,7 +114,7 @@ pub fn plan(
                 survivors.push(*winner);
             }
             None if !rec.committed && all_heard => return fresh_set(id, rec, candidates),
-            None if !silent_member || all_heard => return joined(id, rec, found, candidates),
+            None if !silent_member || all_heard => return joined(id, rec, found, candidates, force),
             _ => return Plan::Wait,
         }
     }
@@ -151,13 +151,20 @@ pub fn plan(
 }
 
 /// Damaged members of a set that is too small get one that is not: what they lack may be in a copy that does not
-/// count any more, and a new member takes it from there.
-fn joined(id: ChunkId, rec: &ChunkRec, found: &[(ServerId, Found)], candidates: &[Candidate]) -> Plan {
+/// count any more, and a new member takes it from there. With `force` they go on alone: what is damaged is
+/// damaged everywhere, and is whole again once it is written.
+fn joined(
+    id: ChunkId,
+    rec: &ChunkRec,
+    found: &[(ServerId, Found)],
+    candidates: &[Candidate],
+    force: bool,
+) -> Plan {
     let is_damaged = |f: Found| f == Found::Current(ReplicaState::Damaged);
     let survivors: Vec<_> = found.iter().filter(|(_, f)| is_damaged(*f)).map(|(s, _)| *s).collect();
     let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
     let joining = place(seed_of(id), usize::from(rec.wanted).saturating_sub(taken.len()), candidates, &taken);
-    if survivors.is_empty() || joining.is_empty() {
+    if survivors.is_empty() || (joining.is_empty() && !force) {
         return Plan::Wait;
     }
     Plan::Bump { survivors, settles: false, joining }
@@ -241,10 +248,10 @@ mod tests {
         assert_eq!(decide(damaged), bump(&[S[0]], &[S[1]]));
         assert_eq!(decide(Found::Other), Plan::Wait);
         let both = [(S[0], damaged), (S[1], damaged)];
-        assert_eq!(
-            plan(ChunkId(1), &rec(true), &both, (&candidates(), &BTreeSet::new()), true, false),
-            Plan::Wait
-        );
+        let both =
+            |force| plan(ChunkId(1), &rec(true), &both, (&candidates(), &BTreeSet::new()), true, force);
+        assert_eq!(both(false), Plan::Wait);
+        assert_eq!(both(true), bump(&S[..2], &[]), "somebody waits to write it");
     }
 
     #[test]

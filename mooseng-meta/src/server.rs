@@ -5,7 +5,7 @@ use crate::{
     raft::{HeldEntry, LogOptions, Member, RaftNode, RaftOptions, RaftStatus, RaftTimings, applied_of},
     service::{self, MasterService, ServiceTimings},
     state::StateMachine,
-    store::{RedbStore, TABLES, Table, View as _},
+    store::{RedbStore, TABLES, Table, View as _, number},
 };
 use mooseng_core::{
     checksum::crc32c,
@@ -18,7 +18,7 @@ use mooseng_core::{
     wire,
 };
 use serde::{Deserialize, Serialize};
-use std::{io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 use tokio::task::JoinHandle;
 
 /// Bytes of redb's cache unless the options say otherwise: what a master with a million inodes
@@ -174,6 +174,8 @@ pub struct Held {
     pub applied: Option<Revision>,
     /// Sum over all rows of its state.
     pub state: u64,
+    /// Chunks that files have.
+    pub chunks: BTreeSet<ChunkId>,
     /// Its log.
     pub log: Vec<HeldEntry>,
 }
@@ -269,7 +271,11 @@ impl Master {
     pub async fn held(&self) -> io::Result<Held> {
         let view = self.store.view()?;
         let mark = view.get(Table::Meta, meta_key::MARK)?.map(Into::into);
-        let mut state = 0u64;
+        let (mut state, mut chunks) = (0u64, BTreeSet::new());
+        view.scan(Table::Chunk, &[], &[], &mut |key, _| {
+            chunks.insert(ChunkId(number(key)));
+            true
+        })?;
         for table in TABLES {
             view.scan(table, &[], &[], &mut |key, value| {
                 for part in [&[table as u8], key, value] {
@@ -278,7 +284,7 @@ impl Master {
                 true
             })?;
         }
-        Ok(Held { applied: applied_of(mark)?, state, log: self.raft.entries().await? })
+        Ok(Held { applied: applied_of(mark)?, state, chunks, log: self.raft.entries().await? })
     }
 
     /// Waits until this master can work no more, as when its disk is full or broken; tells why. It only

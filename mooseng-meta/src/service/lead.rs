@@ -103,7 +103,10 @@ impl Memory {
             .filter(|(id, _)| !self.draining.contains_key(id))
             .map(|(id, s)| {
                 let usable = s.disks.iter().filter(|d| d.error.is_none());
-                Candidate { server: *id, free_bytes: usable.map(|d| d.free_bytes).sum() }
+                Candidate {
+                    server: *id,
+                    free_bytes: usable.map(|d| d.free_bytes).fold(0, u64::saturating_add),
+                }
             })
             .collect()
     }
@@ -185,7 +188,8 @@ impl Memory {
     /// Sum of all disks: (total, free).
     pub fn space(&self) -> (u64, u64) {
         let disks = self.servers.values().flat_map(|s| &s.disks);
-        disks.fold((0, 0), |(t, f), d| (t + d.total_bytes, f + d.free_bytes))
+        disks
+            .fold((0u64, 0u64), |(t, f), d| (t.saturating_add(d.total_bytes), f.saturating_add(d.free_bytes)))
     }
 
     /// Sessions that may have an inode open: those that said so, and those that have said nothing

@@ -216,7 +216,7 @@ impl Memory {
     }
 
     fn copies_at(&self, server: ServerId) -> u64 {
-        self.servers.get(&server).map_or(0, |s| s.disks.iter().map(|d| d.chunks).sum())
+        self.servers.get(&server).map_or(0, |s| s.disks.iter().map(|d| d.chunks).fold(0, u64::saturating_add))
     }
 
     /// Removals that are due at a server and count for the guard. Whoever empties a server has said that
@@ -369,6 +369,23 @@ mod tests {
 
     fn chunk(id: u64) -> ChunkRef {
         ChunkRef { id: ChunkId(id), version: ChunkVersion(1) }
+    }
+
+    #[test]
+    fn a_server_that_counts_wrong_harms_nobody() {
+        let mut m = memory();
+        let disk = |chunks| DiskReport {
+            disk: DiskId(chunks),
+            path: String::new(),
+            total_bytes: u64::MAX,
+            free_bytes: u64::MAX,
+            chunks,
+            error: None,
+        };
+        m.servers.get_mut(&S).unwrap().disks = vec![disk(u64::MAX), disk(1)];
+        assert_eq!((m.copies_at(S), m.space()), (u64::MAX, (u64::MAX, u64::MAX)));
+        assert_eq!(m.candidates(Duration::ZERO, Duration::from_secs(1))[0].free_bytes, u64::MAX);
+        m.removals(Duration::ZERO, Duration::ZERO);
     }
 
     #[test]
