@@ -95,7 +95,8 @@ mod tests {
     fn held(applied: u64, state: u64, log: &[(u64, u64, u32)]) -> Held {
         let entry =
             |(at, term, crc): &(u64, u64, u32)| HeldEntry { at: Revision(*at), term: Term(*term), crc: *crc };
-        Held { applied: Some(Revision(applied)), state, log: log.iter().map(entry).collect() }
+        let chunks = Default::default();
+        Held { applied: Some(Revision(applied)), state, chunks, log: log.iter().map(entry).collect() }
     }
 
     #[test]

@@ -96,6 +96,12 @@ pub async fn damage(cluster: &Cluster, server: &str) -> Result<BTreeMap<ChunkRef
     Ok(damaged)
 }
 
+/// Chunks that files have, as the leader knows. Errors: nobody leads now.
+pub async fn named(cluster: &Cluster) -> Result<BTreeSet<ChunkId>> {
+    let leader = cluster.leader().and_then(|at| cluster.master(at)).context("nobody leads")?;
+    Ok(leader.held().await?.chunks)
+}
+
 /// Whether a server knows that its replica is damaged.
 async fn is_damaged(transport: &dyn Transport, server: &str, chunk: ChunkRef) -> Result<bool> {
     let chunks = RemoteChunks::new(transport.connect(server).await?);

@@ -169,7 +169,10 @@ async fn live(
     // Damage that only these looks met is mended by now as well.
     let mended = trouble.whole(CONVERGES, true).await.context("after the last looks")?;
     let committed = trouble.masters_are_equal().await.context("after the faults")?;
-    let (live, replicas) = compare(&mut trouble).await.context("after the faults")?;
+    let (several, replicas) = compare(&mut trouble).await.context("after the faults")?;
+    // A copy that nobody names waits in quarantine.
+    let named = replicas::named(trouble.cluster()).await?;
+    let live = several.intersection(&named).copied().collect();
     none_was_needed(&live, &removals).context("after the faults")?;
     acts::theft(trouble.cluster(), &closer).await?;
     acts::cut_across(trouble.cluster(), &closer).await?;

@@ -7,8 +7,8 @@ use crate::{
     replicas::{self, has_moved},
 };
 use anyhow::{Context as _, Result, bail, ensure};
-use mooseng_core::seam::Rng as _;
-use std::time::Duration;
+use mooseng_core::{ids::ChunkRef, seam::Rng as _};
+use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// A master whose disk has failed is stopped within this.
@@ -147,6 +147,14 @@ impl Troublemaker {
         self.kill(Node::Chunkserver(at)).await;
     }
 
+    /// Damage in copies of chunks that files have; others wait in quarantine.
+    async fn damage(&self, server: &str) -> Result<BTreeMap<ChunkRef, u64>> {
+        let mut found = replicas::damage(&self.cluster, server).await?;
+        let named = replicas::named(&self.cluster).await?;
+        found.retain(|chunk, _| named.contains(&chunk.id));
+        Ok(found)
+    }
+
     /// Somebody reads all replicas of the chunkserver whose data was damaged, as a scrub would. It is started
     /// anew before, so that it believes what is on its disk and nothing else. Errors: damage is there still.
     pub(super) async fn scrub(&mut self) -> Result<()> {
@@ -154,7 +162,7 @@ impl Troublemaker {
         let server = Node::Chunkserver(at).name();
         let begin = Instant::now();
         loop {
-            let found = replicas::damage(&self.cluster, &server).await;
+            let found = self.damage(&server).await;
             let is_over = begin.elapsed() > MENDED;
             match found {
                 Ok(found) if found.is_empty() => break,
