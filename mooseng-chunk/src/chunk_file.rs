@@ -260,7 +260,7 @@ impl ChunkFile {
     }
 
     /// A write that found no room has changed nothing; after a failed flush nobody knows what is there.
-    fn flush(&self) -> io::Result<()> {
+    pub fn flush(&self) -> io::Result<()> {
         self.file.sync().map_err(|e| io::Error::other(format!("it could not be flushed: {e}")))
     }
 

@@ -33,6 +33,7 @@ impl Shared {
             }
             found => found?,
         };
+        slot.stop_ahead();
         // Under the lock nothing that was admitted is under way any more.
         let opened = slot.open(create.then(|| members.clone())).await.map_err(|e| {
             self.give_up(&slot);
@@ -93,6 +94,7 @@ impl Shared {
         let id = chunk.id;
         self.note_deleted(chunk);
         let Ok(slot) = self.slot(chunk.id) else { return Ok(()) };
+        slot.stop_ahead();
         let guard = slot.inside.clone().lock_owned().await;
         if guard.gone || !slot.known.lock().made {
             return Ok(());
@@ -103,7 +105,16 @@ impl Shared {
             return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
         }
         tracing::info!(%id, here = %here, upto = %chunk.version, "a replica is removed");
-        let noted = slot.known.clone();
+        self.remove_file(&slot, guard).await
+    }
+
+    /// Removes a chunk's file and forgets the chunk.
+    pub async fn remove_file(
+        &self,
+        slot: &Slot,
+        guard: OwnedMutexGuard<Inside>,
+    ) -> Result<(), ChunkError> {
+        let (id, noted) = (slot.id, slot.known.clone());
         let remove = move |inside: &mut Inside, disk: &DataDisk| {
             inside.file = None;
             disk.remove(id)?;
@@ -112,7 +123,7 @@ impl Shared {
             Ok(())
         };
         let (mut guard, done) = slot.with(true, guard, remove).await.map_err(|e| self.disk_error(e))?;
-        done.map_err(|e| self.note(&slot, FileError::Io(e)))?;
+        done.map_err(|e| self.note(slot, FileError::Io(e)))?;
         guard.gone = true;
         self.slots.lock().remove(&id);
         self.damaged.lock().remove(&id);
@@ -164,8 +175,11 @@ impl Shared {
                 let chunk = ChunkRef { id: chunk, version: to };
                 self.set_version(chunk, members, cut_to, (create, settle), term).await.map(ControlReply::Done)
             }
-            Control::Pull { chunk, from, term } => {
+            Control::Pull { chunk, from, ahead: false, term } => {
                 crate::pull::pull(self, chunk, from, term).await.map(ControlReply::Done)
+            }
+            Control::Pull { chunk, from, ahead: true, term } => {
+                crate::pull::pull_ahead(self, chunk, from, term).await.map(ControlReply::Done)
             }
             Control::Delete { chunk, term } => self.delete(chunk, term).await.map(|()| ControlReply::Gone),
             Control::Table { chunk } => self.table(chunk).await.map(ControlReply::Table),

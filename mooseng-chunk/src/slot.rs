@@ -5,6 +5,7 @@ use mooseng_core::{ids::*, meta::ReplicaState, seam::on_lane};
 use parking_lot::Mutex;
 use std::{io, sync::Arc};
 use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
 
 /// What can be told of a chunk without its file.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct Slot {
     pub numbers: Arc<Mutex<Numbers>>,
     /// To the servers behind this one, when it is the chain's head.
     pub way: Way,
+    /// Ends a copy that is made ahead.
+    ahead: Mutex<CancellationToken>,
 }
 
 /// An error of the disk, or the lane's end.
@@ -83,7 +86,21 @@ impl Slot {
             inside: Default::default(),
             numbers: Default::default(),
             way: Way::default(),
+            ahead: Mutex::default(),
         }
+    }
+
+    /// A copy that is made ahead begins, and ends one before it. It has to end when what is answered is cancelled.
+    pub fn begin_ahead(&self) -> CancellationToken {
+        let mut now = self.ahead.lock();
+        now.cancel();
+        *now = CancellationToken::new();
+        now.clone()
+    }
+
+    /// A copy that is made ahead keeps no command of the masters waiting.
+    pub fn stop_ahead(&self) {
+        self.ahead.lock().cancel();
     }
 
     /// Runs `work` on the chunk's open file, on a lane of its disk, under the order lock.

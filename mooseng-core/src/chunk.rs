@@ -134,6 +134,10 @@ pub enum Control {
         chunk: ChunkRef,
         /// Sources, best first; a block that is damaged in one is taken from the next.
         from: Vec<Replica>,
+        /// Ahead of the bump that makes this server a member: `chunk` is open and may be written meanwhile. What
+        /// is copied has no version, is not served and is no replica; the pull of the bump copies what it lacks.
+        /// Refused where the chunk is at this version or above; ends when anything else is asked of the chunk.
+        ahead: bool,
         /// The leader's term.
         term: Term,
     },

@@ -183,6 +183,9 @@ fn chunk_frames() {
         Control::Delete { chunk: ChunkRef { id: ChunkId(8), version: ChunkVersion(2) }, term: Term(4) },
         "03080204",
     );
+    let chunk = ChunkRef { id: ChunkId(8), version: ChunkVersion(2) };
+    let from = vec![Replica { server: ServerId(1), addr: "c1:9420".into() }];
+    pin(Control::Pull { chunk, from, ahead: true, term: Term(4) }, "02080201010763313a393432300104");
 }
 
 #[test]

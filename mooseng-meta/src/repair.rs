@@ -72,6 +72,10 @@ pub fn risk_of((good, sources): (usize, usize), wanted: usize) -> Option<Risk> {
     if good == 0 && sources > 0 { Some(Risk::Endangered) } else { risk(good, wanted) }
 }
 
+/// An fsync wants the data on so many disks, where the file is to have as many copies: while there are fewer, a bump
+/// waits for a new one.
+pub const SYNCED_MIN: usize = 2;
+
 /// Decides about a chunk.
 ///
 /// `found` is in chain order, one for each member of the open set; behind them who was filled by the
@@ -79,7 +83,9 @@ pub fn risk_of((good, sources): (usize, usize), wanted: usize) -> Option<Risk> {
 /// `leaving`: servers that are being emptied. Their copies do not count, as those on disks set aside do not,
 /// and are kept as sources until there are enough others.
 /// `all_heard`: no member that is silent may come back with something better (it was waited for).
-/// `force` makes a bump even when the set is as it should be: a client could not write through it.
+/// `force` makes a bump even when the set is as it should be: a client could not write through it. It waits, so
+/// nobody gets a whole copy then but what an fsync needs ([`SYNCED_MIN`]): the rest joins with the next bump, and
+/// is copied before that begins. For the same reason copies on disks set aside are left out where others suffice.
 pub fn plan(
     id: ChunkId,
     rec: &ChunkRec,
@@ -101,9 +107,9 @@ pub fn plan(
     let mut mend = is(&|f| match f {
         Found::Current(state) => !matches!(state, ReplicaState::Good | ReplicaState::Leaving),
         Found::Other => true,
-        Found::Nothing => rec.committed,
-        Found::Silent => false,
+        Found::Nothing | Found::Silent => false,
     });
+    let mut empty = if rec.committed { is(&|f| f == Found::Nothing) } else { vec![] };
     let silent_member = found.iter().any(|(_, f)| *f == Found::Silent);
     let settles = survivors.is_empty();
     if settles {
@@ -126,11 +132,18 @@ pub fn plan(
     stay.truncate(wanted.max(1));
     mend.retain(|s| !leaving.contains(s));
     mend.truncate(wanted.saturating_sub(stay.len()));
-    let have = stay.len() + mend.len();
-    survivors.retain(|s| stay.contains(s) || (!whole && go.contains(s)));
+    let now = if force { wanted.min(SYNCED_MIN) } else { wanted };
+    let fails = |s: &ServerId| force && aside.contains(s) && stay.len() >= now.max(1);
+    survivors.retain(|s| stay.contains(s) || (!whole && go.contains(s) && !fails(s)));
+    // Those that are emptied are on disk as well as any, as long as they are there.
+    let go_on = if force { survivors.iter().filter(|s| !stay.contains(s) && !aside.contains(s)).count() } else { 0 };
+    empty.retain(|s| !leaving.contains(s));
+    empty.truncate(now.saturating_sub(stay.len() + mend.len() + go_on));
+    let have = stay.len() + mend.len() + empty.len() + go_on;
     let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
-    let fresh = place(seed_of(id), wanted.saturating_sub(have), candidates, &taken);
+    let fresh = place(seed_of(id), now.saturating_sub(have), candidates, &taken);
     let mut joining = mend;
+    joining.extend(empty);
     joining.extend(fresh);
     // A server with a disk set aside may have another: better there than nowhere.
     if !stay.is_empty() {
@@ -252,6 +265,29 @@ mod tests {
             |force| plan(ChunkId(1), &rec(true), &both, (&candidates(), &BTreeSet::new()), true, force);
         assert_eq!(both(false), Plan::Wait);
         assert_eq!(both(true), bump(&S[..2], &[]), "somebody waits to write it");
+    }
+
+    #[test]
+    fn who_waits_waits_for_no_copy_but_the_second() {
+        const ASIDE: Found = Found::Current(ReplicaState::Leaving);
+        let ask = |wanted, found: &[Found], force| {
+            let found: Vec<_> = S.iter().copied().zip(found.iter().copied()).collect();
+            let members = found.iter().map(|(s, _)| *s).collect();
+            let r = ChunkRec { members, wanted, ..rec(true) };
+            let all: Vec<_> = S.iter().map(|s| Candidate { server: *s, free_bytes: 1 << 40 }).collect();
+            plan(ChunkId(1), &r, &found, (&all, &BTreeSet::new()), true, force)
+        };
+        let three = [GOOD, GOOD, Found::Silent];
+        assert_eq!(ask(3, &three, false), bump(&S[..2], &[S[3]]));
+        assert_eq!(ask(3, &three, true), bump(&S[..2], &[]), "the third joins with the next bump");
+        assert_eq!(ask(3, &[GOOD, GOOD, Found::Nothing], true), bump(&S[..2], &[]), "it has all to copy");
+        assert_eq!(ask(3, &[GOOD, GOOD, SUSPECT], true), bump(&S[..2], &[S[2]]), "it has most of it");
+        assert_eq!(ask(3, &[GOOD, GOOD, ASIDE], true), bump(&S[..2], &[]), "its disk may be what failed");
+        let Plan::Bump { survivors, joining, .. } = ask(3, &[GOOD, Found::Silent, Found::Silent], true) else {
+            panic!("a bump is expected");
+        };
+        assert_eq!((survivors, joining.len()), (vec![S[0]], 1), "an fsync wants two disks");
+        assert_eq!(ask(1, &[Found::Silent, GOOD], true), bump(&[S[1]], &[]), "or as many as are wanted");
     }
 
     #[test]

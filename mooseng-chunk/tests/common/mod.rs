@@ -254,7 +254,19 @@ impl World {
     }
 
     pub async fn pull(&self, server: u64, chunk: ChunkRef, from: &[u64]) -> Result<ControlReply, ChunkError> {
-        self.control(server, Control::Pull { chunk, from: self::chain(from), term: Term(1) }).await
+        let from = self::chain(from);
+        self.control(server, Control::Pull { chunk, from, ahead: false, term: Term(1) }).await
+    }
+
+    /// The same ahead of the bump.
+    pub async fn pull_ahead(
+        &self,
+        server: u64,
+        chunk: ChunkRef,
+        from: &[u64],
+    ) -> Result<ControlReply, ChunkError> {
+        let from = self::chain(from);
+        self.control(server, Control::Pull { chunk, from, ahead: true, term: Term(1) }).await
     }
 }
 

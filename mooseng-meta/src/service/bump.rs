@@ -1,7 +1,7 @@
 //! Driving one chunk's bump: ask its servers, decide, act. Each step is idempotent; what another task or
 //! leader left is replaced by a bump to the version after (PROTOCOL §4).
 
-use super::{Inner, Lead, internal, lead::Odd};
+use super::{Inner, Lead, ahead::CopyAhead, internal, lead::Odd};
 use crate::{
     namespace,
     repair::{Found, Plan, plan},
@@ -39,22 +39,34 @@ impl Drop for Driving {
 }
 
 impl Inner {
-    /// Looks at a chunk and does what is to be done. Returns at once when another task does so.
-    /// `force` makes a new version even when all replicas seem good.
+    /// Looks at a chunk that somebody waits for, and does what is to be done at once. Returns when another task
+    /// does so. `force` makes a new version even when all replicas seem good.
     pub(super) async fn settle(
         self: &Arc<Self>,
         lead: &Arc<Lead>,
         id: ChunkId,
         force: bool,
     ) -> Result<(), MetaError> {
+        self.drive(lead, id, force, None).await.map(drop)
+    }
+
+    /// The same. New members that nobody waits for are answered when they are not among those that have a copy
+    /// `ahead`; without that they are left to the repairs.
+    pub(super) async fn drive(
+        self: &Arc<Self>,
+        lead: &Arc<Lead>,
+        id: ChunkId,
+        force: bool,
+        ahead: Option<&BTreeSet<ServerId>>,
+    ) -> Result<Option<CopyAhead>, MetaError> {
         if !lead.bumping.lock().insert(id) {
-            return Ok(());
+            return Ok(None);
         }
         let _driving = Driving { lead: lead.clone(), chunk: id };
         let mut force = force;
         let mut begun = false;
         for _ in 0..STEPS_MAX {
-            let Some(rec) = namespace::chunk(&self.view()?, id).map_err(internal)? else { return Ok(()) };
+            let Some(rec) = namespace::chunk(&self.view()?, id).map_err(internal)? else { return Ok(None) };
             match rec.pending.clone() {
                 Some(bump) if begun => {
                     if !self.carry_out(lead, id, &rec, bump).await? {
@@ -69,27 +81,54 @@ impl Inner {
                 Some(_) => force = true,
                 None => {}
             }
-            match self.decide_about(lead, id, &rec, force).await? {
+            let (plan, found) = self.decide_about(lead, id, &rec, force).await?;
+            match plan {
                 Plan::Leave => {
                     self.in_order(lead, id, &rec.members);
                     lead.memory.lock().retry.remove(&id);
-                    return Ok(());
+                    return Ok(None);
                 }
                 Plan::Wait if rec.pending.is_some() => return Err(MetaError::ChunkBusy(id)),
-                Plan::Wait => return Ok(()),
+                Plan::Wait => return Ok(None),
                 Plan::Bump { survivors, settles, joining } => {
+                    let to = if force { vec![] } else { to_copy_ahead(&rec, &found, &survivors, &joining) };
+                    let to: Vec<_> =
+                        to.into_iter().filter(|s| ahead.is_none_or(|made| !made.contains(s))).collect();
+                    if !to.is_empty() {
+                        return Ok(self.leave_to_repairs(lead, (id, &rec), survivors, to, ahead.is_some()));
+                    }
                     if settles {
                         let winner = &survivors[0];
                         tracing::warn!(%id, %winner, "every replica was dirty at an unclean stop: the first in the chain wins");
                     }
                     if !self.begin(lead, id, &rec, (survivors, settles), joining).await? {
-                        return Ok(());
+                        return Ok(None);
                     }
                     begun = true;
                 }
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Nobody waits for these copies: they are made before the bump. `now`: by the caller, when no other task does.
+    fn leave_to_repairs(
+        &self,
+        lead: &Lead,
+        (id, rec): (ChunkId, &ChunkRec),
+        from: Vec<ServerId>,
+        to: Vec<ServerId>,
+        now: bool,
+    ) -> Option<CopyAhead> {
+        if lead.ahead.lock().contains_key(&id) {
+            return None;
+        }
+        if !now {
+            lead.memory.lock().wanted.entry(id).or_insert(false);
+            lead.wake.notify_one();
+            return None;
+        }
+        Some(CopyAhead { chunk: ChunkRef { id, version: rec.version }, from, to })
     }
 
     /// What is to be done, by what the servers say. A bump that none of its survivors can carry on
@@ -101,7 +140,7 @@ impl Inner {
         id: ChunkId,
         rec: &ChunkRec,
         force: bool,
-    ) -> Result<Plan, MetaError> {
+    ) -> Result<(Plan, Vec<(ServerId, Found)>), MetaError> {
         let found = self.look_at(lead, id, rec).await?;
         // A member that may still come back is waited for, however long this master leads.
         let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
@@ -114,7 +153,8 @@ impl Inner {
             (m.joiners(self.now(), self.timings.server_dead), leaving)
         };
         let force = force || rec.cut_to.is_some();
-        Ok(plan(id, rec, &found, (&candidates, &leaving), all_heard, force))
+        let plan = plan(id, rec, &found, (&candidates, &leaving), all_heard, force);
+        Ok((plan, found))
     }
 
     fn long_dead(&self, lead: &Lead, server: ServerId) -> bool {
@@ -139,13 +179,17 @@ impl Inner {
         tracing::info!(%id, %version, ?replaces, ?survivors, ?joining, cut_to = ?rec.cut_to, "bump");
         let given_up = rec.pending.iter().flat_map(|b| &b.joining).filter(|s| !joining.contains(s));
         let given_up: Vec<_> = given_up.copied().collect();
+        // What is copied ahead now is of no use for this version but as far as it got.
+        if let Some(stop) = lead.ahead.lock().get(&id) {
+            stop.cancel();
+        }
         let command = Command::BumpStart { from, replaces, survivors, settles, joining, cut_to: rec.cut_to };
         if self.propose(command, COMMIT).await? != Applied::Done(true) {
             return Ok(false);
         }
         let mut m = lead.memory.lock();
         for server in given_up {
-            m.surplus.insert((id, server), rec.newest());
+            m.note_surplus(id, server, rec.newest(), version);
         }
         Ok(true)
     }
@@ -206,15 +250,17 @@ impl Inner {
         if self.propose(command, COMMIT).await? == Applied::Done(true) {
             self.in_order(lead, id, &members);
             let mut m = lead.memory.lock();
-            for server in rec.members.iter().chain(&bump.survivors).filter(|s| !members.contains(s)) {
-                m.surplus.insert((id, *server), rec.version);
+            let named = || bump.survivors.iter().chain(&bump.joining);
+            for server in rec.members.iter().chain(named()).filter(|s| !members.contains(s)) {
+                m.note_surplus(id, *server, rec.version, bump.version);
             }
-            // A set that is still too small is looked at again, but not at once: who failed may fail again.
             if members.len() < usize::from(rec.wanted) {
                 m.wanted.entry(id).or_insert(false);
-                m.back_off(id, self.now());
-            } else {
-                m.retry.remove(&id);
+            }
+            // A set is looked at again, but not at once when somebody failed, who may fail again.
+            match named().all(|s| members.contains(s)) {
+                true => drop(m.retry.remove(&id)),
+                false => m.back_off(id, self.now()),
             }
         }
         Ok(true)
@@ -235,7 +281,7 @@ impl Inner {
         drop(view);
         let pull = |server: ServerId| {
             let from: Vec<_> = sources.iter().filter(|r| r.server != server).cloned().collect();
-            let op = Control::Pull { chunk, from, term: lead.term };
+            let op = Control::Pull { chunk, from, ahead: false, term: lead.term };
             async move { (server, self.command(server, op, self.timings.pull).await) }
         };
         let mut members = ready.clone();
@@ -357,4 +403,22 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// New members that can be copied to while the open version serves: not those that are to be mended, whose copy is
+/// read and written as far as it goes. Without a good member, and for what was never committed, nothing is gained.
+fn to_copy_ahead(
+    rec: &ChunkRec,
+    found: &[(ServerId, Found)],
+    survivors: &[ServerId],
+    joining: &[ServerId],
+) -> Vec<ServerId> {
+    let of = |server: &ServerId| found.iter().find(|(s, _)| s == server).map(|(_, f)| *f);
+    let source = |s: &ServerId| {
+        matches!(of(s), Some(Found::Current(ReplicaState::Good | ReplicaState::Leaving)))
+    };
+    if rec.pending.is_some() || rec.cut_to.is_some() || !rec.committed || !survivors.iter().any(source) {
+        return vec![];
+    }
+    joining.iter().filter(|s| matches!(of(s), None | Some(Found::Nothing))).copied().collect()
 }

@@ -130,13 +130,15 @@ impl Inner {
         let gone = rec.is_none();
         let Some(rec) = rec.filter(|r| !r.members.contains(&server)) else {
             let noted = lead.memory.lock().surplus.remove(&(id, server));
-            if let Some(version) = noted.filter(|_| gone) {
-                self.surplus_without_record(lead, &view, server, ChunkRef { id, version })?;
+            if let Some(noted) = noted.filter(|_| gone) {
+                let chunk = ChunkRef { id, version: noted.version };
+                self.surplus_without_record(lead, &view, server, chunk)?;
             }
             return Ok(());
         };
         drop(view);
-        if rec.pending.is_some() {
+        // What is copied ahead of a bump is wanted.
+        if rec.pending.is_some() || lead.ahead.lock().contains_key(&id) {
             return Ok(());
         }
         let found = self.look_at(lead, id, &rec).await?;

@@ -70,6 +70,7 @@ impl Inner {
             since: self.now(),
             memory: Default::default(),
             bumping: Default::default(),
+            ahead: Default::default(),
             bumped: Default::default(),
             cramped: Default::default(),
             wake: Default::default(),

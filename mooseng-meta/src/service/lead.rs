@@ -37,6 +37,15 @@ pub(super) enum Odd {
     State(ReplicaState),
 }
 
+/// A copy that its chunk's set does not name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Surplus {
+    /// As it was told, or was last given to it.
+    pub version: ChunkVersion,
+    /// It is below the version that is open: a bump left it out, or it was never part of a set.
+    pub older: bool,
+}
+
 /// An inode that a session has open, or is opening.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct OpenFile {
@@ -52,8 +61,8 @@ pub(super) struct Memory {
     pub servers: BTreeMap<ServerId, Server>,
     /// Members that are not as their record says.
     pub odd: BTreeMap<(ChunkId, ServerId), Odd>,
-    /// Copies that no record names.
-    pub surplus: BTreeMap<(ChunkId, ServerId), ChunkVersion>,
+    /// Copies that their chunk's record does not name.
+    pub surplus: BTreeMap<(ChunkId, ServerId), Surplus>,
     /// Copies of chunks that no record names.
     pub unknown: BTreeMap<(ServerId, ChunkId), Unknown>,
     /// What was removed of these two lately, and may be.
@@ -143,6 +152,11 @@ impl Memory {
     /// Whether a chunk is not to be tried again yet.
     pub fn is_early(&self, chunk: ChunkId, now: Duration) -> bool {
         self.retry.get(&chunk).is_some_and(|(_, again)| now < *again)
+    }
+
+    /// A server has a copy that the set, open at version `open` or above, does not name.
+    pub fn note_surplus(&mut self, id: ChunkId, server: ServerId, version: ChunkVersion, open: ChunkVersion) {
+        self.surplus.insert((id, server), Surplus { version, older: version < open });
     }
 
     /// A server told whether its copy is on a disk that was set aside.

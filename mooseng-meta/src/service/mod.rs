@@ -11,6 +11,7 @@
 //! ```
 
 mod admin;
+mod ahead;
 mod bump;
 mod check;
 mod deleting;
@@ -57,6 +58,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// Times of the service. The same on all masters.
 #[derive(Clone, Debug)]
@@ -105,6 +107,8 @@ pub(crate) struct Lead {
     memory: Mutex<Memory>,
     /// Chunks whose bump a task is driving.
     bumping: Mutex<std::collections::BTreeSet<ChunkId>>,
+    /// Chunks that are copied ahead of a bump, and what ends that.
+    ahead: Mutex<std::collections::BTreeMap<ChunkId, CancellationToken>>,
     /// A bump ended.
     bumped: Notify,
     /// The masters' disks are nearly full: what needs room is refused.

@@ -37,6 +37,11 @@ impl Progress {
         self.done += 1;
         self.lately.push_back((now, bytes));
         self.forget(now);
+        self.spent(now, bytes, risk, per_s);
+    }
+
+    /// So many bytes were copied, whatever came of it.
+    pub fn spent(&mut self, now: Duration, bytes: u64, risk: Risk, per_s: u64) {
         if per_s > 0 {
             let faster = if risk >= Risk::Endangered { ENDANGERED_FASTER } else { 1 };
             let takes = Duration::from_secs_f64(bytes as f64 / per_s.saturating_mul(faster) as f64);

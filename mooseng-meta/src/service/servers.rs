@@ -197,7 +197,7 @@ impl Inner {
             let member = rec.members.contains(&r.server);
             match has.get(id) {
                 Some(c) if !member => {
-                    m.surplus.insert((*id, r.server), c.chunk.version);
+                    m.note_surplus(*id, r.server, c.chunk.version, rec.version);
                 }
                 Some(c) if c.chunk.version != rec.version => {
                     m.odd.insert((*id, r.server), Odd::OtherVersion(c.chunk.version));

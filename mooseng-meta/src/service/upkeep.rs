@@ -2,7 +2,9 @@
 //! and now and then all of them. Bounded, the worst first, and none waits for another's copy.
 
 use super::{
-    Inner, Lead, internal,
+    Inner, Lead,
+    ahead::Asked,
+    internal,
     outlook::{bytes_of, names},
 };
 use crate::{
@@ -96,7 +98,7 @@ impl Inner {
                 lead.memory.lock().progress.running = repairs;
                 let settled = async move {
                     match urgent {
-                        true => self.look_after(lead, id, force).await,
+                        true => drop(self.look_after(lead, id, force).await),
                         false => self.mend(lead, id, risk).await,
                     }
                     urgent
@@ -114,28 +116,38 @@ impl Inner {
     /// Looks after a chunk that nobody waits for, and counts what was copied.
     async fn mend(self: &Arc<Self>, lead: &Arc<Lead>, id: ChunkId, risk: Risk) {
         let before = self.record(id);
-        self.look_after(lead, id, false).await;
+        let ahead = self.look_after(lead, id, false).await as u64;
         let (Some(before), Some(after)) = (before, self.record(id)) else { return };
-        let new = after.members.iter().filter(|s| !before.members.contains(s)).count();
-        if before.version == after.version || after.pending.is_some() || risk == Risk::Overgoal {
-            return;
-        }
-        // One that was filled again in its place counts as a copy, too.
+        let new = after.members.iter().filter(|s| !before.members.contains(s)).count() as u64;
+        let opened =
+            before.version != after.version && after.pending.is_none() && risk != Risk::Overgoal;
         let bytes = self.view().and_then(|v| bytes_of(&v, &after).map_err(internal)).unwrap_or_default();
         let (mut m, per_s) = (lead.memory.lock(), self.timings.repair_bytes_per_s);
-        m.progress.copied(self.now(), bytes * new.max(1) as u64, risk, per_s);
+        match opened {
+            // One that was filled again in its place counts as a copy, too.
+            true => m.progress.copied(self.now(), bytes * new.max(ahead).max(1), risk, per_s),
+            // What was copied ahead for nothing took its time.
+            false => m.progress.spent(self.now(), bytes * ahead, risk, per_s),
+        }
     }
 
-    fn record(&self, id: ChunkId) -> Option<ChunkRec> {
+    pub(super) fn record(&self, id: ChunkId) -> Option<ChunkRec> {
         let rec = self.view().and_then(|v| namespace::chunk(&v, id).map_err(internal));
         rec.ok().flatten()
     }
 
-    async fn look_after(self: &Arc<Self>, lead: &Arc<Lead>, id: ChunkId, force: bool) {
-        if let Err(e) = self.settle(lead, id, force).await {
+    /// Answers how many copies were begun ahead of a bump.
+    async fn look_after(self: &Arc<Self>, lead: &Arc<Lead>, id: ChunkId, force: bool) -> usize {
+        let mut asked = Asked::default();
+        let done = match force {
+            true => self.settle(lead, id, true).await,
+            false => self.settle_ahead(lead, id, &mut asked).await,
+        };
+        if let Err(e) = done {
             tracing::warn!(%id, error = %e, "a chunk could not be settled, it is tried again");
             lead.memory.lock().back_off(id, self.now());
         }
+        asked.all.len()
     }
 
     fn find(&self, lead: &Lead, all: bool, queue: &mut Queue) {

@@ -1,6 +1,7 @@
 //! One master's service against chunkservers that say what a test wants.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod ahead;
 mod bumps;
 mod deletions;
 mod drains;

@@ -57,6 +57,10 @@ pub struct State {
     pub has: BTreeMap<ChunkId, Has>,
     /// Kinds of commands that are not answered.
     pub deaf_to: BTreeSet<&'static str>,
+    /// Kinds of commands that wait until the test lets them on.
+    pub held: BTreeSet<&'static str>,
+    /// Those that have come and wait.
+    pub waiting: usize,
     /// Kinds of commands that are refused.
     pub refuses: BTreeSet<&'static str>,
     /// Commands as they came.
@@ -65,12 +69,13 @@ pub struct State {
 
 /// The chunkserver.
 #[derive(Default)]
-pub struct Fake(pub Mutex<State>);
+pub struct Fake(pub Mutex<State>, tokio::sync::Notify);
 
 fn kind(op: &Control) -> &'static str {
     match op {
         Control::Stat { .. } => "stat",
         Control::SetVersion { .. } => "set-version",
+        Control::Pull { ahead: true, .. } => "pull-ahead",
         Control::Pull { .. } => "pull",
         Control::Delete { .. } => "delete",
         Control::Table { .. } => "table",
@@ -82,6 +87,26 @@ fn kind(op: &Control) -> &'static str {
 impl Fake {
     pub fn count(&self, what: &str) -> usize {
         self.0.lock().heard.iter().filter(|op| kind(op) == what).count()
+    }
+
+    /// Lets on what is held.
+    pub fn free(&self) {
+        self.0.lock().held.clear();
+        self.1.notify_waiters();
+    }
+
+    async fn hold(&self, what: &'static str) {
+        self.0.lock().waiting += 1;
+        loop {
+            let freed = self.1.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if !self.0.lock().held.contains(what) {
+                break;
+            }
+            freed.await;
+        }
+        self.0.lock().waiting -= 1;
     }
 
     fn obey(&self, op: Control) -> Result<ControlReply, ChunkError> {
@@ -109,6 +134,11 @@ impl Fake {
                 h.version = to.get();
                 h.length = cut_to.map_or(h.length, |c| c.min(h.length));
                 chunk
+            }
+            Control::Pull { chunk, ahead: true, .. } => {
+                let half = Has { version: 0, state: ReplicaState::Suspect, length: 1 };
+                s.has.insert(chunk.id, half);
+                chunk.id
             }
             Control::Pull { chunk, .. } => {
                 let new = Has { version: chunk.version.get(), state: ReplicaState::Good, length: 1 };
@@ -154,6 +184,7 @@ impl ChunkStore for Store {
         if self.0.0.lock().deaf_to.contains(kind(&op)) {
             futures::future::pending::<()>().await;
         }
+        self.0.hold(kind(&op)).await;
         self.0.obey(op)
     }
     async fn list(&self, _: &CallContext, _: Option<ChunkId>, _: u32) -> Result<ChunkPage, ChunkError> {
@@ -334,6 +365,17 @@ impl World {
         }
     }
 
+    /// The same with so many copies.
+    pub async fn copies(&self, session: SessionStamp, file: &str, copies: u8) -> (InodeId, ChunkPlace) {
+        let inode = self.create(session, file).await.attr.inode;
+        let class = StorageClass { copies };
+        self.service().set_class(&self.fresh(session), SetClass { inode, class }).await.unwrap();
+        let place = self.allocate(session, inode).await.unwrap();
+        self.written(&place, ReplicaState::Good);
+        self.commit(session, inode, place.chunk).await.unwrap();
+        (inode, place)
+    }
+
     /// A file with one chunk that was written and committed; where it is.
     pub async fn file(&self, session: SessionStamp, file: &str) -> (InodeId, ChunkPlace) {
         let inode = self.create(session, file).await.attr.inode;
@@ -345,13 +387,7 @@ impl World {
 
     /// The same with one copy only.
     pub async fn one_copy(&self, session: SessionStamp, file: &str) -> (InodeId, ChunkPlace) {
-        let inode = self.create(session, file).await.attr.inode;
-        let class = StorageClass { copies: 1 };
-        self.service().set_class(&self.fresh(session), SetClass { inode, class }).await.unwrap();
-        let place = self.allocate(session, inode).await.unwrap();
-        self.written(&place, ReplicaState::Good);
-        self.commit(session, inode, place.chunk).await.unwrap();
-        (inode, place)
+        self.copies(session, file, 1).await
     }
 
     pub async fn report(

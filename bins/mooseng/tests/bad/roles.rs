@@ -64,7 +64,8 @@ fn commands() -> Vec<(Control, &'static [Role])> {
             Control::SetVersion { chunk: id, to, members, cut_to: Some(0), create: true, settle: true, term },
             &[Master],
         ),
-        (Control::Pull { chunk, from: vec![], term }, &[Master]),
+        (Control::Pull { chunk, from: vec![], ahead: false, term }, &[Master]),
+        (Control::Pull { chunk, from: vec![], ahead: true, term }, &[Master]),
         (Control::Delete { chunk, term }, &[Master]),
         (Control::Fence { session, term }, &[Master]),
     ]
