@@ -456,11 +456,16 @@ async fn fetch_from(
         let read = source.read(&cx, ReadRequest { chunk, at, len, capability: None });
         tokio::time::timeout(ANSWER, read).await.map_err(|_| silent())?
     };
+    let mut has_a_say = true;
     let mut frames = match read(chunk).await {
-        // One that is not of this version has no say; its blocks are good where the table says the same.
-        Err(ChunkError::TooNew { here, .. }) => read(ChunkRef { version: here, ..chunk }).await?,
+        // One that is not good at this version has no say; its blocks are good where the table says the same.
+        Err(ChunkError::TooNew { .. } | ChunkError::Suspect(_)) => {
+            has_a_say = false;
+            read(ChunkRef { version: ChunkVersion(0), ..chunk }).await?
+        }
         other => other?,
     };
+    let anything = |crc: Option<u32>| has_a_say && crc == Some(UNKNOWN);
     let (mut got, mut pos) = (Vec::new(), at.get());
     while let Some(frame) = tokio::time::timeout(ANSWER, frames.next()).await.map_err(|_| silent())? {
         let frame = frame?;
@@ -470,7 +475,7 @@ async fn fetch_from(
         if frame.head.hole > 0 {
             // Good only where the table does not know better.
             let holes = (pos / BLOCK_BYTES) as usize..(pos + frame.head.hole).div_ceil(BLOCK_BYTES) as usize;
-            let known = table.blocks.get(holes).is_none_or(|b| b.iter().any(|b| *b != Some(UNKNOWN)));
+            let known = table.blocks.get(holes).is_none_or(|b| b.iter().any(|b| !anything(*b)));
             if known {
                 return Err(bad("it has a hole that the table does not have"));
             }
@@ -481,7 +486,7 @@ async fn fetch_from(
         shared.verify(chunk.id, &frame)?;
         for (crc, want) in frame.head.crcs.iter().zip(table.blocks.iter().skip((pos / BLOCK_BYTES) as usize))
         {
-            if *want != Some(*crc) && *want != Some(UNKNOWN) {
+            if *want != Some(*crc) && !anything(*want) {
                 return Err(bad("it is not what the table says"));
             }
         }

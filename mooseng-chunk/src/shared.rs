@@ -108,6 +108,14 @@ impl Shared {
         Ok(slot)
     }
 
+    /// A chunk whatever it is, for a server that compares what it gets with what should be there. Not while it is
+    /// made equal to another: two servers would wait for each other.
+    pub fn as_it_is(&self, id: ChunkId) -> Result<Arc<Slot>, ChunkError> {
+        let slot = self.slot(id)?;
+        let is_busy = slot.inside.try_lock().is_err();
+        if is_busy { Err(ChunkError::Suspect(id)) } else { Ok(slot) }
+    }
+
     /// The chunk, or a place for it on the disk with most room; also of one whose disk was set aside. A place
     /// that nobody has filled yet becomes what is asked for now.
     pub fn place(

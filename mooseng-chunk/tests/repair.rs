@@ -309,3 +309,47 @@ async fn a_block_that_is_damaged_at_the_members_comes_from_a_copy_that_was_left_
     let e = world.read(v4, 3, 4 * BLOCK as u64, BLOCK as u64).await.unwrap_err();
     assert!(matches!(e, ChunkError::Damaged { .. }), "{e}");
 }
+
+/// A copy without a version is no replica; what it has of a member's blocks is good all the same.
+#[tokio::test(start_paused = true)]
+async fn a_block_that_is_damaged_everywhere_comes_from_a_copy_that_was_broken_off() {
+    let world = World::new().await;
+    let servers = servers(&world, 3).await;
+    let data = pattern(1, 5 * BLOCK);
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, data.clone())]).await.unwrap();
+    world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+    world.pull_ahead(3, chunk(1, 1), &[1, 2]).await.unwrap();
+    // One block is damaged at both; another was written since.
+    for server in [1, 2] {
+        servers[&server].0.rot(&path(1), DATA + BLOCK + 7, 4);
+    }
+    let new = pattern(2, BLOCK);
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 2, 3 * BLOCK as u64, new.clone())]).await.unwrap();
+    world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+    let mut want = data;
+    want[3 * BLOCK..4 * BLOCK].copy_from_slice(&new);
+    for server in [1, 2] {
+        world.control(server, set_version(1, 2, None)).await.unwrap();
+    }
+    world.pull(2, chunk(1, 2), &[1, 3]).await.unwrap();
+    assert!(world.read(chunk(1, 2), 2, 0, CHUNK_BYTES).await.unwrap() == want);
+}
+
+/// Where the checksum of a block is lost with it, an older copy's block may be any older one.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_compare_is_not_taken_from_an_older_copy() {
+    let world = World::new().await;
+    let mut s = servers(&world, 3).await;
+    world.write(chunk(1, 1), &[1, 3], vec![frame(1, 1, 0, pattern(1, 5 * BLOCK))]).await.unwrap();
+    world.sync(chunk(1, 1), &[1, 3], vec![]).await.unwrap();
+    let v2 = world.bump(chunk(1, 1), &[1]).await;
+    world.write(v2, &[1], vec![frame(1, 2, 0, pattern(2, 5 * BLOCK))]).await.unwrap();
+    world.sync(v2, &[1], vec![]).await.unwrap();
+    for slot in 2..4 {
+        rotten(&world, 1, &mut s, |d| d.rot(&path(1), slot * BLOCK + 100, 1)).await;
+    }
+    let v3 = world.bump(v2, &[1]).await;
+    world.pull(2, v3, &[1, 3]).await.unwrap();
+    let got = world.read(v3, 2, 0, BLOCK as u64).await;
+    assert!(matches!(got, Err(ChunkError::Damaged { .. })), "{got:?}");
+}

@@ -53,7 +53,7 @@ pub type Acks = BoxStream<'static, Result<Ack, ChunkError>>;
 /// Asks for bytes of a chunk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReadRequest {
-    /// Which chunk at which version.
+    /// Which chunk at which version. Chunkservers get what is there with version 0, good or not: they compare.
     pub chunk: ChunkRef,
     /// Where from: a multiple of 4 KiB.
     pub at: Offset,

@@ -128,7 +128,8 @@ pub fn plan(
     let stays = |s: &&ServerId| !leaving.contains(*s) && !aside.contains(*s);
     let (mut stay, go): (Vec<ServerId>, Vec<_>) = survivors.iter().partition(stays);
     let whole = stay.len() >= wanted.max(1);
-    let over = stay.len() > wanted || (whole && !go.is_empty());
+    // One that is not good is let go when there are enough without it.
+    let over = stay.len() > wanted || (whole && !(go.is_empty() && mend.is_empty()));
     stay.truncate(wanted.max(1));
     mend.retain(|s| !leaving.contains(s));
     mend.truncate(wanted.saturating_sub(stay.len()));
@@ -178,6 +179,33 @@ fn joined(
     let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
     let joining = place(seed_of(id), usize::from(rec.wanted).saturating_sub(taken.len()), candidates, &taken);
     if survivors.is_empty() || (joining.is_empty() && !force) {
+        return Plan::Wait;
+    }
+    Plan::Bump { survivors, settles: false, joining }
+}
+
+/// What to do about a set that has no good member, only damaged ones, when a copy that it does not name may have what
+/// they lack: all that are but the first are filled, and take it from there. Where there is only one, another joins,
+/// and is the one copy too many until the damaged one is let go.
+pub fn mend_from_left_out(
+    id: ChunkId,
+    found: &[(ServerId, Found)],
+    candidates: &[Candidate],
+    all_heard: bool,
+) -> Plan {
+    let may_be_better = |f: Found| match f {
+        Found::Current(state) => state != ReplicaState::Damaged,
+        Found::Silent => !all_heard,
+        Found::Other | Found::Nothing => false,
+    };
+    let is_damaged = |f: Found| f == Found::Current(ReplicaState::Damaged);
+    let survivors: Vec<_> = found.iter().filter(|(_, f)| is_damaged(*f)).map(|(s, _)| *s).collect();
+    if survivors.is_empty() || found.iter().any(|(_, f)| may_be_better(*f)) {
+        return Plan::Wait;
+    }
+    let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
+    let joining = place(seed_of(id), 2usize.saturating_sub(survivors.len()), candidates, &taken);
+    if survivors.len() + joining.len() < 2 {
         return Plan::Wait;
     }
     Plan::Bump { survivors, settles: false, joining }

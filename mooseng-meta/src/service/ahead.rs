@@ -48,7 +48,7 @@ impl Inner {
         id: ChunkId,
         asked: &mut Asked,
     ) -> Result<(), MetaError> {
-        let done = self.drive_ahead(lead, id, asked).await;
+        let done = self.copy_and_advance(lead, id, asked).await;
         let rec = self.record(id);
         let left_out = |s: &&ServerId| rec.as_ref().is_none_or(|rec| !names(rec, **s));
         let open = rec.as_ref().map_or(ChunkVersion(u64::MAX), |rec| rec.version);
@@ -58,19 +58,19 @@ impl Inner {
         done
     }
 
-    async fn drive_ahead(
+    async fn copy_and_advance(
         self: &Arc<Self>,
         lead: &Arc<Lead>,
         id: ChunkId,
         asked: &mut Asked,
     ) -> Result<(), MetaError> {
         for _ in 0..TRIES_MAX {
-            let Some(copy) = self.drive(lead, id, false, Some(&asked.made)).await? else { return Ok(()) };
+            let Some(copy) = self.advance(lead, id, false, Some(&asked.made)).await? else { return Ok(()) };
             if !self.copy_ahead(lead, copy, asked).await? {
                 return Ok(());
             }
         }
-        match self.drive(lead, id, false, Some(&asked.made)).await? {
+        match self.advance(lead, id, false, Some(&asked.made)).await? {
             None => Ok(()),
             Some(_) => Err(MetaError::ChunkBusy(id)),
         }
@@ -104,7 +104,9 @@ impl Inner {
         };
         for (server, done) in done {
             match done {
-                Ok(_) => drop(asked.made.insert(server)),
+                Ok(_) => {
+                    asked.made.insert(server);
+                }
                 Err(e) => {
                     tracing::warn!(id = %chunk.id, %server, error = %e, "a copy could not be made ahead");
                     lead.memory.lock().avoid(server, self.now());

@@ -1,10 +1,15 @@
 //! Driving one chunk's bump: ask its servers, decide, act. Each step is idempotent; what another task or
 //! leader left is replaced by a bump to the version after (PROTOCOL §4).
 
-use super::{Inner, Lead, ahead::CopyAhead, internal, lead::Odd};
+use super::{
+    Inner, Lead,
+    ahead::CopyAhead,
+    internal,
+    lead::{Memory, Odd},
+};
 use crate::{
     namespace,
-    repair::{Found, Plan, plan},
+    repair::{Found, Plan, mend_from_left_out, plan},
     store::{ChunkRec, PendingBump},
 };
 use futures::future::join_all;
@@ -47,12 +52,12 @@ impl Inner {
         id: ChunkId,
         force: bool,
     ) -> Result<(), MetaError> {
-        self.drive(lead, id, force, None).await.map(drop)
+        self.advance(lead, id, force, None).await.map(drop)
     }
 
     /// The same. New members that nobody waits for are answered when they are not among those that have a copy
     /// `ahead`; without that they are left to the repairs.
-    pub(super) async fn drive(
+    pub(super) async fn advance(
         self: &Arc<Self>,
         lead: &Arc<Lead>,
         id: ChunkId,
@@ -154,6 +159,18 @@ impl Inner {
         };
         let force = force || rec.cut_to.is_some();
         let plan = plan(id, rec, &found, (&candidates, &leaving), all_heard, force);
+        if plan == Plan::Wait && rec.committed && rec.pending.is_none() {
+            let mut m = lead.memory.lock();
+            let left_out = self.left_out(&m, id, rec);
+            if left_out.iter().any(|s| !m.tried.contains(&(id, *s))) {
+                let plan = mend_from_left_out(id, &found, &candidates, all_heard);
+                if plan != Plan::Wait {
+                    tracing::warn!(%id, ?left_out, "every member is damaged: a copy that was left out may have what they lack");
+                    m.tried.extend(left_out.into_iter().map(|s| (id, s)));
+                }
+                return Ok((plan, found));
+            }
+        }
         Ok((plan, found))
     }
 
@@ -258,9 +275,10 @@ impl Inner {
                 m.wanted.entry(id).or_insert(false);
             }
             // A set is looked at again, but not at once when somebody failed, who may fail again.
-            match named().all(|s| members.contains(s)) {
-                true => drop(m.retry.remove(&id)),
-                false => m.back_off(id, self.now()),
+            if named().all(|s| members.contains(s)) {
+                m.retry.remove(&id);
+            } else {
+                m.back_off(id, self.now());
             }
         }
         Ok(true)
@@ -302,13 +320,18 @@ impl Inner {
     /// Living servers with copies that do not count any more. A block that is damaged in all that do may be
     /// whole there.
     fn other_copies(&self, lead: &Lead, id: ChunkId, ready: &[ServerId]) -> Vec<ServerId> {
-        let rec = self.view().and_then(|v| namespace::chunk(&v, id).map_err(internal));
-        let members = rec.ok().flatten().map_or_else(Vec::new, |r| r.members);
+        let Some(rec) = self.record(id) else { return vec![] };
         let m = lead.memory.lock();
-        let surplus = m.surplus.range((id, ServerId(0))..=(id, ServerId(u64::MAX))).map(|((_, s), _)| *s);
-        let all: BTreeSet<_> = members.into_iter().chain(surplus).collect();
+        let all: BTreeSet<_> = rec.members.iter().copied().chain(self.left_out(&m, id, &rec)).collect();
         let lives = |s: &ServerId| m.is_alive(*s, self.now(), self.timings.server_dead);
         all.into_iter().filter(|s| !ready.contains(s) && lives(s)).collect()
+    }
+
+    /// Living servers with copies that the set does not name.
+    fn left_out(&self, m: &Memory, id: ChunkId, rec: &ChunkRec) -> Vec<ServerId> {
+        let surplus = m.surplus.range((id, ServerId(0))..=(id, ServerId(u64::MAX))).map(|((_, s), _)| *s);
+        let lives = |s: &ServerId| m.is_alive(*s, self.now(), self.timings.server_dead);
+        surplus.filter(|s| !rec.members.contains(s) && lives(s)).collect()
     }
 
     fn in_order(&self, lead: &Lead, id: ChunkId, members: &[ServerId]) {

@@ -223,7 +223,7 @@ impl Inner {
     }
 
     /// Which version a server has now, when it has one.
-    async fn version_at(&self, server: ServerId, id: ChunkId) -> Option<ChunkVersion> {
+    pub(super) async fn version_at(&self, server: ServerId, id: ChunkId) -> Option<ChunkVersion> {
         let stat = self.command(server, Control::Stat { chunk: id }, self.timings.control).await;
         match stat {
             Ok(ControlReply::Done(stat)) => Some(stat.report.chunk.version),

@@ -103,11 +103,16 @@ impl Inner {
         {
             let m = lead.memory.lock();
             let from = at.take().map_or(Bound::Unbounded, Bound::Excluded);
-            for (id, server) in m.surplus.range((from, Bound::Unbounded)).map(|(k, _)| *k) {
-                let alive = m.is_alive(server, now, self.timings.server_dead);
-                if let Some(may) = may.get_mut(&server).filter(|may| alive && may.surplus > 0) {
+            for ((id, server), surplus) in m.surplus.range((from, Bound::Unbounded)).map(|(k, v)| (*k, *v)) {
+                if !m.is_alive(server, now, self.timings.server_dead) {
+                    continue;
+                }
+                let free = m.goes_freely(server, surplus);
+                if free {
+                    todo.push((id, server, free));
+                } else if let Some(may) = may.get_mut(&server).filter(|may| may.surplus > 0) {
                     may.surplus -= 1;
-                    todo.push((id, server));
+                    todo.push((id, server, free));
                 }
                 if todo.len() == SURPLUS_MAX.0 {
                     *at = Some((id, server));
@@ -115,8 +120,8 @@ impl Inner {
                 }
             }
         }
-        let remove = |(id, server): (ChunkId, ServerId)| async move {
-            if let Err(e) = self.remove_surplus(lead, id, server).await {
+        let remove = |(id, server, free): (ChunkId, ServerId, bool)| async move {
+            if let Err(e) = self.remove_surplus(lead, (id, server), free).await {
                 tracing::warn!(%id, %server, error = %e, "a copy too many could not be removed, it is tried again");
             }
         };
@@ -124,7 +129,13 @@ impl Inner {
         Ok(())
     }
 
-    async fn remove_surplus(&self, lead: &Lead, id: ChunkId, server: ServerId) -> Result<(), MetaError> {
+    /// `free`: it does not count for the guard, being older than the open version, which it must be still.
+    async fn remove_surplus(
+        &self,
+        lead: &Lead,
+        (id, server): (ChunkId, ServerId),
+        free: bool,
+    ) -> Result<(), MetaError> {
         let view = self.view()?;
         let rec: Option<ChunkRec> = load(&view, Table::Chunk, &key(id.get())).map_err(internal)?;
         let gone = rec.is_none();
@@ -147,13 +158,24 @@ impl Inner {
         if !confirmed && !planted::is(Bug::SurplusDeletedEarly) {
             return Ok(());
         }
-        let chunk = ChunkRef { id, version: rec.version };
+        let mut chunk = ChunkRef { id, version: rec.version };
+        if free && !lead.memory.lock().draining.contains_key(&server) {
+            match self.version_at(server, id).await {
+                Some(here) if here < rec.version => chunk.version = here,
+                // It has become another since: it counts from now on.
+                Some(here) => {
+                    lead.memory.lock().note_surplus(id, server, here, rec.version);
+                    return Ok(());
+                }
+                // It is gone, or told nothing: then this removes nothing else.
+                None => chunk.version = ChunkVersion(0),
+            }
+        }
         let op = Control::Delete { chunk, term: lead.term };
         if self.command(server, op, self.timings.control).await.is_ok() {
             let mut m = lead.memory.lock();
             m.surplus.remove(&(id, server));
-            // Who empties a server wants its copies gone: they do not count.
-            if !m.draining.contains_key(&server) {
+            if !free {
                 m.was_removed(server, self.now());
             }
         }

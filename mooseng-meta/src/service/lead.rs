@@ -5,7 +5,7 @@ use super::{
     progress::Progress,
     quarantine::{Removed, Unknown},
 };
-use crate::placement::Candidate;
+use crate::{placement::Candidate, store::ChunkRec};
 use mooseng_core::{
     attr::{Access, Timestamp},
     ids::*,
@@ -63,9 +63,14 @@ pub(super) struct Memory {
     pub odd: BTreeMap<(ChunkId, ServerId), Odd>,
     /// Copies that their chunk's record does not name.
     pub surplus: BTreeMap<(ChunkId, ServerId), Surplus>,
+    /// Those of them that damaged members were to be mended from: once is enough.
+    pub tried: BTreeSet<(ChunkId, ServerId)>,
     /// Copies of chunks that no record names.
     pub unknown: BTreeMap<(ServerId, ChunkId), Unknown>,
-    /// What was removed of these two lately, and may be.
+    /// Somebody has what these masters never made: a chunk that they did not give out, or a version of one that they
+    /// have not begun. They may be an old backup.
+    pub behind: bool,
+    /// What was removed of these lately, and may be.
     pub removed: BTreeMap<ServerId, Removed>,
     /// Servers that are being emptied, since when.
     pub draining: BTreeMap<ServerId, Timestamp>,
@@ -157,6 +162,12 @@ impl Memory {
     /// A server has a copy that the set, open at version `open` or above, does not name.
     pub fn note_surplus(&mut self, id: ChunkId, server: ServerId, version: ChunkVersion, open: ChunkVersion) {
         self.surplus.insert((id, server), Surplus { version, older: version < open });
+    }
+
+    /// Whether every member is known to be damaged.
+    pub fn is_damaged(&self, id: ChunkId, rec: &ChunkRec) -> bool {
+        let damaged = Odd::State(ReplicaState::Damaged);
+        rec.members.iter().all(|s| self.odd.get(&(id, *s)) == Some(&damaged))
     }
 
     /// A server told whether its copy is on a disk that was set aside.

@@ -2,10 +2,15 @@
 //! restored master knows no chunks: what it does not know is kept for a day, what it cannot know for
 //! ever, and when much is to go at once a person says so.
 //!
+//! Copies that bumps have left out, as in each outage of a server, need no word: see [`Memory::goes_freely`].
+//!
 //! All of it is in the leader's memory, from the chunkservers' reports: a new leader begins to count
 //! anew, and deletes later, never sooner.
 
-use super::{Inner, Lead, internal, lead::Memory};
+use super::{
+    Inner, Lead, internal,
+    lead::{Memory, Surplus},
+};
 use crate::{
     namespace::{get_number, meta_key},
     store::*,
@@ -51,7 +56,7 @@ pub(super) struct Removed {
     told: bool,
 }
 
-/// How many copies may be removed from a server now.
+/// How many copies that count for the guard may be removed from a server now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct May {
     pub surplus: u64,
@@ -175,6 +180,7 @@ impl Memory {
     }
 
     pub fn note_unknown(&mut self, server: ServerId, chunk: ChunkRef, ahead: bool, now: Duration) {
+        self.behind |= ahead;
         if self.unknown.len() < UNKNOWN_MAX {
             let new = Unknown { version: chunk.version, since: now, ahead };
             self.unknown.entry((server, chunk.id)).or_insert(new);
@@ -206,10 +212,11 @@ impl Memory {
                 None => {}
             }
         }
+        let counted = self.counted(&all);
         for (server, c) in &mut all {
             let removed = self.removed.get(server);
             c.removed = removed.map_or(0, |r| r.within_the_hour(now));
-            let (due, allowed) = (self.counted(c), removed.map_or(0, |r| r.allowed));
+            let (due, allowed) = (counted[server].1, removed.map_or(0, |r| r.allowed));
             c.held = may_go(due, c.removed, self.copies_at(*server), allowed) < due;
         }
         all
@@ -219,31 +226,48 @@ impl Memory {
         self.servers.get(&server).map_or(0, |s| s.disks.iter().map(|d| d.chunks).fold(0, u64::saturating_add))
     }
 
-    /// Removals that are due at a server and count for the guard. Whoever empties a server has said that
-    /// its surplus copies go.
-    fn counted(&self, c: &ServerCare) -> u64 {
-        c.due + if self.draining.contains_key(&c.server) { 0 } else { c.surplus }
+    /// Whether a copy that its set does not name may go without counting for the guard. Whoever empties a server has
+    /// said that its copies go. Otherwise it is older than the version that is open: the servers of
+    /// the whole set are asked before it is removed, and the command names the version that its own server tells then.
+    /// A master that was restored knows older versions than the copies have; where anything at all tells of that,
+    /// all copies count.
+    pub fn goes_freely(&self, server: ServerId, surplus: Surplus) -> bool {
+        self.draining.contains_key(&server) || (surplus.older && !self.behind)
+    }
+
+    /// Removals that are due at each server and count for the guard: surplus copies, and all.
+    fn counted(&self, all: &BTreeMap<ServerId, ServerCare>) -> BTreeMap<ServerId, (u64, u64)> {
+        let mut counted: BTreeMap<_, _> = all.iter().map(|(s, c)| (*s, (0, c.due))).collect();
+        for ((_, server), surplus) in &self.surplus {
+            let free = self.goes_freely(*server, *surplus);
+            if let Some((surplus, all)) = counted.get_mut(server).filter(|_| !free) {
+                *surplus += 1;
+                *all += 1;
+            }
+        }
+        counted
     }
 
     /// How many copies may be removed from each server outside the deletion table now. Tells once of
     /// those that wait.
     pub fn removals(&mut self, now: Duration, quarantine: Duration) -> BTreeMap<ServerId, May> {
         let mut may = BTreeMap::new();
-        for (server, c) in self.care(now, quarantine) {
-            let (due, copies) = (self.counted(&c), self.copies_at(server));
+        let all = self.care(now, quarantine);
+        let counted = self.counted(&all);
+        for (server, c) in all {
+            let ((surplus, due), copies) = (counted[&server], self.copies_at(server));
             let removed = self.removed.entry(server).or_default();
             removed.forget(now);
             if c.held && !removed.told {
                 tracing::warn!(
-                    %server, unknown = c.due, surplus = c.surplus, copies,
+                    %server, unknown = c.due, surplus, copies,
                     "more copies are to be removed than an hour may take: they wait for `mooseng gc --allow`"
                 );
             }
             removed.told = c.held;
             let go = may_go(due, c.removed, copies, removed.allowed);
-            let surplus = if due == c.due { c.surplus } else { go.min(c.surplus) };
-            let unknown = if due == c.due { go } else { go - surplus };
-            may.insert(server, May { surplus, unknown });
+            let surplus = go.min(surplus);
+            may.insert(server, May { surplus, unknown: go - surplus });
         }
         may
     }
@@ -275,7 +299,9 @@ impl Inner {
                 "chunkserver {server} has not registered with this leader"
             )));
         };
-        let allowed = c.unknown + c.surplus;
+        let unknown = c.unknown;
+        let surplus = m.counted(&BTreeMap::from([(server, c)])).get(&server).map_or(0, |(surplus, _)| *surplus);
+        let allowed = unknown + surplus;
         m.removed.entry(server).or_default().allowed = allowed;
         tracing::warn!(%server, allowed, "an operator allows copies to be removed");
         Ok(allowed)

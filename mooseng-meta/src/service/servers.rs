@@ -78,7 +78,10 @@ impl Inner {
         };
         tracing::info!(server = %r.server, addr = server.addr, incarnation = %r.incarnation, "chunkserver registered");
         let mut m = lead.memory.lock();
-        m.servers.insert(r.server, server);
+        let before = m.servers.insert(r.server, server);
+        if before.is_some_and(|b| b.incarnation != r.incarnation) {
+            m.tried.retain(|(_, s)| *s != r.server);
+        }
         m.came(r.server);
         drop(m);
         self.orders(lead, r.server)
@@ -195,8 +198,17 @@ impl Inner {
         let has: BTreeMap<_, _> = r.chunks.iter().map(|c| (c.chunk.id, *c)).collect();
         for (id, rec) in &records {
             let member = rec.members.contains(&r.server);
+            if let Some(c) = has.get(id).filter(|c| c.chunk.version > rec.newest() && !m.behind) {
+                tracing::error!(id = %id, server = %r.server, here = %c.chunk.version, record = %rec.version,
+                    "a copy is newer than the masters know: removals wait for `mooseng gc --allow` from now on");
+                m.behind = true;
+            }
             match has.get(id) {
                 Some(c) if !member => {
+                    // It may have what all members lack.
+                    if m.is_damaged(*id, rec) {
+                        m.hurt.insert(*id);
+                    }
                     m.note_surplus(*id, r.server, c.chunk.version, rec.version);
                 }
                 Some(c) if c.chunk.version != rec.version => {

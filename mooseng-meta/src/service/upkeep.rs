@@ -97,9 +97,10 @@ impl Inner {
                 repairs += usize::from(!urgent);
                 lead.memory.lock().progress.running = repairs;
                 let settled = async move {
-                    match urgent {
-                        true => drop(self.look_after(lead, id, force).await),
-                        false => self.mend(lead, id, risk).await,
+                    if urgent {
+                        self.look_after(lead, id, force).await;
+                    } else {
+                        self.mend(lead, id, risk).await;
                     }
                     urgent
                 };

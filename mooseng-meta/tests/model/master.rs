@@ -317,6 +317,16 @@ impl State {
         true
     }
 
+    /// `Inner::copy_ahead`, of any server that may join, at any moment: late ones are among them.
+    pub fn copy_ahead(&mut self, server: usize) -> bool {
+        let (r, s) = (&self.rec, &self.servers[server]);
+        if !r.committed || !s.reachable() || (r.members.has(server) && s.made) {
+            return false;
+        }
+        let (version, members) = (r.version, r.members);
+        self.pull_ahead(server, version, members)
+    }
+
     /// `remove_surplus`.
     pub fn remove_surplus(&mut self, cfg: &Config, server: usize) -> bool {
         let (r, s) = (&self.rec, &self.servers[server]);

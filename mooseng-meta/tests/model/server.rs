@@ -446,6 +446,20 @@ impl State {
         true
     }
 
+    /// `pull_ahead`, whether it comes to its end or not: what is left is of no version.
+    pub fn pull_ahead(&mut self, server: usize, version: u8, from: Chain) -> bool {
+        let source = from.iter().find(|s| *s != server && self.servers[*s].serves(version));
+        let s = &self.servers[server];
+        let is_so = s.made && s.suspect && s.version == 0;
+        let (Some(source), false) = (source, is_so || (s.made && s.version >= version)) else { return false };
+        let theirs = self.servers[source].mem;
+        self.make(server, 0);
+        let s = &mut self.servers[server];
+        (s.dirty, s.mark, s.version, s.filed) = (true, true, 0, true);
+        (s.mem, s.suspect) = (theirs, true);
+        true
+    }
+
     /// `Shared::bless`.
     pub fn bless(&mut self, server: usize) {
         if self.servers[server].made {

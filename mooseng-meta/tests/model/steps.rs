@@ -27,6 +27,7 @@ pub enum Step {
     Fill,
     /// `true`: a copy that ends in the middle.
     Arrives(Late, bool),
+    CopyAhead(usize),
     RemoveSurplus(usize),
     FenceAt(usize),
     EndSession,
@@ -136,6 +137,7 @@ impl Config {
             Step::SetVersion => s.set(self, None),
             Step::Fill => s.fill(None, false),
             Step::Arrives(l, half) => s.arrives(self, l, half),
+            Step::CopyAhead(n) => s.copy_ahead(n),
             Step::RemoveSurplus(n) => s.remove_surplus(self, n),
             Step::FenceAt(n) => s.fence_at(n),
             Step::EndSession => s.end_session(self),
@@ -239,7 +241,7 @@ impl Model for Config {
         }
         for n in 0..SERVERS {
             match s.servers[n].up {
-                true => steps.extend([Step::ApplyAtHead(n), Step::RemoveSurplus(n)]),
+                true => steps.extend([Step::ApplyAtHead(n), Step::RemoveSurplus(n), Step::CopyAhead(n)]),
                 false => steps.push(Step::Restart(n)),
             }
             if s.servers[n].cut {

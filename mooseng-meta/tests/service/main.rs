@@ -7,6 +7,7 @@ mod deletions;
 mod drains;
 mod fences;
 mod joins;
+mod left_out;
 mod opens;
 mod partition;
 mod quarantine;

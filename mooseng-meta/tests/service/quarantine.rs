@@ -13,11 +13,15 @@ fn timings() -> ServiceTimings {
 
 async fn report(w: &World, server: u64, ids: impl IntoIterator<Item = u64>) {
     let chunk = |id| ChunkRef { id: ChunkId(id), version: ChunkVersion(1) };
-    let each =
-        ids.into_iter().map(|id| ChunkReport { chunk: chunk(id), length: 1, state: ReplicaState::Good });
+    report_at(w, server, ids.into_iter().map(chunk)).await;
+}
+
+/// A server has these copies, and tells of them.
+pub async fn report_at(w: &World, server: u64, chunks: impl IntoIterator<Item = ChunkRef>) {
+    let each = chunks.into_iter().map(|chunk| ChunkReport { chunk, length: 1, state: ReplicaState::Good });
     let chunks: Vec<_> = each.collect();
     for c in &chunks {
-        let has = Has { version: 1, state: ReplicaState::Good, length: 1 };
+        let has = Has { version: c.chunk.version.get(), state: ReplicaState::Good, length: 1 };
         w.servers[&server].0.lock().has.insert(c.chunk.id, has);
     }
     let (server, incarnation) = (ServerId(server), Incarnation(1));
@@ -117,4 +121,83 @@ async fn a_copy_too_many_of_a_removed_file_is_not_forgotten() {
     assert_eq!(w.servers[&spare].count("delete"), 0);
     tokio::time::sleep(QUARANTINE).await;
     until("it is removed", async || w.servers[&spare].count("delete") == 1).await;
+}
+
+/// Files with one copy on the first two servers, whose sets went on to the next version; the chunks as they are now.
+async fn bumped(w: &World, s: SessionStamp, files: usize) -> Vec<ChunkRef> {
+    let mut all = Vec::new();
+    for n in 0..files {
+        let (inode, place) = w.one_copy(s, &format!("f{n}")).await;
+        w.report(s, inode, place.chunk, place.chain[0].server).await.unwrap();
+        all.push(w.opened(s, inode, place.chunk.version).await.chunk);
+    }
+    all
+}
+
+/// As after an outage that was long enough for copies elsewhere.
+#[tokio::test(start_paused = true)]
+async fn what_bumps_have_left_out_goes_without_an_operator() {
+    let mut w = World::of(2, timings()).await;
+    let s = w.session("a").await;
+    let now = bumped(&w, s, 40).await;
+    w.add_server(3).await;
+    let older = |c: &ChunkRef| ChunkRef { id: c.id, version: ChunkVersion(1) };
+    report_at(&w, 3, now.iter().map(older)).await;
+    assert!(!care(&w, 3).await.held);
+    until("they are gone", async || care(&w, 3).await.surplus == 0).await;
+    assert_eq!((w.servers[&3].count("delete"), care(&w, 3).await.removed), (40, 0));
+    let heard = w.servers[&3].0.lock().heard.clone();
+    let newer =
+        |op: &Control| matches!(op, Control::Delete { chunk, .. } if chunk.version > ChunkVersion(1));
+    assert!(!heard.iter().any(newer), "no more than what was told is removed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_not_older_any_more_is_not_removed_as_one() {
+    let mut w = World::of(2, timings()).await;
+    let s = w.session("a").await;
+    let now = bumped(&w, s, 17).await;
+    w.add_server(3).await;
+    let older = |c: &ChunkRef| ChunkRef { id: c.id, version: ChunkVersion(1) };
+    w.servers[&3].0.lock().refuses.insert("stat");
+    w.servers[&3].0.lock().refuses.insert("delete");
+    report_at(&w, 3, now.iter().map(older)).await;
+    for has in w.servers[&3].0.lock().has.values_mut() {
+        has.version = 2;
+    }
+    w.servers[&3].0.lock().refuses.clear();
+    rounds(&w).await;
+    let c = care(&w, 3).await;
+    assert_eq!((c.surplus, c.held), (17, true), "{c:?}");
+}
+
+/// A restored master has older versions than the copies: nothing goes, also of those that seem to be older.
+#[tokio::test(start_paused = true)]
+async fn what_a_restored_master_takes_for_surplus_waits_for_an_operator() {
+    let mut w = World::of(2, timings()).await;
+    let s = w.session("a").await;
+    let now = bumped(&w, s, 40).await;
+    w.add_server(3).await;
+    w.add_server(4).await;
+    let at = |version| move |c: &ChunkRef| ChunkRef { id: c.id, version: ChunkVersion(version) };
+    report_at(&w, 3, now.iter().take(17).map(at(9))).await;
+    report_at(&w, 4, now.iter().map(at(1))).await;
+    rounds(&w).await;
+    for server in [3, 4] {
+        assert_eq!((care(&w, server).await.held, w.servers[&server].count("delete")), (true, 0));
+    }
+    let allowed = w.service().allow_removals(&cx(), AllowRemovals { server: ServerId(4) }).await.unwrap();
+    assert_eq!(allowed, 40);
+    until("they are gone", async || care(&w, 4).await.surplus == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_of_the_open_version_count_for_the_guard() {
+    let mut w = World::of(2, timings()).await;
+    let s = w.session("a").await;
+    let now = bumped(&w, s, 17).await;
+    w.add_server(3).await;
+    report_at(&w, 3, now).await;
+    rounds(&w).await;
+    assert_eq!((care(&w, 3).await.held, w.servers[&3].count("delete")), (true, 0));
 }

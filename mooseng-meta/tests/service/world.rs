@@ -61,6 +61,8 @@ pub struct State {
     pub held: BTreeSet<&'static str>,
     /// Those that have come and wait.
     pub waiting: usize,
+    /// A block that is damaged here is whole nowhere.
+    pub nowhere: bool,
     /// Kinds of commands that are refused.
     pub refuses: BTreeSet<&'static str>,
     /// Commands as they came.
@@ -116,8 +118,8 @@ impl Fake {
             return Err(ChunkError::Busy("as the test wants".into()));
         }
         let suspect = |id, h: &Has| match h.state {
-            ReplicaState::Good => Ok(()),
-            _ => Err(ChunkError::Suspect(id)),
+            ReplicaState::Suspect => Err(ChunkError::Suspect(id)),
+            _ => Ok(()),
         };
         let id = match op {
             Control::Stat { chunk } => chunk,
@@ -141,7 +143,8 @@ impl Fake {
                 chunk.id
             }
             Control::Pull { chunk, .. } => {
-                let new = Has { version: chunk.version.get(), state: ReplicaState::Good, length: 1 };
+                let state = if s.nowhere { ReplicaState::Damaged } else { ReplicaState::Good };
+                let new = Has { version: chunk.version.get(), state, length: 1 };
                 s.has.insert(chunk.id, new);
                 chunk.id
             }
