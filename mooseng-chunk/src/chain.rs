@@ -197,7 +197,7 @@ async fn take(
             }
             let mut _sending = None;
             if let Some(next) = &forward {
-                let create = req.create && !slot.known.lock().made;
+                let create = !req.makers.is_empty() && !slot.known.lock().made;
                 if head {
                     _sending = Some(shared.before_sending(&slot, &req, &frame).await?);
                 }
@@ -233,17 +233,18 @@ async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Resu
     }
     // The file tells those that it has.
     slot.open(None).await.map_err(|e| shared.disk_error(e))?;
+    let head = Some((shared.server, shared.incarnation));
     let ask = |member: &Replica| {
         let member = member.clone();
         async move {
             let work = async {
                 let c = shared.peers.get(&member.addr, shared.chain_patience).await?;
                 let cx = CallContext::internal(shared.chain_patience);
-                RemoteChunks::new(c).control(&cx, Control::Numbers { chunk: req.chunk }).await
+                RemoteChunks::new(c).control(&cx, Control::Numbers { chunk: req.chunk, head }).await
             };
             match tokio::time::timeout(shared.chain_patience, work).await {
                 Ok(Ok(ControlReply::Numbers(numbers))) => Ok(numbers),
-                Ok(Err(ChunkError::NotFound(_))) if req.create => Ok(vec![]),
+                Ok(Err(ChunkError::NotFound(_))) if !req.makers.is_empty() => Ok(vec![]),
                 Ok(Err(e)) => Err(behind(&member, e)),
                 Ok(Ok(_)) | Err(_) => Err(behind(&member, ChunkError::Busy("it tells no numbers".into()))),
             }
@@ -309,7 +310,10 @@ impl Behind {
         req.capability = None;
         let c = shared.peers.get(&self.next.addr, shared.chain_patience).await?;
         let Some(first) = frames.recv().await else { return Ok(()) };
-        req.create = self.create.load(Ordering::Relaxed);
+        req.head.get_or_insert((shared.server, shared.incarnation));
+        if !self.create.load(Ordering::Relaxed) {
+            req.makers.clear();
+        }
         let rest =
             futures::stream::unfold(frames, |mut rx| async move { rx.recv().await.map(|f| (Ok(f), rx)) });
         let source = futures::stream::iter([Ok(first)]).chain(rest);

@@ -135,11 +135,18 @@ impl Shared {
         Ok(table)
     }
 
-    pub async fn numbers(&self, chunk: ChunkRef) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
+    pub async fn numbers(
+        &self,
+        chunk: ChunkRef,
+        head: Option<(ServerId, Incarnation)>,
+    ) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
         let slot = self.good(chunk)?;
         // Behind what is being applied.
         let _order = self.opened(&slot).await?;
         is_good(chunk, *slot.known.lock())?;
+        if let Some(head) = head {
+            slot.heads.lock().begins(chunk, head)?;
+        }
         Ok(slot.numbers.lock().list())
     }
 
@@ -173,7 +180,7 @@ impl Shared {
                 self.fence(session).await;
                 Ok(ControlReply::Gone)
             }
-            Control::Numbers { chunk } => self.numbers(chunk).await.map(ControlReply::Numbers),
+            Control::Numbers { chunk, head } => self.numbers(chunk, head).await.map(ControlReply::Numbers),
         }
     }
 }

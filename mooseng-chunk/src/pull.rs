@@ -236,7 +236,7 @@ type Sources = Vec<RemoteChunks>;
 /// What the source of the table had applied. Nothing is written while its version is not open.
 async fn numbers_of(chunk: ChunkRef, sources: &Sources) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
     let source = sources.first().ok_or(ChunkError::NotFound(chunk.id))?;
-    match source.control(&CallContext::internal(ANSWER), Control::Numbers { chunk }).await? {
+    match source.control(&CallContext::internal(ANSWER), Control::Numbers { chunk, head: None }).await? {
         ControlReply::Numbers(numbers) => Ok(numbers),
         _ => Err(ChunkError::Invalid("a question for numbers was answered with something else".into())),
     }

@@ -180,10 +180,15 @@ impl Shared {
         }
     }
 
+    /// Whether this start of the server may make the chunk.
+    fn is_maker(&self, req: &WriteRequest) -> bool {
+        req.makers.contains(&(self.server, self.incarnation))
+    }
+
     /// The chunk to write: makes room for it when it is not there and may be made.
     pub fn to_write(&self, req: &WriteRequest) -> Result<Arc<Slot>, ChunkError> {
         match self.good(req.chunk) {
-            Err(ChunkError::NotFound(_)) if req.create => {
+            Err(ChunkError::NotFound(_)) if self.is_maker(req) => {
                 self.may_be_made(req.chunk)?;
                 self.place(req.chunk.id, req.chunk.version, ReplicaState::Good)
             }
@@ -252,12 +257,15 @@ impl Shared {
         req: &WriteRequest,
     ) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
         let members: Vec<_> = req.chain.iter().map(|r| r.server).collect();
-        let opened = slot.open(req.create.then_some(members)).await.map_err(|e| {
+        let opened = slot.open(self.is_maker(req).then_some(members)).await.map_err(|e| {
             self.give_up(slot);
             self.disk_error(e)
         })?;
         let guard = opened.ok_or(ChunkError::NotFound(slot.id))?;
         is_good(req.chunk, *slot.known.lock())?;
+        if let Some(head) = req.head {
+            slot.heads.lock().sends(req.chunk, head)?;
+        }
         Ok(guard)
     }
 

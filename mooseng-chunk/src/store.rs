@@ -207,8 +207,13 @@ impl ChunkStore for DiskStore {
     }
 
     async fn write(&self, cx: &CallContext, req: WriteRequest, frames: Frames) -> Result<Acks, ChunkError> {
-        let rights = if req.create { Rights::WRITE.and(Rights::CREATE) } else { Rights::WRITE };
-        self.0.access.allows(cx, req.chunk, rights, Some(req.session), req.capability.as_ref()).await?;
+        let rights = if req.makers.is_empty() { Rights::WRITE } else { Rights::WRITE.and(Rights::CREATE) };
+        let (session, cap) = (Some(req.session), req.capability.as_ref());
+        if let Some(claims) = self.0.access.allows(cx, req.chunk, rights, session, cap).await?
+            && !req.makers.iter().all(|m| claims.makers.contains(m))
+        {
+            return Err(ChunkError::Forbidden("it names other starts of servers".into()));
+        }
         self.0.access.may_write()?;
         // The head checks the session, those behind it what the head admitted by its version.
         let head = !matches!(&cx.peer, Some(p) if p.role == Role::Chunkserver);

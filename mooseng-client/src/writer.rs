@@ -349,7 +349,8 @@ impl Writer {
         let req = WriteRequest {
             chunk: place.place.chunk,
             chain,
-            create: place.place.fresh,
+            makers: place.place.makers,
+            head: None,
             session: self.session,
             capability: place.capability,
         };
@@ -483,7 +484,7 @@ impl Writer {
             Some(data) => self.queue.put_base(data, self.cx.pool.budget.nothing()),
             None => self.queue.end_base(true),
         }
-        let told = !place.place.fresh;
+        let told = !place.place.is_fresh();
         if before != Some(now) && !self.queue.inner.lock().told {
             self.queue.forget_synced();
         }

@@ -174,11 +174,12 @@ fn chunk_frames() {
     let write = WriteRequest {
         chunk: ChunkRef { id: ChunkId(8), version: ChunkVersion(2) },
         chain: vec![Replica { server: ServerId(1), addr: "c1:9420".into() }],
-        create: true,
+        makers: vec![(ServerId(1), Incarnation(9))],
+        head: None,
         session: SessionStamp { id: SessionId(7), epoch: SessionEpoch(2) },
         capability: None,
     };
-    pin(write, "080201010763313a3934323001070200");
+    pin(write, "080201010763313a3934323001010900070200");
     pin(
         Control::Delete { chunk: ChunkRef { id: ChunkId(8), version: ChunkVersion(2) }, term: Term(4) },
         "03080204",

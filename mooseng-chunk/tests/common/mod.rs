@@ -148,12 +148,23 @@ impl World {
         RemoteChunks::new(self.net.transport(identity(role, 1)).connect(&addr(server)).await.unwrap())
     }
 
+    /// The last start of each server that was heard.
+    pub fn makers(&self) -> Vec<(ServerId, Incarnation)> {
+        let heard = self.leader.heard.lock();
+        let starts = heard.iter().filter_map(|r| match r {
+            MetaRequest::Register(r) => Some((r.server, r.incarnation)),
+            _ => None,
+        });
+        starts.collect::<BTreeMap<_, _>>().into_iter().collect()
+    }
+
     pub fn claims(&self, chunk: ChunkRef, session: SessionStamp) -> Claims {
         Claims {
             key: KeyId(0),
             cert: identity(Role::Client, 1).cert_hash,
             session,
             chunks: vec![(chunk, Rights::READ.and(Rights::WRITE).and(Rights::CREATE))],
+            makers: self.makers(),
             expires: Timestamp::new(i64::MAX / 4, 0),
         }
     }
@@ -170,7 +181,8 @@ impl World {
 
     pub fn write_request(&self, chunk: ChunkRef, servers: &[u64]) -> WriteRequest {
         let capability = self.right(chunk);
-        WriteRequest { chunk, chain: self::chain(servers), create: true, session: SESSION, capability }
+        let (chain, makers) = (self::chain(servers), self.makers());
+        WriteRequest { chunk, chain, makers, head: None, session: SESSION, capability }
     }
 
     /// Writes frames as the client and returns the last acknowledgement, or the error.

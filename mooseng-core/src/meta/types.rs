@@ -95,8 +95,16 @@ pub struct ChunkPlace {
     pub chunk: ChunkRef,
     /// Replicas in chain order; the first is the head.
     pub chain: Vec<Replica>,
-    /// Nothing was ever committed to it: chunkservers make it with the first write.
-    pub fresh: bool,
+    /// Nothing was ever committed to it: these starts of chunkservers make it with the first write. Empty
+    /// once something was.
+    pub makers: Vec<(ServerId, Incarnation)>,
+}
+
+impl ChunkPlace {
+    /// Whether nothing was ever committed to it.
+    pub fn is_fresh(&self) -> bool {
+        !self.makers.is_empty()
+    }
 }
 
 /// Where a file's content is.
