@@ -89,6 +89,18 @@ impl RaftHandler {
         encode(&self.raft.install_full_snapshot(vote, snapshot).await.map_err(refused)?)
     }
 
+    /// A disk that does not keep what it is given stops its master, as at every other flush. One that is
+    /// full is waited for: the leader sends the snapshot again.
+    async fn not_stored(&self, e: io::Error) -> NetError {
+        if e.kind() == io::ErrorKind::StorageFull {
+            tracing::warn!(error = %e, "there is no room for a snapshot that the leader sent: it is sent again");
+        } else {
+            tracing::error!(error = %e, "a snapshot that the leader sent cannot be stored: this master stops");
+            let _ = self.raft.shutdown().await;
+        }
+        refused(format!("the snapshot cannot be stored: {e}"))
+    }
+
     /// Writes the pieces to a file beside the current snapshot, complete and verified on return.
     async fn receive(
         &self,
@@ -98,21 +110,27 @@ impl RaftHandler {
     ) -> Result<SnapshotFile, NetError> {
         let files = self.state.files();
         let (at, lane) = (Arc::clone(&files), Arc::clone(&files.lane));
-        let failed = |e: io::Error| refused(format!("the snapshot cannot be stored: {e}"));
         let stopped = || refused("the node stops");
-        let mut writer =
-            on_lane(&lane, move || FileWriter::begin(&at)).await.ok_or_else(stopped)?.map_err(failed)?;
+        let begun = on_lane(&lane, move || FileWriter::begin(&at)).await.ok_or_else(stopped)?;
+        let mut writer = match begun {
+            Ok(writer) => writer,
+            Err(e) => return Err(self.not_stored(e).await),
+        };
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
-            writer = on_lane(&lane, move || writer.piece(&piece.data).map(|()| writer))
-                .await
-                .ok_or_else(stopped)?
-                .map_err(failed)?;
+            let written = on_lane(&lane, move || writer.piece(&piece.data).map(|()| writer)).await;
+            writer = match written.ok_or_else(stopped)? {
+                Ok(writer) => writer,
+                Err(e) => return Err(self.not_stored(e).await),
+            };
         }
         if writer.pieces() != count {
             return Err(NetError::Malformed { what: "a snapshot with pieces missing".into() });
         }
         let mark = Mark { applied: meta.last_log_id, membership: meta.last_membership.clone() };
-        on_lane(&lane, move || writer.finish(&mark)).await.ok_or_else(stopped)?.map_err(failed)
+        match on_lane(&lane, move || writer.finish(&mark)).await.ok_or_else(stopped)? {
+            Ok(file) => Ok(file),
+            Err(e) => Err(self.not_stored(e).await),
+        }
     }
 }
