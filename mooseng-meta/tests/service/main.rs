@@ -5,6 +5,7 @@ mod bumps;
 mod deletions;
 mod drains;
 mod fences;
+mod gone;
 mod joins;
 mod opens;
 mod partition;
