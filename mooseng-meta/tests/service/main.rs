@@ -12,4 +12,5 @@ mod partition;
 mod quarantine;
 mod repairs;
 mod room;
+mod unheard;
 mod world;
