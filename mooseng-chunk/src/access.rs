@@ -103,7 +103,7 @@ impl Access {
     }
 
     /// Whether the caller may touch the chunk, in the name of `session` when it names one. Masters and
-    /// chunkservers need no capability; what is unknown is refused.
+    /// chunkservers need no capability; what is unknown is refused. What it claims, where one is needed.
     pub async fn allows(
         &self,
         cx: &CallContext,
@@ -111,11 +111,11 @@ impl Access {
         rights: Rights,
         session: Option<SessionStamp>,
         cap: Option<&Capability>,
-    ) -> Result<(), ChunkError> {
+    ) -> Result<Option<Arc<Claims>>, ChunkError> {
         let no = |why: &str| ChunkError::Forbidden(why.into());
         let peer = cx.peer.as_ref().ok_or_else(|| no("the caller is not known"))?;
         if matches!(peer.role, Role::Master | Role::Chunkserver) {
-            return Ok(());
+            return Ok(None);
         }
         let cap = cap.ok_or_else(|| no("a client needs a capability"))?;
         if !self.knows_key_of(cap)? {
@@ -131,7 +131,8 @@ impl Access {
             return Err(no("it was given to another session"));
         }
         self.not_fenced(claims.session)?;
-        claims.allows(chunk, rights)
+        claims.allows(chunk, rights)?;
+        Ok(Some(claims))
     }
 
     fn knows_key_of(&self, cap: &Capability) -> Result<bool, ChunkError> {

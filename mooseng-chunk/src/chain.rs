@@ -197,7 +197,7 @@ async fn take(
             }
             let mut _sending = None;
             if let Some(next) = &forward {
-                let create = req.create && !slot.known.lock().made;
+                let create = !req.makers.is_empty() && !slot.known.lock().made;
                 if head {
                     _sending = Some(shared.before_sending(&slot, &req, &frame).await?);
                 }
@@ -233,17 +233,18 @@ async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Resu
     }
     // The file tells those that it has.
     slot.open(None).await.map_err(|e| shared.disk_error(e))?;
+    let head = Some((shared.server, shared.incarnation));
     let ask = |member: &Replica| {
         let member = member.clone();
         async move {
             let work = async {
                 let c = shared.peers.get(&member.addr, shared.chain_patience).await?;
                 let cx = CallContext::internal(shared.chain_patience);
-                RemoteChunks::new(c).control(&cx, Control::Numbers { chunk: req.chunk }).await
+                RemoteChunks::new(c).control(&cx, Control::Numbers { chunk: req.chunk, head }).await
             };
             match tokio::time::timeout(shared.chain_patience, work).await {
                 Ok(Ok(ControlReply::Numbers(numbers))) => Ok(numbers),
-                Ok(Err(ChunkError::NotFound(_))) if req.create => Ok(vec![]),
+                Ok(Err(ChunkError::NotFound(_))) if !req.makers.is_empty() => Ok(vec![]),
                 Ok(Err(e)) => Err(behind(&member, e)),
                 Ok(Ok(_)) | Err(_) => Err(behind(&member, ChunkError::Busy("it tells no numbers".into()))),
             }
@@ -309,7 +310,10 @@ impl Behind {
         req.capability = None;
         let c = shared.peers.get(&self.next.addr, shared.chain_patience).await?;
         let Some(first) = frames.recv().await else { return Ok(()) };
-        req.create = self.create.load(Ordering::Relaxed);
+        req.head.get_or_insert((shared.server, shared.incarnation));
+        if !self.create.load(Ordering::Relaxed) {
+            req.makers.clear();
+        }
         let rest =
             futures::stream::unfold(frames, |mut rx| async move { rx.recv().await.map(|f| (Ok(f), rx)) });
         let source = futures::stream::iter([Ok(first)]).chain(rest);
@@ -406,6 +410,23 @@ fn acks(
     stream.boxed()
 }
 
+/// Ends when a server that has much to do does not even tell what it has of the chunk. It is asked now and
+/// then: a disk may take its time, a server that died is not waited for.
+async fn falls_silent(shared: &Shared, next: &Replica, chunk: ChunkId) {
+    let patience = shared.chain_patience / 2;
+    loop {
+        tokio::time::sleep(patience).await;
+        let look = async {
+            let c = shared.peers.get(&next.addr, patience).await?;
+            RemoteChunks::new(c).control(&CallContext::internal(patience), Control::Stat { chunk }).await
+        };
+        // Whatever it answers, it lives.
+        if let Err(_) | Ok(Err(ChunkError::Net(_))) = tokio::time::timeout(patience, look).await {
+            return;
+        }
+    }
+}
+
 /// Syncs here and behind at the same time.
 pub(crate) async fn sync(
     shared: &Arc<Shared>,
@@ -423,7 +444,12 @@ pub(crate) async fn sync(
             RemoteChunks::new(c).sync(&CallContext::internal(SYNC), req).await
         };
         let silent = || ChunkError::Busy(format!("no sync within {SYNC:?}"));
-        match tokio::time::timeout(SYNC, work).await.map_err(|_| silent()).and_then(|r| r) {
+        let done = tokio::select! {
+            biased;
+            done = tokio::time::timeout(SYNC, work) => done.map_err(|_| silent()).and_then(|r| r),
+            () = falls_silent(shared, &next, id) => Err(ChunkError::Busy("it does not answer any more".into())),
+        };
+        match done {
             Ok(done) => Ok(done.on_disk),
             // A restart behind this server is the writer's to know.
             Err(e @ ChunkError::Lost { .. }) => Err(e),

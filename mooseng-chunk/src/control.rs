@@ -33,7 +33,7 @@ impl Shared {
             }
             found => found?,
         };
-        slot.stop_ahead();
+        self.stop_ahead(id);
         // Under the lock nothing that was admitted is under way any more.
         let opened = slot.open(create.then(|| members.clone())).await.map_err(|e| {
             self.give_up(&slot);
@@ -93,8 +93,9 @@ impl Shared {
     pub async fn delete(&self, chunk: ChunkRef, term: Term) -> Result<(), ChunkError> {
         let id = chunk.id;
         self.note_deleted(chunk);
+        self.stop_ahead(id);
+        self.stop_filling(id).await;
         let Ok(slot) = self.slot(chunk.id) else { return Ok(()) };
-        slot.stop_ahead();
         let guard = slot.inside.clone().lock_owned().await;
         if guard.gone || !slot.known.lock().made {
             return Ok(());
@@ -109,11 +110,7 @@ impl Shared {
     }
 
     /// Removes a chunk's file and forgets the chunk.
-    pub async fn remove_file(
-        &self,
-        slot: &Slot,
-        guard: OwnedMutexGuard<Inside>,
-    ) -> Result<(), ChunkError> {
+    pub async fn remove_file(&self, slot: &Slot, guard: OwnedMutexGuard<Inside>) -> Result<(), ChunkError> {
         let (id, noted) = (slot.id, slot.known.clone());
         let remove = move |inside: &mut Inside, disk: &DataDisk| {
             inside.file = None;
@@ -146,11 +143,18 @@ impl Shared {
         Ok(table)
     }
 
-    pub async fn numbers(&self, chunk: ChunkRef) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
+    pub async fn numbers(
+        &self,
+        chunk: ChunkRef,
+        head: Option<(ServerId, Incarnation)>,
+    ) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
         let slot = self.good(chunk)?;
         // Behind what is being applied.
         let _order = self.opened(&slot).await?;
         is_good(chunk, *slot.known.lock())?;
+        if let Some(head) = head {
+            slot.heads.lock().begins(chunk, head)?;
+        }
         Ok(slot.numbers.lock().list())
     }
 
@@ -187,7 +191,7 @@ impl Shared {
                 self.fence(session).await;
                 Ok(ControlReply::Gone)
             }
-            Control::Numbers { chunk } => self.numbers(chunk).await.map(ControlReply::Numbers),
+            Control::Numbers { chunk, head } => self.numbers(chunk, head).await.map(ControlReply::Numbers),
         }
     }
 }

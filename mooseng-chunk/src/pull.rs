@@ -41,15 +41,8 @@ pub(crate) async fn pull(
     from: Vec<Replica>,
     term: Term,
 ) -> Result<ChunkStat, ChunkError> {
-    if let Ok(there) = shared.slot(chunk.id)
-        && let Some(cause) = there.disk.set_aside()
-        && there.known.lock().version >= chunk.version
-    {
-        // Another disk of this server would have another copy of the same version: the next one goes there.
-        return Err(ChunkError::Disk { server: shared.server, cause: format!("it was set aside: {cause}") });
-    }
-    let slot = shared.place(chunk.id, ChunkVersion(0), ReplicaState::Suspect)?;
-    slot.stop_ahead();
+    let slot = shared.place_of_copy(chunk)?;
+    shared.stop_ahead(chunk.id);
     if !slot.known.lock().made {
         // Nothing is made here before there is something to copy.
         table_of(shared, chunk, &from).await?;
@@ -100,6 +93,7 @@ pub(crate) async fn pull(
         Some(first) => drop(shared.note(&slot, FileError::Damaged(*first, nowhere.len() as u64))),
     }
     shared.counters.pulls.fetch_add(1, Ordering::Relaxed);
+    shared.is_made(&slot, whole).await?;
     drop(guard);
     shared.stat(chunk.id)
 }
@@ -118,7 +112,7 @@ pub(crate) async fn pull_ahead(
     if let Ok(there) = shared.slot(chunk.id) {
         is_older(&there, chunk)?;
     }
-    let slot = shared.place(chunk.id, ChunkVersion(0), ReplicaState::Suspect)?;
+    let slot = shared.place_of_copy(chunk)?;
     let stop = slot.begin_ahead();
     let copy = async {
         let (table, sources) = table_of(shared, chunk, &from).await?;
@@ -140,12 +134,18 @@ pub(crate) async fn pull_ahead(
                 break;
             }
         }
-        let flush =
-            |inside: &mut Inside, _: &DataDisk| inside.file.as_ref().ok_or_else(stopped).and_then(|f| f.flush());
+        let flush = |inside: &mut Inside, _: &DataDisk| {
+            inside.file.as_ref().ok_or_else(stopped).and_then(|f| f.flush())
+        };
         let (guard, flushed) = slot.with(true, guard, flush).await.map_err(|e| shared.disk_error(e))?;
         if let Err(e) = flushed {
             // What the kernel has of it may never reach the disk, and would verify all the same.
-            shared.remove_file(&slot, guard).await?;
+            if shared.slot(chunk.id).is_ok_and(|there| Arc::ptr_eq(&there, &slot)) {
+                shared.remove_file(&slot, guard).await?;
+            } else {
+                drop(guard);
+                shared.stop_filling(chunk.id).await;
+            }
             return Err(shared.note(&slot, FileError::Io(e)));
         }
         drop(guard);
@@ -339,7 +339,7 @@ type Sources = Vec<RemoteChunks>;
 /// What the source of the table had applied. Nothing is written while its version is not open.
 async fn numbers_of(chunk: ChunkRef, sources: &Sources) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
     let source = sources.first().ok_or(ChunkError::NotFound(chunk.id))?;
-    match source.control(&CallContext::internal(ANSWER), Control::Numbers { chunk }).await? {
+    match source.control(&CallContext::internal(ANSWER), Control::Numbers { chunk, head: None }).await? {
         ControlReply::Numbers(numbers) => Ok(numbers),
         _ => Err(ChunkError::Invalid("a question for numbers was answered with something else".into())),
     }

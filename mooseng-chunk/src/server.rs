@@ -7,6 +7,7 @@ use crate::{
     scrub::Scrub,
     store::DiskStore,
 };
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use mooseng_core::{
     chunk::ChunkStore as _,
     context::CallContext,
@@ -19,7 +20,11 @@ use mooseng_core::{
     seam::{Disk, Seams, on_lane},
 };
 use parking_lot::Mutex;
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::task::JoinSet;
 
 /// Longest wait of a clean stop for writes under way.
@@ -40,12 +45,15 @@ pub struct Timings {
 
 /// Heartbeats between two tellings of how scrubs stand.
 const TELL_SCRUB: u32 = 5;
+/// Heartbeats between two reports while something is left on a disk that is being emptied: what was suspect
+/// or came late was not told to be leaving.
+const TELL_LEFT: u32 = 60;
 
 impl Default for Timings {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_secs(1),
-            chain: Duration::from_millis(1500),
+            chain: Duration::from_millis(1200),
             scrub_bytes_per_s: 8 << 20,
             scrub_every: Duration::from_secs(6 * 3600),
         }
@@ -163,7 +171,7 @@ impl Chunkserver {
             reported: false,
             refused: false,
             beats: 0,
-            aside: 0,
+            leaving: vec![],
         };
         let mut tasks = JoinSet::new();
         for disk in &store.0.disks {
@@ -230,8 +238,8 @@ struct Masters {
     refused: bool,
     /// Heartbeats since the start.
     beats: u32,
-    /// Disks set aside that the masters were told of, chunk by chunk.
-    aside: usize,
+    /// Disks set aside or being emptied that the masters were told of, chunk by chunk.
+    leaving: Vec<DiskId>,
 }
 
 impl Masters {
@@ -239,6 +247,7 @@ impl Masters {
         loop {
             let mut pause = self.timings.heartbeat;
             match self.once().await {
+                Ok(()) if self.registered.is_none() => pause = Duration::ZERO,
                 Ok(()) => self.refused = false,
                 Err(MetaError::NotLeader { leader }) => {
                     self.hint = leader.map(|(_, addr)| addr);
@@ -248,7 +257,7 @@ impl Masters {
                 Err(MetaError::Busy(why)) => {
                     tracing::debug!(why, "the leader does not know this server");
                     self.lost_leader();
-                    pause = self.timings.heartbeat / 5;
+                    pause = self.timings.heartbeat / 20;
                 }
                 Err(e) => {
                     let refused = matches!(e, MetaError::Net(NetError::Identity { .. }));
@@ -282,33 +291,31 @@ impl Masters {
             None => self.addrs.get(self.turn % self.addrs.len().max(1)).cloned().unwrap_or_default(),
         };
         let budget = self.timings.heartbeat * 2;
-        let cx = CallContext::internal(budget);
-        let work = async {
-            let meta = RemoteMeta::new(self.peers.get(&addr, budget).await?);
-            let (server, incarnation) = (self.server, self.store.incarnation());
-            let disks = self.store.disk_reports();
-            let aside = disks.iter().filter(|d| d.error.is_some()).count();
-            let orders = if self.registered.is_none() {
-                let version = env!("CARGO_PKG_VERSION").to_owned();
-                let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
-                meta.register(&cx, r).await?
-            } else {
-                let (damaged, broken) = (self.store.0.damaged_now(), self.store.0.broken_now());
-                meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged, broken }).await?
-            };
-            Ok::<_, MetaError>((meta, orders, aside))
+        let asked = tokio::select! {
+            biased;
+            asked = tokio::time::timeout(budget, self.ask(&addr, budget)) => asked,
+            found = self.elsewhere(&addr) => {
+                tracing::info!(silent = addr, leader = found, "another master leads");
+                self.lost_leader();
+                self.hint = Some(found);
+                return Ok(());
+            }
         };
         let silent = || MetaError::Deadline(addr.clone());
-        let (meta, orders, aside) = tokio::time::timeout(budget, work).await.map_err(|_| silent())??;
+        let (meta, orders) = asked.map_err(|_| silent())??;
         self.hint = Some(addr);
         self.registered = Some(orders.term);
-        // What is on a disk set aside is told to be so.
-        let want_report = orders.want_report || aside > self.aside;
+        let want_report = orders.want_report;
         self.obey(orders).await;
-        if want_report {
-            self.reported = false;
+        // What is on a disk set aside, or on one that is being emptied, is told to be so.
+        let disks = &self.store.0.disks;
+        let leaving: Vec<_> = disks.iter().filter(|d| !d.takes_new()).map(|d| d.id).collect();
+        let again = self.beats.is_multiple_of(TELL_LEFT)
+            && disks.iter().any(|d| d.drains() && d.chunks.load(Ordering::Relaxed) > 0);
+        if want_report || again || leaving != self.leaving {
+            self.reported &= !want_report;
             self.report(&meta).await?;
-            self.aside = aside;
+            self.leaving = leaving;
         }
         self.reported = true;
         if self.beats.is_multiple_of(TELL_SCRUB) {
@@ -316,6 +323,58 @@ impl Masters {
         }
         self.beats = self.beats.wrapping_add(1);
         Ok(())
+    }
+
+    /// Registers with a master, or tells it that this server lives.
+    async fn ask(&self, addr: &str, budget: Duration) -> Result<(RemoteMeta, ServerOrders), MetaError> {
+        let cx = CallContext::internal(budget);
+        let meta = RemoteMeta::new(self.peers.get(addr, budget).await?);
+        let (server, incarnation) = (self.server, self.store.incarnation());
+        let disks = self.store.disk_reports();
+        let orders = if self.registered.is_none() {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
+            meta.register(&cx, r).await?
+        } else {
+            let (damaged, broken) = (self.store.0.damaged_now(), self.store.0.broken_now());
+            meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged, broken }).await?
+        };
+        Ok((meta, orders))
+    }
+
+    /// Ends when another master than `asked`, which has not answered for a while, says that it leads: a killed
+    /// leader is not waited for longer than its successor needs.
+    async fn elsewhere(&self, asked: &str) -> String {
+        // A right that a new leader signed is as good a reason to look.
+        let refresh = self.store.0.access.refresh.notified();
+        let _ = tokio::time::timeout(self.timings.heartbeat / 2, refresh).await;
+        loop {
+            let others = self.addrs.iter().filter(|a| *a != asked);
+            let mut looks: FuturesUnordered<_> = others.map(|addr| self.leads(addr)).collect();
+            while let Some(found) = looks.next().await {
+                if let Some(found) = found {
+                    return found;
+                }
+            }
+            drop(looks);
+            tokio::time::sleep(self.timings.heartbeat / 10).await;
+        }
+    }
+
+    /// Only a leader takes a heartbeat, or tells that it has to be registered with first.
+    async fn leads(&self, addr: &str) -> Option<String> {
+        let budget = self.timings.heartbeat / 2;
+        let (server, incarnation) = (self.server, self.store.incarnation());
+        let disks = self.store.disk_reports();
+        let beat = Heartbeat { server, incarnation, disks, damaged: vec![], broken: vec![] };
+        let look = async {
+            let meta = RemoteMeta::new(self.peers.get(addr, budget).await?);
+            meta.heartbeat(&CallContext::internal(budget), beat).await
+        };
+        match tokio::time::timeout(budget, look).await {
+            Ok(Ok(_) | Err(MetaError::Busy(_))) => Some(addr.to_owned()),
+            _ => None,
+        }
     }
 
     /// Tells how scrubs stand, and hears whether a round is asked for and what is left of a drain.
@@ -341,6 +400,9 @@ impl Masters {
         if let Err(e) = self.store.0.take_term(orders.term).await {
             tracing::warn!(error = %e, "orders of a master that does not lead any more, or that no disk keeps");
             return;
+        }
+        for disk in &self.store.0.disks {
+            disk.drain(orders.drains.contains(&disk.id));
         }
         self.store.0.access.obey(orders);
     }

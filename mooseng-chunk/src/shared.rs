@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub incarnation: Incarnation,
     pub disks: Vec<Arc<DataDisk>>,
     pub slots: Mutex<BTreeMap<ChunkId, Arc<Slot>>>,
+    /// Copies under way of chunks that have one on a disk that takes nothing new.
+    pub filling: Mutex<BTreeMap<ChunkId, Arc<Slot>>>,
     pub damaged: Mutex<BTreeSet<ChunkId>>,
     /// What was deleted here since the start, at which version or below: a late first write makes none of it
     /// again.
@@ -116,48 +118,11 @@ impl Shared {
         if is_busy { Err(ChunkError::Suspect(id)) } else { Ok(slot) }
     }
 
-    /// The chunk, or a place for it on the disk with most room; also of one whose disk was set aside. A place
-    /// that nobody has filled yet becomes what is asked for now.
-    pub fn place(
-        &self,
-        id: ChunkId,
-        version: ChunkVersion,
-        state: ReplicaState,
-    ) -> Result<Arc<Slot>, ChunkError> {
+    /// Ends a copy that is made ahead: it keeps no command of the masters waiting.
+    pub fn stop_ahead(&self, id: ChunkId) {
         let there = self.slots.lock().get(&id).cloned();
-        let slot = match there.filter(|s| s.disk.set_aside().is_none()) {
-            Some(slot) => slot,
-            None => {
-                let usable = self.disks.iter().filter(|d| d.set_aside().is_none()).map(|d| (d.space().1, d));
-                let best = usable.max_by_key(|(free, _)| *free);
-                let room = best.filter(|(free, _)| *free >= FRAME_BYTES_MAX as u64);
-                let (_, disk) = room.ok_or(ChunkError::NoSpace(self.server))?;
-                let known = Known {
-                    version,
-                    length: 0,
-                    state,
-                    dirty: false,
-                    sending: false,
-                    sent: None,
-                    clean_when_through: false,
-                    made: false,
-                };
-                let slot = Arc::new(Slot::new(id, disk.clone(), known));
-                let mut slots = self.slots.lock();
-                let now = slots.entry(id).or_insert_with(|| slot.clone());
-                if now.disk.set_aside().is_some() {
-                    // What is there stays there, for people.
-                    *now = slot;
-                }
-                now.clone()
-            }
-        };
-        let mut known = slot.known.lock();
-        if !known.made {
-            (known.version, known.state) = (version, state);
-        }
-        drop(known);
-        Ok(slot)
+        let begun = self.filling.lock().get(&id).cloned();
+        there.iter().chain(&begun).for_each(|slot| slot.stop_ahead());
     }
 
     /// Remembers that a chunk was deleted here.
@@ -184,14 +149,24 @@ impl Shared {
             && !slot.known.lock().made
         {
             inside.gone = true;
-            self.slots.lock().remove(&slot.id);
+            for places in [&self.slots, &self.filling] {
+                let mut places = places.lock();
+                if places.get(&slot.id).is_some_and(|s| std::ptr::eq(&raw const **s, slot)) {
+                    places.remove(&slot.id);
+                }
+            }
         }
+    }
+
+    /// Whether this start of the server may make the chunk.
+    fn is_maker(&self, req: &WriteRequest) -> bool {
+        req.makers.contains(&(self.server, self.incarnation))
     }
 
     /// The chunk to write: makes room for it when it is not there and may be made.
     pub fn to_write(&self, req: &WriteRequest) -> Result<Arc<Slot>, ChunkError> {
         match self.good(req.chunk) {
-            Err(ChunkError::NotFound(_)) if req.create => {
+            Err(ChunkError::NotFound(_)) if self.is_maker(req) => {
                 self.may_be_made(req.chunk)?;
                 self.place(req.chunk.id, req.chunk.version, ReplicaState::Good)
             }
@@ -260,12 +235,15 @@ impl Shared {
         req: &WriteRequest,
     ) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
         let members: Vec<_> = req.chain.iter().map(|r| r.server).collect();
-        let opened = slot.open(req.create.then_some(members)).await.map_err(|e| {
+        let opened = slot.open(self.is_maker(req).then_some(members)).await.map_err(|e| {
             self.give_up(slot);
             self.disk_error(e)
         })?;
         let guard = opened.ok_or(ChunkError::NotFound(slot.id))?;
         is_good(req.chunk, *slot.known.lock())?;
+        if let Some(head) = req.head {
+            slot.heads.lock().sends(req.chunk, head)?;
+        }
         Ok(guard)
     }
 
@@ -515,7 +493,7 @@ pub(crate) fn is_good(chunk: ChunkRef, known: Known) -> Result<(), ChunkError> {
 }
 
 pub(crate) fn report_of(slot: &Slot, known: Known) -> ChunkReport {
-    let aside = known.state == ReplicaState::Good && slot.disk.set_aside().is_some();
+    let aside = known.state == ReplicaState::Good && !slot.disk.takes_new();
     let state = if aside { ReplicaState::Leaving } else { known.state };
     ChunkReport { chunk: ChunkRef { id: slot.id, version: known.version }, length: known.length, state }
 }

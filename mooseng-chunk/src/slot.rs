@@ -1,7 +1,7 @@
 //! One chunk of a store: its state, and the order lock under which everything happens to its file.
 
 use crate::{chunk_file::ChunkFile, disk::DataDisk, numbers::Numbers, way::Way};
-use mooseng_core::{ids::*, meta::ReplicaState, seam::on_lane};
+use mooseng_core::{error::ChunkError, ids::*, meta::ReplicaState, seam::on_lane};
 use parking_lot::Mutex;
 use std::{io, sync::Arc};
 use tokio::sync::OwnedMutexGuard;
@@ -48,10 +48,53 @@ pub(crate) struct Slot {
     pub inside: Arc<tokio::sync::Mutex<Inside>>,
     /// Changed under the order lock, read without; known once the file was opened.
     pub numbers: Arc<Mutex<Numbers>>,
+    /// Whose frames it takes, when it is behind a head. Changed under the order lock.
+    pub heads: Mutex<Heads>,
     /// To the servers behind this one, when it is the chain's head.
     pub way: Way,
     /// Ends a copy that is made ahead.
     ahead: Mutex<CancellationToken>,
+}
+
+/// The starts of a chain's head that sent something on, at one version. What an earlier start has sent may
+/// come when a later one, which has lost it, has begun.
+#[derive(Default)]
+pub(crate) struct Heads {
+    version: ChunkVersion,
+    now: Option<(ServerId, Incarnation)>,
+    over: Vec<(ServerId, Incarnation)>,
+}
+
+impl Heads {
+    fn at(&mut self, version: ChunkVersion) -> &mut Self {
+        if self.version != version {
+            *self = Self { version, ..Self::default() };
+        }
+        self
+    }
+
+    /// A frame of a head comes.
+    ///
+    /// # Errors
+    /// Another start of it has spoken.
+    pub fn sends(&mut self, chunk: ChunkRef, head: (ServerId, Incarnation)) -> Result<(), ChunkError> {
+        match *self.at(chunk.version).now.get_or_insert(head) == head {
+            true => Ok(()),
+            false => Err(ChunkError::Busy(format!("{} has another start of its head {}", chunk.id, head.0))),
+        }
+    }
+
+    /// A head that has started asks what is here: what its earlier starts sent on is over.
+    ///
+    /// # Errors
+    /// A later start has spoken.
+    pub fn begins(&mut self, chunk: ChunkRef, head: (ServerId, Incarnation)) -> Result<(), ChunkError> {
+        let at = self.at(chunk.version);
+        if at.now != Some(head) && !at.over.contains(&head) {
+            at.over.extend(at.now.replace(head));
+        }
+        self.sends(chunk, head)
+    }
 }
 
 /// An error of the disk, or the lane's end.
@@ -85,6 +128,7 @@ impl Slot {
             known: Arc::new(Mutex::new(known)),
             inside: Default::default(),
             numbers: Default::default(),
+            heads: Default::default(),
             way: Way::default(),
             ahead: Mutex::default(),
         }

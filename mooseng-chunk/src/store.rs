@@ -68,11 +68,12 @@ impl DiskStore {
                     made: true,
                 };
                 let slot = Arc::new(Slot::new(id, disk.clone(), known));
-                // Where a disk was set aside another one has a newer copy.
+                // Where a disk was set aside, or was being emptied, another one has a newer copy.
                 let newest = slots.entry(id).or_insert_with(|| slot.clone());
                 let there = newest.known.lock().version;
-                if there < version {
-                    *newest = slot;
+                let older = if there < version { std::mem::replace(newest, slot) } else { slot };
+                if !Arc::ptr_eq(&older, newest) {
+                    older.disk.uncount();
                 }
             }
             all.push(disk);
@@ -83,6 +84,7 @@ impl DiskStore {
             incarnation: Incarnation(seams.rng.next_u64()),
             disks: all,
             slots: Mutex::new(slots),
+            filling: Mutex::default(),
             damaged: Mutex::default(),
             deleted: Mutex::default(),
             broken: Mutex::default(),
@@ -101,14 +103,14 @@ impl DiskStore {
     pub fn disk_reports(&self) -> Vec<DiskReport> {
         let report = |d: &Arc<DataDisk>| {
             let (total_bytes, free_bytes) = d.space();
-            let error = d.set_aside();
             DiskReport {
                 disk: d.id,
                 path: d.disk.describe(),
                 total_bytes,
-                free_bytes: if error.is_some() { 0 } else { free_bytes },
-                chunks: d.chunks.load(Ordering::Relaxed),
-                error,
+                free_bytes: if d.takes_new() { free_bytes } else { 0 },
+                chunks: self.0.chunks_on(d),
+                error: d.set_aside(),
+                drains: d.drains(),
             }
         };
         self.0.disks.iter().map(report).collect()
@@ -178,6 +180,10 @@ impl ChunkStore for DiskStore {
             return Err(ChunkError::Invalid("a read begins at a block and stays within a chunk".into()));
         }
         self.0.access.allows(cx, req.chunk, Rights::READ, None, req.capability.as_ref()).await?;
+        if req.len == 0 {
+            // Who asks for nothing wants to know whether this server answers; its disks may take their time.
+            return Ok(futures::stream::empty().boxed());
+        }
         let server = matches!(&cx.peer, Some(p) if p.role == Role::Chunkserver);
         let slot = match server && req.chunk.version == ChunkVersion(0) {
             true => self.0.as_it_is(req.chunk.id)?,
@@ -211,8 +217,13 @@ impl ChunkStore for DiskStore {
     }
 
     async fn write(&self, cx: &CallContext, req: WriteRequest, frames: Frames) -> Result<Acks, ChunkError> {
-        let rights = if req.create { Rights::WRITE.and(Rights::CREATE) } else { Rights::WRITE };
-        self.0.access.allows(cx, req.chunk, rights, Some(req.session), req.capability.as_ref()).await?;
+        let rights = if req.makers.is_empty() { Rights::WRITE } else { Rights::WRITE.and(Rights::CREATE) };
+        let (session, cap) = (Some(req.session), req.capability.as_ref());
+        if let Some(claims) = self.0.access.allows(cx, req.chunk, rights, session, cap).await?
+            && !req.makers.iter().all(|m| claims.makers.contains(m))
+        {
+            return Err(ChunkError::Forbidden("it names other starts of servers".into()));
+        }
         self.0.access.may_write()?;
         // The head checks the session, those behind it what the head admitted by its version.
         let head = !matches!(&cx.peer, Some(p) if p.role == Role::Chunkserver);

@@ -31,13 +31,14 @@ async fn read(to: &RemoteChunks, chunk: ChunkRef, capability: Option<Capability>
 }
 
 async fn write(
+    world: &World,
     to: &RemoteChunks,
     chunk: ChunkRef,
     session: SessionStamp,
     number: u64,
     capability: Option<Capability>,
 ) -> Result<(), ChunkError> {
-    let req = WriteRequest { chunk, chain: chain(&[1]), create: true, session, capability };
+    let req = WriteRequest { session, capability, ..world.write_request(chunk, &[1]) };
     let frames = futures::stream::iter([Ok(frame(chunk.id.get(), number, 0, vec![9; BLOCK]))]).boxed();
     let mut acks = to.write(&cx(), req, frames).await?;
     while let Some(ack) = acks.next().await {
@@ -106,6 +107,12 @@ fn rows(world: &World, c: ChunkRef, before: ChunkRef) -> Vec<Row> {
         row("to read only", of(vec![(c, Rights::READ)]), &[WRITE, SYNC], "without this right"),
         row("to write only", of(vec![(c, Rights::WRITE.and(Rights::CREATE))]), reads, "without this right"),
         row("not to make it", of(vec![(c, Rights::READ.and(Rights::WRITE))]), &[WRITE], "without this right"),
+        row(
+            "for other starts",
+            signed(Claims { makers: vec![], ..good() }),
+            &[WRITE],
+            "other starts of servers",
+        ),
         row("no right at all", of(vec![(c, Rights(0))]), all, "without this right"),
         row("expired", signed(Claims { expires: Timestamp::new(-1, 0), ..good() }), all, "it has expired"),
         row(
@@ -165,7 +172,7 @@ async fn each_way_to_be_refused_is_refused_and_changes_nothing() {
             }
             let got = match way {
                 READ => read(&client, c, cap.clone()).await,
-                WRITE => write(&client, c, SESSION, 2, cap.clone()).await,
+                WRITE => write(&world, &client, c, SESSION, 2, cap.clone()).await,
                 _ => sync(&client, c, SESSION, cap.clone()).await,
             };
             let way_name = ["a read", "a write", "a sync"][way];
@@ -183,7 +190,7 @@ async fn each_way_to_be_refused_is_refused_and_changes_nothing() {
     // The good one opens all three.
     let right = world.right(c);
     read(&client, c, right.clone()).await.unwrap();
-    write(&client, c, SESSION, 2, right.clone()).await.unwrap();
+    write(&world, &client, c, SESSION, 2, right.clone()).await.unwrap();
     sync(&client, c, SESSION, right).await.unwrap();
     drop(servers);
 }
@@ -194,26 +201,26 @@ async fn after_a_fence_a_capability_opens_nothing_and_those_of_others_go_on() {
     let servers = servers(&world, 1).await;
     let (c, client) = (chunk(5, 1), world.remote(Role::Client, 1).await);
     let right = world.right(c);
-    write(&client, c, SESSION, 1, right.clone()).await.unwrap();
+    write(&world, &client, c, SESSION, 1, right.clone()).await.unwrap();
     let others = Some(world.key.sign(world.claims(c, OTHER)));
     let session = SessionStamp { epoch: SESSION.epoch.next(), ..SESSION };
     world.control(1, Control::Fence { session, term: Term(1) }).await.unwrap();
     for got in [
         read(&client, c, right.clone()).await,
-        write(&client, c, SESSION, 2, right.clone()).await,
+        write(&world, &client, c, SESSION, 2, right.clone()).await,
         sync(&client, c, SESSION, right.clone()).await,
         // Under the new epoch's name it is not the old one's.
-        write(&client, c, session, 2, right.clone()).await,
+        write(&world, &client, c, session, 2, right.clone()).await,
     ] {
         let fenced = matches!(&got, Err(ChunkError::Fenced));
         let other = matches!(&got, Err(ChunkError::Forbidden(why)) if why.contains("another session"));
         assert!(fenced || other, "{got:?}");
     }
     assert_eq!(read(&client, c, right.clone()).await, Err(ChunkError::Fenced));
-    write(&client, c, OTHER, 1, others.clone()).await.unwrap();
+    write(&world, &client, c, OTHER, 1, others.clone()).await.unwrap();
     // A right under the new epoch is another right.
     let again = Some(world.key.sign(world.claims(c, session)));
-    write(&client, c, session, 1, again).await.unwrap();
+    write(&world, &client, c, session, 1, again).await.unwrap();
     drop(servers);
 }
 
@@ -224,7 +231,7 @@ async fn a_capability_that_was_good_goes_with_its_key() {
     let servers = servers(&world, 1).await;
     let (c, client) = (chunk(5, 1), world.remote(Role::Client, 1).await);
     let right = world.right(c);
-    write(&client, c, SESSION, 1, right.clone()).await.unwrap();
+    write(&world, &client, c, SESSION, 1, right.clone()).await.unwrap();
     read(&client, c, right.clone()).await.unwrap();
     let next = SigningKey::from_seed(KeyId(2), &[8; 32]);
     let keys = vec![next.public()];
@@ -251,7 +258,7 @@ async fn what_was_verified_for_one_is_not_verified_for_another() {
     let c = chunk(5, 1);
     let right = world.right(c);
     let owner = world.remote(Role::Client, 1).await;
-    write(&owner, c, SESSION, 1, right.clone()).await.unwrap();
+    write(&world, &owner, c, SESSION, 1, right.clone()).await.unwrap();
     let thief = world.net.transport(identity(Role::Client, 2)).connect(&addr(1)).await.unwrap();
     let thief = RemoteChunks::new(thief);
     for _ in 0..2 {

@@ -78,7 +78,7 @@ async fn after_the_failure(world: &World, server: &Chunkserver, model: &mut Mode
         length >= model.synced.keys().max().map_or(0, |b| b * BLOCK + 1),
         "{note}: it is {length} bytes long"
     );
-    let numbers = world.control(1, Control::Numbers { chunk: it }).await.unwrap();
+    let numbers = world.control(1, Control::Numbers { chunk: it, head: None }).await.unwrap();
     let ControlReply::Numbers(numbers) = numbers else { panic!("{note}: {numbers:?}") };
     let known = numbers.first().map_or(0, |(_, n)| n.get());
     let mut now = Vec::new();

@@ -178,7 +178,7 @@ async fn the_only_replica_knows_after_its_end_what_it_had_applied() {
         assert_eq!(server.status().suspect, 0);
         world.write(c, &[1], first()).await.unwrap();
         assert!(same_everywhere(&world, c, &[1]).await == pattern(2, 9000), "power: {power}");
-        let told = world.control(1, Control::Numbers { chunk: c }).await.unwrap();
+        let told = world.control(1, Control::Numbers { chunk: c, head: None }).await.unwrap();
         let known = vec![(SESSION.id, WriteNumber(1)), (OTHER.id, WriteNumber(2))];
         assert_eq!(told, ControlReply::Numbers(known), "power: {power}");
     }

@@ -8,7 +8,7 @@
 use crate::{
     attr::Timestamp,
     error::ChunkError,
-    ids::{ChunkRef, SessionStamp},
+    ids::{ChunkRef, Incarnation, ServerId, SessionStamp},
     limits::CAPABILITY_CHUNKS_MAX,
     net::CertHash,
     planted::{self, Bug},
@@ -65,6 +65,8 @@ pub struct Claims {
     pub session: SessionStamp,
     /// To which chunks, at which versions.
     pub chunks: Vec<(ChunkRef, Rights)>,
+    /// Which starts of servers may make those with [`Rights::CREATE`].
+    pub makers: Vec<(ServerId, Incarnation)>,
     /// Not after this, by the chunkserver's wall clock, generously.
     pub expires: Timestamp,
 }
@@ -182,6 +184,7 @@ mod tests {
             cert: CertHash([7; 32]),
             session: SessionStamp { id: SessionId(1), epoch: SessionEpoch(1) },
             chunks: vec![(chunk(1, 2), Rights::READ)],
+            makers: vec![],
             expires: Timestamp::new(100, 0),
         }
     }

@@ -70,8 +70,11 @@ pub struct WriteRequest {
     pub chunk: ChunkRef,
     /// The chain from the server that is asked on; it is the first itself.
     pub chain: Vec<Replica>,
-    /// Make the chunk where it is not there yet (an allocation that was never written).
-    pub create: bool,
+    /// Which starts of servers may make the chunk where it is not there yet (an allocation that was never
+    /// written): a server that has lost it since does not begin anew.
+    pub makers: Vec<(ServerId, Incarnation)>,
+    /// The start of the chain's head, named to those behind it; clients leave it out.
+    pub head: Option<(ServerId, Incarnation)>,
     /// Whose writes these are; the numbers of the frames belong to it.
     pub session: SessionStamp,
     /// The right to; the servers before in the chain need none.
@@ -164,6 +167,8 @@ pub enum Control {
     Numbers {
         /// Of which chunk at which version.
         chunk: ChunkRef,
+        /// The start of the chain's head that asks: what an earlier one sent on is refused from now on.
+        head: Option<(ServerId, Incarnation)>,
     },
 }
 
@@ -217,7 +222,8 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// Reads whole blocks.
     ///
     /// Promise: every byte was verified against its checksum; a range in frames of at most 1 MiB,
-    /// in order. Damage ends the stream with [`ChunkError::Damaged`].
+    /// in order. Damage ends the stream with [`ChunkError::Damaged`]. A read of no bytes is answered at
+    /// once, and tells only that the server answers.
     /// Cancellation: drop the stream.
     async fn read(&self, cx: &CallContext, req: ReadRequest) -> Result<Frames, ChunkError>;
 

@@ -87,7 +87,7 @@ fn corpus() -> Vec<Vec<u8>> {
         }))
         .to_vec(),
         wire::encode(&Control::Table { chunk }).to_vec(),
-        wire::encode(&Control::Numbers { chunk }).to_vec(),
+        wire::encode(&Control::Numbers { chunk, head: None }).to_vec(),
         wire::encode(&Ok::<_, ChunkError>(ControlReply::Numbers(vec![(SessionId(1), WriteNumber(2))])))
             .to_vec(),
         wire::encode(&Ok::<_, ChunkError>(ControlReply::Table(ChecksumTable {

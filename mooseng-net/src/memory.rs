@@ -142,7 +142,7 @@ impl MemoryTransport {
     async fn travel(&self, to: &str) -> Result<(), NetError> {
         let refused = |cause: &str| NetError::Connect { to: to.into(), cause: cause.into() };
         match self.shared.faults.fate(&self.name, to, Event::Connect) {
-            Fate::Deliver(after) => {
+            Fate::Deliver(after) | Fate::Twice(after, _) => {
                 connection::pass(after).await;
                 Ok(())
             }

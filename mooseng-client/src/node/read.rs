@@ -64,7 +64,7 @@ impl Node {
             let e = match read_chunk(&self.cx, &place, within, len).await {
                 Ok(Some(data)) => return Ok(data),
                 // Allocated and never written, by nobody: zeros.
-                Ok(None) if place.place.fresh && !self.wrote(index) => return Ok(zeros(len)),
+                Ok(None) if place.place.is_fresh() && !self.wrote(index) => return Ok(zeros(len)),
                 Ok(None) => {
                     let (chunk, tried) = (place.place.chunk.id, "all replicas".into());
                     Error::Chunk { chunk, tried, last: ChunkError::NotFound(chunk) }

@@ -27,6 +27,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 const COMMIT: Duration = Duration::from_secs(10);
 /// A server that was given up is waited for by so much less.
 const HURRY: u32 = 8;
+/// The same of one that somebody who waits did not hear: by now it was silent for longer than that to them.
+const HURRY_DOUBTED: u32 = 5;
 /// Steps of one look at a chunk: a bump, what it leaves to be mended, a last look.
 const STEPS_MAX: usize = 5;
 
@@ -339,14 +341,27 @@ impl Inner {
         let odd: Vec<_> =
             m.odd.range((id, ServerId(0))..=(id, ServerId(u64::MAX))).map(|(k, _)| *k).collect();
         for k in odd {
-            // What is on a disk set aside is there still, until a look says otherwise.
-            if m.odd.get(&k) != Some(&Odd::State(ReplicaState::Leaving)) || !members.contains(&k.1) {
+            // What is leaving its disk is there still, until a look says otherwise.
+            if !m.is_leaving(k.0, k.1) || !members.contains(&k.1) {
                 m.odd.remove(&k);
             }
         }
         for server in members {
             m.surplus.remove(&(id, *server));
         }
+    }
+
+    /// How much less than others a server is waited for. One that is given up answers at once or not at all, and
+    /// there may be many chunks to ask for. One that a writer does not hear is not waited for as long as one that
+    /// only this master asks, when another server can take its place: then it costs a copy if it lives.
+    fn hurry(&self, lead: &Lead, rec: &ChunkRec, server: ServerId) -> u32 {
+        if self.long_dead(lead, server) {
+            return HURRY;
+        }
+        let (m, now) = (lead.memory.lock(), self.now());
+        let candidates = m.joiners(now, self.timings.server_dead);
+        let is_replaced = candidates.iter().any(|c| !rec.members.contains(&c.server));
+        if is_replaced && m.is_doubted(server, now) { HURRY_DOUBTED } else { 1 }
     }
 
     /// Asks servers what they have of a chunk: the members of the open set, and who was filled from
@@ -360,9 +375,7 @@ impl Inner {
     ) -> Result<Vec<(ServerId, Found)>, MetaError> {
         let noted = |s: ServerId| lead.memory.lock().odd.get(&(id, s)).copied();
         let ask = |server: ServerId| async move {
-            // One that is given up answers at once or not at all; there may be many chunks to ask for.
-            let hurry = if self.long_dead(lead, server) { HURRY } else { 1 };
-            let budget = self.timings.control / hurry;
+            let budget = self.timings.control / self.hurry(lead, rec, server);
             let found = match self.command(server, Control::Stat { chunk: id }, budget).await {
                 Ok(ControlReply::Done(stat)) => {
                     let (version, state) = (stat.report.chunk.version, stat.report.state);
@@ -422,6 +435,7 @@ impl Inner {
         drop(view);
         tracing::warn!(id = %chunk.id, server = %r.server, problem = r.problem, "a client reports a replica");
         if rec.members.contains(&r.server) || rec.pending.is_some() {
+            lead.memory.lock().doubted.insert(r.server, self.now());
             self.settle(lead, chunk.id, true).await?;
         }
         Ok(())
@@ -437,9 +451,8 @@ fn to_copy_ahead(
     joining: &[ServerId],
 ) -> Vec<ServerId> {
     let of = |server: &ServerId| found.iter().find(|(s, _)| s == server).map(|(_, f)| *f);
-    let source = |s: &ServerId| {
-        matches!(of(s), Some(Found::Current(ReplicaState::Good | ReplicaState::Leaving)))
-    };
+    let source =
+        |s: &ServerId| matches!(of(s), Some(Found::Current(ReplicaState::Good | ReplicaState::Leaving)));
     if rec.pending.is_some() || rec.cut_to.is_some() || !rec.committed || !survivors.iter().any(source) {
         return vec![];
     }

@@ -159,7 +159,7 @@ impl Inner {
             return Ok(());
         }
         let mut chunk = ChunkRef { id, version: rec.version };
-        if free && !lead.memory.lock().draining.contains_key(&server) {
+        if free && !lead.memory.lock().is_emptied(server) {
             match self.version_at(server, id).await {
                 Some(here) if here < rec.version => chunk.version = here,
                 // It has become another since: it counts from now on.

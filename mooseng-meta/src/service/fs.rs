@@ -8,10 +8,10 @@ use crate::{
     store::{RedbView, Table, View as _, map_key},
 };
 use mooseng_core::{
-    attr::{Access, FileKind, SetAttr},
+    attr::{Access, Attr, FileKind, SetAttr},
     capability::Rights,
     context::CallContext,
-    error::MetaError,
+    error::{Errno, MetaError},
     ids::*,
     limits::GROUPS_MAX,
     meta::*,
@@ -176,6 +176,7 @@ impl Inner {
 
     async fn open(&self, lead: &Arc<Lead>, cx: &CallContext, r: Open) -> Result<Opened, MetaError> {
         let session = cx.session.ok_or(MetaError::SessionEnded)?.id;
+        lead.memory.lock().may_open(session, [Some(r.inode)].into_iter())?;
         let opening = self.begin_open(lead, r.inode, session)?;
         let opened = self.opened_layout(lead, cx, &r).await?;
         opening.done(r.access);
@@ -225,6 +226,10 @@ impl Inner {
         }
         self.may_change_content(lead, cx, &view, &req)?;
         room::is_there_for(lead, &req)?;
+        // What is made is opened with the answer: too late to be refused.
+        if matches!(&req, MetaRequest::Create(r) if r.open != Access(0)) {
+            lead.memory.lock().may_open(session.id, [None].into_iter())?;
+        }
         if let MetaRequest::Allocate(r) = &req
             && let Some(layout) = self.all_allocated(cx, r).await?
         {
@@ -310,7 +315,7 @@ impl Inner {
             MetaRequest::Allocate(r) => {
                 let rec = answer(namespace::inode(view, r.inode))?;
                 let copies = usize::from(rec.class.copies);
-                let candidates = lead.memory.lock().candidates(self.now(), self.timings.server_dead);
+                let candidates = lead.memory.lock().places(copies, self.now(), self.timings.server_dead);
                 for index in 0..u64::from(r.count.min(mooseng_core::limits::LAYOUT_CHUNKS_MAX)) {
                     let index = ChunkIndex(r.from.get().saturating_add(index));
                     let there = view.get(Table::Map, &map_key(r.inode, index)).map_err(internal)?.is_some();
@@ -373,8 +378,17 @@ impl Inner {
     ) -> Result<Created, MetaError> {
         let (session, inode) = (cx.session.ok_or(MetaError::SessionEnded)?.id, created.attr.inode);
         let opening = self.begin_open(lead, inode, session)?;
-        // Somebody may have removed it in between; then there is nothing to open.
-        let rec = answer(namespace::inode(&self.view()?, inode))?;
+        let rec = match answer(namespace::inode(&self.view()?, inode)) {
+            Ok(rec) => rec,
+            // It was made, and somebody removed it before its maker heard of that: the maker has a file
+            // without a name, as if the answer had come in time, and without the content it never had.
+            Err(MetaError::Posix(Errno::ESTALE)) if created.created => {
+                let attr = Attr { nlink: 0, ..created.attr.clone() };
+                return Ok(Created { attr, ..created.clone() });
+            }
+            // One that was found is gone: there is nothing to open.
+            Err(e) => return Err(e),
+        };
         opening.done(access);
         let (attr, truncates, has_chunks) = (rec.attr(inode), rec.truncates, rec.chunks > 0);
         let inline = if rec.kind == FileKind::File { rec.inline } else { None };

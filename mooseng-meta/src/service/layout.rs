@@ -11,7 +11,7 @@ use mooseng_core::{
     ids::*,
     meta::*,
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// How long a capability is good; the fence is what ends rights early.
 const CAPABILITY_LIFETIME_SECS: i64 = 24 * 3600;
@@ -29,6 +29,12 @@ impl Inner {
     pub(super) fn replica(&self, view: &RedbView, server: ServerId) -> Result<Replica, MetaError> {
         let rec: Option<ServerRec> = load(view, Table::Server, &key(server.get())).map_err(internal)?;
         Ok(Replica { server, addr: rec.map(|r| r.addr).unwrap_or_default() })
+    }
+
+    /// The last known start of a chunkserver.
+    fn start_of(&self, view: &RedbView, server: ServerId) -> Result<(ServerId, Incarnation), MetaError> {
+        let rec: Option<ServerRec> = load(view, Table::Server, &key(server.get())).map_err(internal)?;
+        Ok((server, rec.map(|r| r.incarnation).unwrap_or_default()))
     }
 
     /// Adds the places of chunks and the right to touch them. Waits a while for bumps under way.
@@ -77,19 +83,27 @@ impl Inner {
         if want.rights.has(Rights::WRITE) {
             self.to_be_moved(cx, &rec, &chunks, &mut layout)?;
         }
-        let mut rights = Vec::with_capacity(chunks.len());
+        let (mut rights, mut all_makers) = (Vec::with_capacity(chunks.len()), BTreeSet::new());
         for (index, chunk, rec) in chunks {
             let chain = rec.members.iter().map(|s| self.replica(&view, *s)).collect::<Result<_, _>>()?;
-            let create =
-                if rec.committed || !want.rights.has(Rights::WRITE) { Rights(0) } else { Rights::CREATE };
-            rights.push((chunk, want.rights.and(create)));
-            layout.chunks.push(ChunkPlace { index, chunk, chain, fresh: !rec.committed });
+            let makers = match rec.committed {
+                true => vec![],
+                false => rec.members.iter().map(|s| self.start_of(&view, *s)).collect::<Result<_, _>>()?,
+            };
+            let mut right = want.rights;
+            if !rec.committed && right.has(Rights::WRITE) {
+                right = right.and(Rights::CREATE);
+                all_makers.extend(makers.iter().copied());
+            }
+            rights.push((chunk, right));
+            layout.chunks.push(ChunkPlace { index, chunk, chain, makers });
         }
         if !rights.is_empty() {
             let (session, cert) = self.checked_session(&view, cx)?;
             let expires = Timestamp::new(self.wall().secs() + CAPABILITY_LIFETIME_SECS, 0);
-            layout.capability =
-                Some(self.key.sign(Claims { key: KeyId(0), cert, session, chunks: rights, expires }));
+            let makers = all_makers.into_iter().collect();
+            let claims = Claims { key: KeyId(0), cert, session, chunks: rights, makers, expires };
+            layout.capability = Some(self.key.sign(claims));
         }
         Ok(layout)
     }

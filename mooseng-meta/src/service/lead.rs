@@ -8,8 +8,11 @@ use super::{
 use crate::{placement::Candidate, store::ChunkRec};
 use mooseng_core::{
     attr::{Access, Timestamp},
+    error::MetaError,
     ids::*,
+    limits::OPEN_FILES_MAX,
     meta::{DiskReport, DiskScrub, ReplicaState},
+    net::CertHash,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -74,6 +77,8 @@ pub(super) struct Memory {
     pub removed: BTreeMap<ServerId, Removed>,
     /// Servers that are being emptied, since when.
     pub draining: BTreeMap<ServerId, Timestamp>,
+    /// Disks that are being emptied, since when.
+    pub disk_drains: BTreeMap<(ServerId, DiskId), Timestamp>,
     /// Chunks that the sets of these still name, at the last look at all.
     pub drain_left: BTreeMap<ServerId, u64>,
     /// How fast copies are made.
@@ -84,6 +89,10 @@ pub(super) struct Memory {
     pub scrub_asked: Option<Timestamp>,
     /// Open files by inode and session.
     pub open: BTreeMap<(InodeId, SessionId), OpenFile>,
+    /// How many each session has.
+    pub opens: BTreeMap<SessionId, usize>,
+    /// Sessions that are being opened, by certificate.
+    pub opening: BTreeMap<CertHash, usize>,
     /// Inodes being removed now: an open waits.
     pub removing: BTreeMap<InodeId, u32>,
     /// When each session was last heard of.
@@ -102,12 +111,16 @@ pub(super) struct Memory {
     pub retry: BTreeMap<ChunkId, (u32, Duration)>,
     /// Servers that did not take a copy: until when nobody asks them to.
     pub avoid: BTreeMap<ServerId, Duration>,
+    /// Servers that a client or a chain neighbour did not hear, and that were not heard since: when.
+    pub doubted: BTreeMap<ServerId, Duration>,
 }
 
 /// First and longest wait before a chunk that could not be settled is tried again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How long a server that did not take a copy is not asked to.
 const AVOID: Duration = Duration::from_secs(15);
+/// How long a report of a silent server counts.
+const DOUBT: Duration = Duration::from_secs(5);
 
 impl Memory {
     /// Servers that may take copies: not those that are being emptied.
@@ -116,13 +129,35 @@ impl Memory {
         alive
             .filter(|(id, _)| !self.draining.contains_key(id))
             .map(|(id, s)| {
-                let usable = s.disks.iter().filter(|d| d.error.is_none());
+                let drains = |d: &DiskReport| self.disk_drains.contains_key(&(*id, d.disk));
+                let usable = s.disks.iter().filter(|d| d.error.is_none() && !drains(d));
                 Candidate {
                     server: *id,
                     free_bytes: usable.map(|d| d.free_bytes).fold(0, u64::saturating_add),
                 }
             })
             .collect()
+    }
+
+    /// Whether something is being emptied.
+    pub fn empties(&self) -> bool {
+        !self.draining.is_empty() || !self.disk_drains.is_empty()
+    }
+
+    /// Disks of a server that are to be emptied.
+    pub fn drains_of(&self, server: ServerId) -> Vec<DiskId> {
+        let all = self.disk_drains.range((server, DiskId(0))..=(server, DiskId(u64::MAX)));
+        all.map(|((_, disk), _)| *disk).collect()
+    }
+
+    /// Whether somebody said that copies at a server go: all of them, or those of a disk.
+    pub fn is_emptied(&self, server: ServerId) -> bool {
+        self.draining.contains_key(&server) || !self.drains_of(server).is_empty()
+    }
+
+    /// Whether a copy is on a disk that was set aside or is being emptied, as its server told.
+    pub fn is_leaving(&self, id: ChunkId, server: ServerId) -> bool {
+        self.odd.get(&(id, server)) == Some(&Odd::State(ReplicaState::Leaving))
     }
 
     /// Servers that may join a set: not those that failed to lately.
@@ -132,9 +167,20 @@ impl Memory {
         all
     }
 
+    /// Servers for a new set: those that failed lately only where there are too few others.
+    pub fn places(&self, copies: usize, now: Duration, dead_after: Duration) -> Vec<Candidate> {
+        let (all, good) = (self.candidates(now, dead_after), self.joiners(now, dead_after));
+        if good.len() < copies.min(all.len()) { all } else { good }
+    }
+
     /// A server was asked and did not do it.
     pub fn avoid(&mut self, server: ServerId, now: Duration) {
         self.avoid.insert(server, now + AVOID);
+    }
+
+    /// Whether somebody who waits did not hear a server lately, and nobody has heard it since.
+    pub fn is_doubted(&self, server: ServerId, now: Duration) -> bool {
+        self.doubted.get(&server).is_some_and(|at| now.saturating_sub(*at) < DOUBT)
     }
 
     /// Servers that are avoided no longer may be asked again: what failed without them may be done now.
@@ -170,7 +216,7 @@ impl Memory {
         rec.members.iter().all(|s| self.odd.get(&(id, *s)) == Some(&damaged))
     }
 
-    /// A server told whether its copy is on a disk that was set aside.
+    /// A server told whether its copy is on a disk that was set aside or is being emptied.
     pub fn is_aside(&mut self, id: ChunkId, server: ServerId, is: bool) {
         let aside = Odd::State(ReplicaState::Leaving);
         let noted = self.odd.get(&(id, server)).copied();
@@ -190,7 +236,7 @@ impl Memory {
     ) -> (usize, usize) {
         let odd = |s: &ServerId| self.odd.get(&(id, *s));
         let good = |s: &&ServerId| odd(s).is_none();
-        let source = |s: &&ServerId| matches!(odd(s), None | Some(Odd::State(ReplicaState::Leaving)));
+        let source = |s: &&ServerId| odd(s).is_none() || self.is_leaving(id, **s);
         let there = || members.iter().filter(|s| is_there(s));
         (there().filter(good).count(), there().filter(source).count())
     }
@@ -198,6 +244,7 @@ impl Memory {
     /// A server came, or came back: what failed without it may be done now.
     pub fn came(&mut self, server: ServerId) {
         self.avoid.remove(&server);
+        self.doubted.remove(&server);
         self.retry.clear();
     }
 
@@ -226,15 +273,45 @@ impl Memory {
         holders.into_iter().collect()
     }
 
+    /// An inode that a session has open, or is opening.
+    fn file(&mut self, inode: InodeId, session: SessionId) -> &mut OpenFile {
+        self.open.entry((inode, session)).or_insert_with(|| {
+            *self.opens.entry(session).or_default() += 1;
+            OpenFile::default()
+        })
+    }
+
+    fn close(&mut self, inode: InodeId, session: SessionId) {
+        if self.open.remove(&(inode, session)).is_some() {
+            less(&mut self.opens, session);
+        }
+    }
+
+    /// Errors: the session has as many files open as it may, and these are not among them.
+    pub fn may_open(
+        &self,
+        session: SessionId,
+        mut inodes: impl Iterator<Item = Option<InodeId>>,
+    ) -> Result<(), MetaError> {
+        let mut count = self.opens.get(&session).copied().unwrap_or_default();
+        let more = inodes.any(|inode| {
+            count += usize::from(inode.is_none_or(|i| !self.open.contains_key(&(i, session))));
+            count > OPEN_FILES_MAX
+        });
+        let (what, limit) = ("open files of one session".into(), OPEN_FILES_MAX as u64);
+        let cure = "close some of them, or use another session (another mount)".into();
+        if more { Err(MetaError::Limit { what, limit, cure }) } else { Ok(()) }
+    }
+
     /// The session has the inode open with these rights, and those it had before.
     pub fn opened(&mut self, inode: InodeId, session: SessionId, access: Access) {
-        let file = self.open.entry((inode, session)).or_default();
+        let file = self.file(inode, session);
         file.open = Some(file.open.unwrap_or(Access(0)).and(access));
     }
 
     /// An open begins to be judged: until it is, the session counts as a holder.
     pub fn begin_open(&mut self, inode: InodeId, session: SessionId) {
-        self.open.entry((inode, session)).or_default().opening += 1;
+        self.file(inode, session).opening += 1;
     }
 
     /// It was judged; [`Self::opened`] says so when it succeeded.
@@ -242,7 +319,7 @@ impl Memory {
         if let Some(file) = self.open.get_mut(&(inode, session)) {
             file.opening = file.opening.saturating_sub(1);
             if file.opening == 0 && file.open.is_none() {
-                self.open.remove(&(inode, session));
+                self.close(inode, session);
             }
         }
     }
@@ -255,7 +332,7 @@ impl Memory {
                 false
             }
             _ => {
-                self.open.remove(&(inode, session));
+                self.close(inode, session);
                 true
             }
         }
@@ -269,14 +346,47 @@ impl Memory {
     /// Forgets a session.
     pub fn forget(&mut self, session: SessionId) {
         self.open.retain(|(_, s), _| *s != session);
+        self.opens.remove(&session);
         self.contacts.remove(&session);
         self.asserted.remove(&session);
+    }
+}
+
+/// Counts one down; what is at nothing is not kept.
+pub(super) fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_has_so_many_files_open_and_others_theirs() {
+        let (mut m, one, other) = (Memory::default(), SessionId(1), SessionId(2));
+        let may = |m: &Memory, s, inode| m.may_open(s, [inode].into_iter());
+        for n in 1..=OPEN_FILES_MAX as u64 {
+            may(&m, one, Some(InodeId(n))).unwrap();
+            m.opened(InodeId(n), one, Access::READ);
+        }
+        may(&m, one, Some(InodeId(5))).unwrap();
+        for inode in [Some(InodeId(OPEN_FILES_MAX as u64 + 1)), None] {
+            let e = may(&m, one, inode).unwrap_err();
+            assert!(matches!(&e, MetaError::Limit { limit, .. } if *limit == OPEN_FILES_MAX as u64), "{e}");
+            may(&m, other, inode).unwrap();
+        }
+        assert!(m.released(InodeId(5), one));
+        may(&m, one, None).unwrap();
+        let two = (0..2).map(|n| Some(InodeId(u64::MAX - n)));
+        assert!(m.may_open(one, two).is_err(), "one of two");
+        m.forget(one);
+        assert!(m.opens.is_empty() && m.open.is_empty());
+    }
 
     #[test]
     fn who_has_said_nothing_counts_as_a_holder() {

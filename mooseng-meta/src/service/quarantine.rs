@@ -226,13 +226,14 @@ impl Memory {
         self.servers.get(&server).map_or(0, |s| s.disks.iter().map(|d| d.chunks).fold(0, u64::saturating_add))
     }
 
-    /// Whether a copy that its set does not name may go without counting for the guard. Whoever empties a server has
-    /// said that its copies go. Otherwise it is older than the version that is open: the servers of
+    /// Whether a copy that its set does not name may go without counting for the guard. Whoever empties a server, or a
+    /// disk of it, has said that its copies go. Otherwise it is older than the version that is open: the servers of
     /// the whole set are asked before it is removed, and the command names the version that its own server tells then.
-    /// A master that was restored knows older versions than the copies have; where anything at all tells of that,
-    /// all copies count.
+    /// A master that was restored knows older versions than the copies have: where anything tells of that, or a
+    /// server has not told yet what it has, all copies count.
     pub fn goes_freely(&self, server: ServerId, surplus: Surplus) -> bool {
-        self.draining.contains_key(&server) || (surplus.older && !self.behind)
+        let told = || !self.behind && self.servers.values().all(|s| s.reported.is_some());
+        self.is_emptied(server) || (surplus.older && told())
     }
 
     /// Removals that are due at each server and count for the guard: surplus copies, and all.
@@ -288,7 +289,7 @@ impl Inner {
         let (repairs, drains) = self.outlook(lead, view)?;
         let (m, now, quarantine) = (lead.memory.lock(), self.now(), self.timings.quarantine);
         let servers = m.care(now, quarantine).into_values().collect();
-        Ok(Care { quarantine_secs: quarantine.as_secs(), servers, drains, repairs })
+        Ok(Care { quarantine_secs: quarantine.as_secs(), servers, drains, repairs, disks: m.disks_left() })
     }
 
     /// An operator allows what waits at a server now, and what is in quarantine there.
@@ -300,7 +301,8 @@ impl Inner {
             )));
         };
         let unknown = c.unknown;
-        let surplus = m.counted(&BTreeMap::from([(server, c)])).get(&server).map_or(0, |(surplus, _)| *surplus);
+        let surplus =
+            m.counted(&BTreeMap::from([(server, c)])).get(&server).map_or(0, |(surplus, _)| *surplus);
         let allowed = unknown + surplus;
         m.removed.entry(server).or_default().allowed = allowed;
         tracing::warn!(%server, allowed, "an operator allows copies to be removed");
@@ -407,6 +409,7 @@ mod tests {
             free_bytes: u64::MAX,
             chunks,
             error: None,
+            drains: false,
         };
         m.servers.get_mut(&S).unwrap().disks = vec![disk(u64::MAX), disk(1)];
         assert_eq!((m.copies_at(S), m.space()), (u64::MAX, (u64::MAX, u64::MAX)));

@@ -131,6 +131,11 @@ async fn bumped(w: &World, s: SessionStamp, files: usize) -> Vec<ChunkRef> {
         w.report(s, inode, place.chunk, place.chain[0].server).await.unwrap();
         all.push(w.opened(s, inode, place.chunk.version).await.chunk);
     }
+    for server in w.servers.keys() {
+        let has = w.servers[server].0.lock().has.clone();
+        let chunk = |(id, has): (ChunkId, Has)| ChunkRef { id, version: ChunkVersion(has.version) };
+        report_at(w, *server, has.into_iter().map(chunk)).await;
+    }
     all
 }
 
@@ -147,8 +152,7 @@ async fn what_bumps_have_left_out_goes_without_an_operator() {
     until("they are gone", async || care(&w, 3).await.surplus == 0).await;
     assert_eq!((w.servers[&3].count("delete"), care(&w, 3).await.removed), (40, 0));
     let heard = w.servers[&3].0.lock().heard.clone();
-    let newer =
-        |op: &Control| matches!(op, Control::Delete { chunk, .. } if chunk.version > ChunkVersion(1));
+    let newer = |op: &Control| matches!(op, Control::Delete { chunk, .. } if chunk.version > ChunkVersion(1));
     assert!(!heard.iter().any(newer), "no more than what was told is removed");
 }
 
@@ -189,6 +193,22 @@ async fn what_a_restored_master_takes_for_surplus_waits_for_an_operator() {
     let allowed = w.service().allow_removals(&cx(), AllowRemovals { server: ServerId(4) }).await.unwrap();
     assert_eq!(allowed, 40);
     until("they are gone", async || care(&w, 4).await.surplus == 0).await;
+}
+
+/// Before all have told what they have, nobody knows that these masters are not a backup.
+#[tokio::test(start_paused = true)]
+async fn what_seems_older_waits_for_what_the_others_have() {
+    let mut w = World::of(2, timings()).await;
+    let s = w.session("a").await;
+    let now = bumped(&w, s, 17).await;
+    w.add_server(3).await;
+    w.add_server(4).await;
+    let older = |c: &ChunkRef| ChunkRef { id: c.id, version: ChunkVersion(1) };
+    report_at(&w, 3, now.iter().map(older)).await;
+    rounds(&w).await;
+    assert_eq!((care(&w, 3).await.held, w.servers[&3].count("delete")), (true, 0));
+    report_at(&w, 4, []).await;
+    until("they are gone", async || care(&w, 3).await.surplus == 0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,13 +47,18 @@ impl Route {
         NetError::Closed { peer: self.server.clone(), cause: cause.into(), sent }
     }
 
-    /// Waits while something travels. Lost: never returns. Reset: the connection is closed.
-    async fn travel(&self, to_server: bool, event: Event) -> Result<(), NetError> {
+    /// Waits while something travels. Lost: never returns. Reset: the connection is closed. Whether it comes
+    /// again, and when.
+    async fn travel(&self, to_server: bool, event: Event) -> Result<Option<Duration>, NetError> {
         let (from, to) = if to_server { (&self.client, &self.server) } else { (&self.server, &self.client) };
         match self.faults.fate(from, to, event) {
             Fate::Deliver(after) => {
                 pass(after).await;
-                Ok(())
+                Ok(None)
+            }
+            Fate::Twice(after, later) => {
+                pass(after).await;
+                Ok(Some(later))
             }
             Fate::Drop => std::future::pending().await,
             Fate::Reset => {
@@ -98,8 +103,9 @@ impl Drop for Call {
             return;
         }
         let event = Event::Cancel(self.route.method);
-        if let Fate::Deliver(_) = self.route.faults.fate(&self.route.client, &self.route.server, event) {
-            self.handler.abort();
+        match self.route.faults.fate(&self.route.client, &self.route.server, event) {
+            Fate::Deliver(_) | Fate::Twice(..) => self.handler.abort(),
+            Fate::Drop | Fate::Reset => {}
         }
     }
 }
@@ -180,6 +186,29 @@ impl MemoryConnection {
     }
 }
 
+/// The request comes once more later, when its connection lasts; nobody hears the answer.
+fn serve_again(
+    listener: &Arc<Listener>,
+    peer: &PeerIdentity,
+    route: &Route,
+    cx: &CallContext,
+    msg: &Message,
+    later: Duration,
+) {
+    let body = match &msg.body {
+        Body::Empty => Body::Empty,
+        Body::Whole(bytes) => Body::Whole(bytes.clone()),
+        Body::Stream(_) => return,
+    };
+    let (again, open) = (Message { head: msg.head.clone(), body }, route.open.0.clone());
+    let (to, peer, cx, method) = (listener.clone(), peer.clone(), cx.clone(), route.method);
+    listener.tasks.spawn(open.run_until_cancelled_owned(async move {
+        tokio::time::sleep(later).await;
+        // What is streamed back is not read, and ends with it.
+        let _ = tokio::time::timeout(cx.budget, to.handler.handle(&peer, cx, method, again)).await;
+    }));
+}
+
 /// Runs the handler and passes its answer on, at the server's side.
 async fn serve(
     listener: Arc<Listener>,
@@ -190,9 +219,13 @@ async fn serve(
     answer: oneshot::Sender<Result<Answer, NetError>>,
 ) {
     let method = route.method;
-    if let Err(e) = route.travel(true, Event::Request(method)).await {
-        let _ = answer.send(Err(e));
-        return;
+    match route.travel(true, Event::Request(method)).await {
+        Ok(None) => {}
+        Ok(Some(later)) => serve_again(&listener, &peer, &route, &cx, &msg, later),
+        Err(e) => {
+            let _ = answer.send(Err(e));
+            return;
+        }
     }
     if let Body::Stream(pieces) = msg.body {
         msg.body = bound_body(Body::Stream(route.clone().pieces(pieces, true)), cx.budget, &route.client);

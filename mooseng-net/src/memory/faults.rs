@@ -23,6 +23,9 @@ pub enum Event {
 pub enum Fate {
     /// It arrives after this time (a cancellation at once).
     Deliver(Duration),
+    /// It arrives after the first time, and a second one so much later: a request without a stream, whose
+    /// second answer nobody hears. Anything else arrives once.
+    Twice(Duration, Duration),
     /// It never arrives: whoever waits for it waits until its deadline; a stream stalls, since a
     /// connection loses nothing from its middle; a cancelled handler runs on.
     Drop,

@@ -221,3 +221,29 @@ async fn a_lost_cancellation_leaves_the_handler_running() {
     p.listening.close().await;
     p.probe.ended.notified().await;
 }
+
+/// Requests come once more after 2 s.
+#[derive(Debug)]
+struct Echoes;
+impl Faults for Echoes {
+    fn fate(&self, _: &str, _: &str, event: Event) -> Fate {
+        let (at_once, later) = (Duration::ZERO, Duration::from_secs(2));
+        if matches!(event, Event::Connect) { Fate::Deliver(at_once) } else { Fate::Twice(at_once, later) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_come_twice_and_is_answered_once() {
+    let p = pair(MemoryNetwork::with_faults(Arc::new(Echoes))).await;
+    let begun = || p.probe.begun.load(Ordering::Relaxed);
+    p.connection.call(&secs(1), ECHO, Message::of_head(Bytes::new())).await.unwrap();
+    assert_eq!(begun(), 1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(begun(), 2);
+    // Streams come once, and nothing comes after the connection.
+    drop(p.connection.call(&secs(1), ECHO, stream(vec![])).await.unwrap());
+    p.connection.call(&secs(1), ECHO, Message::of_head(Bytes::new())).await.unwrap();
+    p.connection.close();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(begun(), 4);
+}

@@ -176,11 +176,16 @@ impl State {
             4..8 if flaky && may_be_lost => return Fate::Drop,
             _ => {}
         }
+        let again = flaky && matches!(event, Event::Request(_)) && (8..18).contains(&((r >> 32) % 1000));
         let mut delay = Duration::from_micros(50 + r % 2000);
         for slow in [from, to].into_iter().filter_map(|n| self.slow.get(n)) {
             delay += slow.mul_f64((r % 1024) as f64 / 512.0);
         }
-        Fate::Deliver(delay)
+        match again {
+            // Mostly soon, at times when much has happened since.
+            true => Fate::Twice(delay, Duration::from_millis(1 << ((r >> 48) % 14))),
+            false => Fate::Deliver(delay),
+        }
     }
 }
 

@@ -31,9 +31,9 @@ const fn caught_by(bug: Bug) -> u64 {
         Bug::IncarnationIgnored => 16,
         Bug::SurplusDeletedEarly => 19,
         Bug::FsyncSkipped | Bug::SuspectServed => 21,
-        Bug::CopyUncompared => 22,
+        Bug::CopyUncompared => 28,
         Bug::FenceNotAwaited => 47,
-        Bug::RepeatApplied => 55,
+        Bug::RepeatApplied => 106,
     }
 }
 

@@ -56,7 +56,8 @@ async fn writes(
     let crcs = frame_crcs(g.chunk.id, Offset(0), &data);
     let frame = Frame { head: FrameHead { number: WriteNumber(1), at: Offset(0), crcs, hole: 0 }, data };
     let (chunk, chain, capability) = (g.chunk, g.chain.clone(), Some(cap.clone()));
-    let req = WriteRequest { chunk, chain, create: true, session, capability };
+    let makers = claims(cap).makers;
+    let req = WriteRequest { chunk, chain, makers, head: None, session, capability };
     let frames = futures::stream::iter([Ok(frame)]).boxed();
     let mut acks = to.write(&cx(), req, frames).await?;
     while let Some(ack) = acks.next().await {

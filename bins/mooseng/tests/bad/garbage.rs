@@ -55,7 +55,8 @@ fn heads() -> Vec<(u16, Vec<u8>)> {
     let mut heads: Vec<_> = meta.iter().map(|r| (1, encode(r).to_vec())).collect();
     heads.push((2, encode(&EventSeq(0)).to_vec()));
     let read = ReadRequest { chunk, at: Offset(0), len: 4096, capability: None };
-    let write = WriteRequest { chunk, chain: chain.clone(), create: true, session, capability: None };
+    let write =
+        WriteRequest { chunk, chain: chain.clone(), makers: vec![], head: None, session, capability: None };
     let sync = SyncRequest { chunk, chain, acknowledged_by: vec![], session, capability: None };
     heads.push((16, encode(&read).to_vec()));
     heads.push((17, encode(&write).to_vec()));

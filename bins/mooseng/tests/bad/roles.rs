@@ -37,6 +37,7 @@ fn requests() -> Vec<(MetaRequest, &'static [Role])> {
         (AddMaster { id: MasterId(9), raft_addr: text(), client_addr: text() }.into(), &[Admin]),
         (TransferLeadership { to: MasterId(9) }.into(), &[Admin]),
         (Drain { server: ServerId(9), on: true }.into(), &[Admin]),
+        (DrainDisk { server: ServerId(9), disk: DiskId(9), on: true }.into(), &[Admin]),
         (AllowRemovals { server: ServerId(9) }.into(), &[Admin]),
         (ScrubNow {}.into(), &[Admin]),
         (TellScrub { server, incarnation, disks: vec![] }.into(), &[Chunkserver]),
@@ -59,7 +60,7 @@ fn commands() -> Vec<(Control, &'static [Role])> {
     vec![
         (Control::Stat { chunk: id }, &[Master, Chunkserver]),
         (Control::Table { chunk }, &[Master, Chunkserver]),
-        (Control::Numbers { chunk }, &[Master, Chunkserver]),
+        (Control::Numbers { chunk, head: None }, &[Master, Chunkserver]),
         (
             Control::SetVersion { chunk: id, to, members, cut_to: Some(0), create: true, settle: true, term },
             &[Master],
@@ -140,7 +141,14 @@ async fn touches_no_chunk(chunks: &RemoteChunks, role: Role) {
     assert!(matches!(&got, Err(ChunkError::Forbidden(why)) if why.contains("needs a capability")), "{got:?}");
     let session = SessionStamp { id: SessionId(1), epoch: SessionEpoch(1) };
     let chain = vec![Replica { server: ServerId(1), addr: String::new() }];
-    let write = WriteRequest { chunk, chain, create: true, session, capability: None };
+    let write = WriteRequest {
+        chunk,
+        chain,
+        makers: vec![(ServerId(1), Incarnation(1))],
+        head: None,
+        session,
+        capability: None,
+    };
     let got = chunks.write(&cx(), write, Box::pin(futures::stream::empty())).await.map(drop);
     assert!(matches!(&got, Err(ChunkError::Forbidden(why)) if why.contains("needs a capability")), "{got:?}");
 }

@@ -4,9 +4,8 @@
 //! under a size that was committed for the bytes.
 //!
 //! After a power failure that may have taken unsynced data they begin anew with other files. So they do
-//! when all replicas of a chunk may have been started anew: write numbers are in memory, so that what a
-//! writer sends again, because it is not synced, then passes for new at all of them, and undoes what
-//! another wrote meanwhile (PROTOCOL §4 promises more).
+//! when all replicas of a chunk may have been killed: the numbers of what was not synced are gone with it, so
+//! that what a writer sends again then passes for new at all of them, and undoes what another wrote meanwhile.
 
 use super::{Worker, bytes};
 use crate::oracle::Register;
