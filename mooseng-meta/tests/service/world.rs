@@ -143,9 +143,13 @@ impl Fake {
                 chunk.id
             }
             Control::Pull { chunk, .. } => {
-                let state = if s.nowhere { ReplicaState::Damaged } else { ReplicaState::Good };
-                let new = Has { version: chunk.version.get(), state, length: 1 };
-                s.has.insert(chunk.id, new);
+                // It is made equal on the disk where it is.
+                let state = match s.has.get(&chunk.id) {
+                    _ if s.nowhere => ReplicaState::Damaged,
+                    Some(h) if h.state == ReplicaState::Leaving => ReplicaState::Leaving,
+                    _ => ReplicaState::Good,
+                };
+                s.has.insert(chunk.id, Has { version: chunk.version.get(), state, length: 1 });
                 chunk.id
             }
             Control::Delete { chunk, .. } => {
