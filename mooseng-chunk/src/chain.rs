@@ -410,6 +410,23 @@ fn acks(
     stream.boxed()
 }
 
+/// Ends when a server that has much to do does not even tell what it has of the chunk. It is asked now and
+/// then: a disk may take its time, a server that died is not waited for.
+async fn falls_silent(shared: &Shared, next: &Replica, chunk: ChunkId) {
+    let patience = shared.chain_patience / 2;
+    loop {
+        tokio::time::sleep(patience).await;
+        let look = async {
+            let c = shared.peers.get(&next.addr, patience).await?;
+            RemoteChunks::new(c).control(&CallContext::internal(patience), Control::Stat { chunk }).await
+        };
+        // Whatever it answers, it lives.
+        if let Err(_) | Ok(Err(ChunkError::Net(_))) = tokio::time::timeout(patience, look).await {
+            return;
+        }
+    }
+}
+
 /// Syncs here and behind at the same time.
 pub(crate) async fn sync(
     shared: &Arc<Shared>,
@@ -427,7 +444,12 @@ pub(crate) async fn sync(
             RemoteChunks::new(c).sync(&CallContext::internal(SYNC), req).await
         };
         let silent = || ChunkError::Busy(format!("no sync within {SYNC:?}"));
-        match tokio::time::timeout(SYNC, work).await.map_err(|_| silent()).and_then(|r| r) {
+        let done = tokio::select! {
+            biased;
+            done = tokio::time::timeout(SYNC, work) => done.map_err(|_| silent()).and_then(|r| r),
+            () = falls_silent(shared, &next, id) => Err(ChunkError::Busy("it does not answer any more".into())),
+        };
+        match done {
             Ok(done) => Ok(done.on_disk),
             // A restart behind this server is the writer's to know.
             Err(e @ ChunkError::Lost { .. }) => Err(e),

@@ -7,6 +7,7 @@ use crate::{
     scrub::Scrub,
     store::DiskStore,
 };
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use mooseng_core::{
     chunk::ChunkStore as _,
     context::CallContext,
@@ -45,7 +46,7 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_secs(1),
-            chain: Duration::from_millis(1500),
+            chain: Duration::from_millis(1200),
             scrub_bytes_per_s: 8 << 20,
             scrub_every: Duration::from_secs(6 * 3600),
         }
@@ -239,6 +240,7 @@ impl Masters {
         loop {
             let mut pause = self.timings.heartbeat;
             match self.once().await {
+                Ok(()) if self.registered.is_none() => pause = Duration::ZERO,
                 Ok(()) => self.refused = false,
                 Err(MetaError::NotLeader { leader }) => {
                     self.hint = leader.map(|(_, addr)| addr);
@@ -248,7 +250,7 @@ impl Masters {
                 Err(MetaError::Busy(why)) => {
                     tracing::debug!(why, "the leader does not know this server");
                     self.lost_leader();
-                    pause = self.timings.heartbeat / 5;
+                    pause = self.timings.heartbeat / 20;
                 }
                 Err(e) => {
                     let refused = matches!(e, MetaError::Net(NetError::Identity { .. }));
@@ -282,24 +284,18 @@ impl Masters {
             None => self.addrs.get(self.turn % self.addrs.len().max(1)).cloned().unwrap_or_default(),
         };
         let budget = self.timings.heartbeat * 2;
-        let cx = CallContext::internal(budget);
-        let work = async {
-            let meta = RemoteMeta::new(self.peers.get(&addr, budget).await?);
-            let (server, incarnation) = (self.server, self.store.incarnation());
-            let disks = self.store.disk_reports();
-            let aside = disks.iter().filter(|d| d.error.is_some()).count();
-            let orders = if self.registered.is_none() {
-                let version = env!("CARGO_PKG_VERSION").to_owned();
-                let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
-                meta.register(&cx, r).await?
-            } else {
-                let (damaged, broken) = (self.store.0.damaged_now(), self.store.0.broken_now());
-                meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged, broken }).await?
-            };
-            Ok::<_, MetaError>((meta, orders, aside))
+        let asked = tokio::select! {
+            biased;
+            asked = tokio::time::timeout(budget, self.ask(&addr, budget)) => asked,
+            found = self.elsewhere(&addr) => {
+                tracing::info!(silent = addr, leader = found, "another master leads");
+                self.lost_leader();
+                self.hint = Some(found);
+                return Ok(());
+            }
         };
         let silent = || MetaError::Deadline(addr.clone());
-        let (meta, orders, aside) = tokio::time::timeout(budget, work).await.map_err(|_| silent())??;
+        let (meta, orders, aside) = asked.map_err(|_| silent())??;
         self.hint = Some(addr);
         self.registered = Some(orders.term);
         // What is on a disk set aside is told to be so.
@@ -316,6 +312,64 @@ impl Masters {
         }
         self.beats = self.beats.wrapping_add(1);
         Ok(())
+    }
+
+    /// Registers with a master, or tells it that this server lives. Answers how many disks it named that are
+    /// set aside, too.
+    async fn ask(
+        &self,
+        addr: &str,
+        budget: Duration,
+    ) -> Result<(RemoteMeta, ServerOrders, usize), MetaError> {
+        let cx = CallContext::internal(budget);
+        let meta = RemoteMeta::new(self.peers.get(addr, budget).await?);
+        let (server, incarnation) = (self.server, self.store.incarnation());
+        let disks = self.store.disk_reports();
+        let aside = disks.iter().filter(|d| d.error.is_some()).count();
+        let orders = if self.registered.is_none() {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
+            meta.register(&cx, r).await?
+        } else {
+            let (damaged, broken) = (self.store.0.damaged_now(), self.store.0.broken_now());
+            meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged, broken }).await?
+        };
+        Ok((meta, orders, aside))
+    }
+
+    /// Ends when another master than `asked`, which has not answered for a while, says that it leads: a killed
+    /// leader is not waited for longer than its successor needs.
+    async fn elsewhere(&self, asked: &str) -> String {
+        // A right that a new leader signed is as good a reason to look.
+        let refresh = self.store.0.access.refresh.notified();
+        let _ = tokio::time::timeout(self.timings.heartbeat / 2, refresh).await;
+        loop {
+            let others = self.addrs.iter().filter(|a| *a != asked);
+            let mut looks: FuturesUnordered<_> = others.map(|addr| self.leads(addr)).collect();
+            while let Some(found) = looks.next().await {
+                if let Some(found) = found {
+                    return found;
+                }
+            }
+            drop(looks);
+            tokio::time::sleep(self.timings.heartbeat / 10).await;
+        }
+    }
+
+    /// Only a leader takes a heartbeat, or tells that it has to be registered with first.
+    async fn leads(&self, addr: &str) -> Option<String> {
+        let budget = self.timings.heartbeat / 2;
+        let (server, incarnation) = (self.server, self.store.incarnation());
+        let disks = self.store.disk_reports();
+        let beat = Heartbeat { server, incarnation, disks, damaged: vec![], broken: vec![] };
+        let look = async {
+            let meta = RemoteMeta::new(self.peers.get(addr, budget).await?);
+            meta.heartbeat(&CallContext::internal(budget), beat).await
+        };
+        match tokio::time::timeout(budget, look).await {
+            Ok(Ok(_) | Err(MetaError::Busy(_))) => Some(addr.to_owned()),
+            _ => None,
+        }
     }
 
     /// Tells how scrubs stand, and hears whether a round is asked for and what is left of a drain.

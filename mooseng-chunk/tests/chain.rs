@@ -166,6 +166,26 @@ async fn a_member_that_falls_silent_is_named_within_the_patience() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sync_does_not_wait_for_a_member_that_fell_silent() {
+    for silent in [2, 3] {
+        let cut = Arc::new(Cut::default());
+        let world = World::on(MemoryNetwork::with_faults(cut.clone())).await;
+        let _s = servers(&world, 3).await;
+        let frames = vec![frame(1, 1, 0, pattern(1, 5000))];
+        let ack = world.write(chunk(1, 1), &[1, 2, 3], frames).await.unwrap().unwrap();
+        cut.0.lock().insert(identity(Role::Chunkserver, silent).name);
+        let begin = Instant::now();
+        let e = world.sync(chunk(1, 1), &[1, 2, 3], ack.members).await.unwrap_err();
+        assert!(
+            matches!(e, ChunkError::Chain { server, .. } if server == ServerId(silent)),
+            "{silent} is silent: {e}"
+        );
+        // In virtual time.
+        assert!(begin.elapsed() < 2 * world.patience, "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_admitted_is_completed_when_the_client_goes() {
     let world = World::new().await;
     let s = servers(&world, 3).await;

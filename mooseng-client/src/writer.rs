@@ -12,18 +12,18 @@ use crate::{
     node::{Losses, Node},
     pool::{Pool, Unsynced},
     queue::{Held, Queue, Todo, can_be_kept},
-    reader::{Place, REPLICA_PATIENCE},
+    reader::Place,
 };
 use bytes::Bytes;
 use futures::StreamExt as _;
 use mooseng_core::{
     checksum::frame_crcs,
-    chunk::{ChunkStore as _, Frame, FrameHead, SyncRequest, WriteRequest},
+    chunk::{ChunkStore as _, Frame, FrameHead, ReadRequest, SyncRequest, WriteRequest},
     context::{CallContext, Credentials},
     error::{ChunkError, MetaError, NetError},
     ids::*,
     limits::FRAME_BYTES_MAX,
-    meta::{Allocate, CommitWrite, GetLayout, ReportReplica},
+    meta::{Allocate, CommitWrite, GetLayout, Replica, ReportReplica},
 };
 use parking_lot::Mutex;
 use std::{
@@ -37,6 +37,9 @@ use tokio::{
 };
 
 const RETRY: Duration = Duration::from_millis(20);
+/// Silence of a chain after which the leader is asked to look at its head: longer than any member of the chain
+/// waits for the one behind it, which knows better who is at fault.
+const WRITE_PATIENCE: Duration = Duration::from_millis(1200);
 /// Bytes of one chunk on their way without an acknowledgement.
 const WINDOW_BYTES: usize = 16 * FRAME_BYTES_MAX;
 /// Frames, when they are small.
@@ -214,7 +217,7 @@ impl Writer {
         }
         self.push();
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        let until = stream.moved + REPLICA_PATIENCE;
+        let until = stream.moved + WRITE_PATIENCE;
         tokio::select! {
             biased;
             changed = stream.progress.changed() => {
@@ -344,7 +347,7 @@ impl Writer {
         };
         let chain = place.place.chain.clone();
         let head = chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?.clone();
-        let store = self.cx.pool.get(&head.addr, REPLICA_PATIENCE).await?;
+        let store = self.cx.pool.get(&head.addr, WRITE_PATIENCE).await?;
         let (frames, rx) = mpsc::channel(WINDOW_FRAMES);
         let req = WriteRequest {
             chunk: place.place.chunk,
@@ -519,7 +522,7 @@ impl Writer {
 }
 
 fn silent() -> ChunkError {
-    ChunkError::Busy(format!("no progress within {REPLICA_PATIENCE:?}"))
+    ChunkError::Busy(format!("no progress within {WRITE_PATIENCE:?}"))
 }
 
 /// Whom the leader is to look at.

@@ -218,7 +218,8 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// Reads whole blocks.
     ///
     /// Promise: every byte was verified against its checksum; a range in frames of at most 1 MiB,
-    /// in order. Damage ends the stream with [`ChunkError::Damaged`].
+    /// in order. Damage ends the stream with [`ChunkError::Damaged`]. A read of no bytes is answered at
+    /// once, and tells only that the server answers.
     /// Cancellation: drop the stream.
     async fn read(&self, cx: &CallContext, req: ReadRequest) -> Result<Frames, ChunkError>;
 

@@ -23,7 +23,14 @@ use mooseng_core::{
 };
 use mooseng_net::memory::MemoryNetwork;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 pub const BLOCK: usize = 4096;
 pub const SESSION: SessionStamp = SessionStamp { id: SessionId(7), epoch: SessionEpoch(1) };
@@ -46,11 +53,23 @@ pub struct Leader {
     pub scrub: Mutex<Option<Timestamp>>,
     /// What is left of a drain.
     pub drain: Mutex<Option<u64>>,
+    /// It answers nothing, as one that was killed.
+    pub silent: AtomicBool,
+}
+
+impl Leader {
+    pub fn with(orders: Option<ServerOrders>) -> Arc<Self> {
+        let (heard, scrub, drain, silent) = Default::default();
+        Arc::new(Self { orders: Mutex::new(orders), heard, scrub, drain, silent })
+    }
 }
 
 #[async_trait]
 impl MetadataService for Leader {
     async fn call(&self, _: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
+        if self.silent.load(Ordering::Relaxed) {
+            futures::future::pending::<()>().await;
+        }
         let orders =
             self.orders.lock().clone().ok_or_else(|| MetaError::NoQuorum("as the test wants".into()))?;
         self.heard.lock().push(req.clone());
@@ -110,9 +129,7 @@ impl World {
     pub async fn on(net: MemoryNetwork) -> Self {
         let key = SigningKey::from_seed(KeyId(1), &[3; 32]);
         let orders = ServerOrders { term: Term(1), keys: vec![key.public()], ..Default::default() };
-        let orders = Mutex::new(Some(orders));
-        let (heard, scrub, drain) = Default::default();
-        let leader = Arc::new(Leader { orders, heard, scrub, drain });
+        let leader = Leader::with(Some(orders));
         let master = net.transport(identity(Role::Master, 1));
         let listening = master.listen("leader", Arc::new(MetaHandler::new(leader.clone()))).await.unwrap();
         Self { net, key, leader, patience: Duration::from_millis(1500), _listening: listening }

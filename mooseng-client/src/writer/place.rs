@@ -62,8 +62,8 @@ pub(super) async fn sync_chunk(
     members: &BTreeSet<(ServerId, Incarnation)>,
 ) -> std::result::Result<(), ChunkError> {
     let chain = place.place.chain.clone();
-    let head = chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?;
-    let store = cx.pool.get(&head.addr, REPLICA_PATIENCE).await?;
+    let head = &chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?.clone();
+    let store = cx.pool.get(&head.addr, WRITE_PATIENCE).await?;
     let req = SyncRequest {
         chunk: place.place.chunk,
         acknowledged_by: members.iter().copied().collect(),
@@ -73,8 +73,28 @@ pub(super) async fn sync_chunk(
     };
     let call = CallContext::internal(SYNC_PATIENCE);
     let silent = || ChunkError::Busy(format!("no sync within {SYNC_PATIENCE:?}"));
-    tokio::time::timeout(SYNC_PATIENCE, store.sync(&call, req)).await.map_err(|_| silent())??;
-    Ok(())
+    tokio::select! {
+        biased;
+        done = tokio::time::timeout(SYNC_PATIENCE, store.sync(&call, req)) => done.map_err(|_| silent())?.map(drop),
+        () = falls_silent(cx, head, place) => Err(ChunkError::Busy("it does not answer any more".into())),
+    }
+}
+
+/// Ends when a server does not answer a read of nothing: a disk may take its time, a server that died is not
+/// waited for.
+async fn falls_silent(cx: &Context, head: &Replica, place: &Place) {
+    let patience = WRITE_PATIENCE / 2;
+    let call = CallContext::internal(patience);
+    loop {
+        tokio::time::sleep(patience).await;
+        let (chunk, capability) = (place.place.chunk, place.capability.clone());
+        let nothing = ReadRequest { chunk, at: Offset(0), len: 0, capability };
+        let look = async { cx.pool.get(&head.addr, patience).await?.read(&call, nothing).await.map(drop) };
+        // Whatever it answers, it lives.
+        if let Err(_) | Ok(Err(ChunkError::Net(_))) = tokio::time::timeout(patience, look).await {
+            return;
+        }
+    }
 }
 
 /// Syncs a chunk that a writer left unsynced, when it still is the file's. Its data is not held any

@@ -12,7 +12,9 @@ use mooseng_core::error::NetError;
 use mooseng_core::net::{Body, Handler, Message, Method, PeerIdentity, Pieces, Role};
 use mooseng_core::seam::on_lane;
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use std::{io, sync::Arc};
 
 /// Answers the other masters.
@@ -41,10 +43,7 @@ impl Handler for RaftHandler {
             return Err(refused(format!("Raft is spoken among masters; {} is a {}", peer.name, peer.role)));
         }
         let head = match method {
-            APPEND => {
-                let request = decode_append(message)?;
-                encode(&self.raft.append_entries(request).await.map_err(refused)?)?
-            }
+            APPEND => encode(&self.append(decode_append(message)?).await?)?,
             VOTE => encode(&self.vote(decode(&message.head)?, false).await?)?,
             PRE_VOTE => encode(&self.vote(decode(&message.head)?, true).await?)?,
             SNAPSHOT => self.snapshot(message).await?,
@@ -67,6 +66,25 @@ impl Handler for RaftHandler {
 }
 
 impl RaftHandler {
+    /// A sign of life is answered when it was taken, and does not wait until entries that came before are on the
+    /// disk: a slow disk is no reason to doubt the leader. What the leader learns from the answer is only that
+    /// this node follows it.
+    async fn append(
+        &self,
+        request: AppendEntriesRequest<Types>,
+    ) -> Result<AppendEntriesResponse<Types>, NetError> {
+        let vote = request.entries.is_empty().then_some(request.vote);
+        let stored = self.raft.append_entries(request);
+        let Some(vote) = vote else { return stored.await.map_err(refused) };
+        // Asked behind the sign of life, so that it is answered behind it.
+        let followed = self.raft.with_raft_state(move |s| *s.vote_ref() == vote);
+        tokio::select! {
+            biased;
+            answer = stored => answer.map_err(refused),
+            Ok(true) = followed => Ok(AppendEntriesResponse::Success),
+        }
+    }
+
     async fn vote(&self, request: VoteRequest<Types>, pre: bool) -> Result<VoteResponse<Types>, NetError> {
         // A vote that is not binding is not counted in terms.
         let term = if pre { u64::MAX } else { request.vote.leader_id.term };

@@ -141,9 +141,9 @@ impl RaftNode {
         let leadership = tasks::watch_leadership(&tasks, &raft, id.get());
         tasks::flush_at_intervals(&tasks, &raft, &shared, timings.flush);
         if gate.is_torn() {
-            tasks::ask_all_voters(&tasks, &raft, &gate, &links, (id.get(), members), timings.election_min);
+            tasks::ask_all_voters(&tasks, &raft, &gate, &links, (id.get(), members));
         }
-        let barrier = barrier::start(&tasks, &raft, timings.election_max * 2);
+        let barrier = barrier::start(&tasks, &raft, timings.patience());
         let addr = listening.local_addr();
         let listening = tokio::sync::Mutex::new(Some(listening));
         Ok(Self(Arc::new(Inner {
@@ -171,12 +171,11 @@ impl RaftNode {
     /// been seen empty it waits: one that has a log tells that this one lost its own.
     pub async fn bootstrap(&self, members: &[Member]) -> Result<(), RaftFailure> {
         let voters: Vec<_> = members.iter().map(|m| (m.id.get(), m.raft_addr.clone())).collect();
-        let budget = self.0.timings.election_min;
         loop {
             if self.0.gate.last().is_some() {
                 return Ok(());
             }
-            match tasks::ends_of(&self.0.links, &voters, self.0.id, budget).await {
+            match tasks::ends_of(&self.0.links, &voters, self.0.id).await {
                 Ok(others) if others.iter().all(|end| end.last.is_none()) => break,
                 Ok(_) => {
                     tracing::info!("another master has a log already: this one is filled by it");
@@ -197,7 +196,7 @@ impl RaftNode {
     /// reply. Commands proposed at the same time share flushes and messages.
     ///
     /// Only at the leader. While an election is under way it waits for its end, but not longer
-    /// than three election timeouts. Cancellation: the command may still be applied.
+    /// than four leases. Cancellation: the command may still be applied.
     /// Errors: [`RaftFailure::outcome`] tells whether it may have been.
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, RaftFailure> {
         if command.len() > COMMAND_BYTES_MAX {
@@ -212,7 +211,7 @@ impl RaftNode {
     where
         F: Future<Output = Result<T, RaftError<super::types::Types, ClientWriteError<super::types::Types>>>>,
     {
-        let deadline = tokio::time::Instant::now() + self.0.timings.election_max * 3;
+        let deadline = tokio::time::Instant::now() + self.0.timings.patience();
         loop {
             let to = match work().await {
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => to,
@@ -236,7 +235,7 @@ impl RaftNode {
         self.0.barrier.wait().await.map(Revision)
     }
 
-    /// Whether this node leads and a quorum said so within the longest election timeout. One that is
+    /// Whether this node leads and a quorum said so within the leader's lease. One that is
     /// cut off stops being sure before, or soon after, the others have elected another.
     pub fn leads_surely(&self) -> bool {
         let metrics = self.0.raft.metrics();
@@ -369,7 +368,7 @@ impl RaftNode {
         self.0.raft.trigger().transfer_leader(to.get()).await.map_err(|e| stopped(&e))?;
         let mut leadership = self.0.leadership.clone();
         let led = leadership.wait_for(|l| l.leader.as_ref().is_some_and(|m| m.id == to));
-        match tokio::time::timeout(self.0.timings.election_max * 2, led).await {
+        match tokio::time::timeout(self.0.timings.patience(), led).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(e)) => Err(stopped(&e)),
             Err(_) => Err(RaftFailure::NoQuorum(format!("{to} did not take over in time"))),

@@ -15,9 +15,11 @@ use std::{sync::Arc, time::Duration};
 pub struct RaftTimings {
     /// Between two signs of life of the leader.
     pub heartbeat: Duration,
-    /// Silence after which a follower stands for election, at least.
+    /// A follower that has heard nothing for a lease (`election_max`) waits for this much more at least
+    /// before it stands for election. It bounds the wait for one vote as well, with the flush that it takes.
     pub election_min: Duration,
-    /// The same at most; also how long a leader's lease lasts.
+    /// The same at most; also how long a leader's lease lasts. So a follower stands after a silence of
+    /// `election_max + election_min` to `2 * election_max`.
     pub election_max: Duration,
     /// Between two durable commits of the state. Bounds what a restart replays.
     pub flush: Duration,
@@ -31,8 +33,8 @@ impl Default for RaftTimings {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(150),
-            election_min: Duration::from_millis(600),
-            election_max: Duration::from_millis(1200),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
             flush: Duration::from_secs(5),
             snapshot_entries: 500_000,
             kept_entries: 100_000,
@@ -41,6 +43,11 @@ impl Default for RaftTimings {
 }
 
 impl RaftTimings {
+    /// How long whoever needs a leader waits for one: an election and its votes, with a second try.
+    pub(super) fn patience(&self) -> Duration {
+        self.election_max * 4
+    }
+
     pub(super) fn config(&self, may_stand: bool) -> Result<Config, StartError> {
         let millis = |d: Duration| d.as_millis() as u64;
         let config = Config {
@@ -55,6 +62,10 @@ impl RaftTimings {
             max_in_snapshot_log_to_keep: self.kept_entries,
             enable_elect: may_stand,
             enable_pre_vote: Some(true),
+            // A leader that no quorum has answered for a lease is silent for this long, so that those who hear
+            // it and are not heard elect another; then it is heard for as long, and so on. Longer than the
+            // lease and the election that its last sign of life puts off.
+            quorum_loss_probe_interval: Some(millis(self.election_max * 5 / 2)),
             // A restarted leader is elected again: its state is older than what it has served.
             enable_leader_restore: Some(false),
             // A follower whose last batch was cut off has less than it acknowledged; the gate

@@ -87,6 +87,9 @@ pub(super) fn flush_at_intervals(tasks: &Tasks, raft: &Raft, state: &Arc<Shared>
 
 /// Between two looks at who votes.
 const LOOK: Duration = Duration::from_millis(20);
+/// Time for a voter to tell where its log ends, connecting included; between two questions of a node whose
+/// last batch was cut off.
+const ASK: Duration = Duration::from_millis(600);
 
 /// Who votes, as far as this node knows: by its log, or before that by what it was started with.
 fn voters(raft: &Raft, founders: &[Member]) -> Vec<(u64, String)> {
@@ -104,14 +107,9 @@ fn voters(raft: &Raft, founders: &[Member]) -> Vec<(u64, String)> {
 }
 
 /// Where all voters but `me` are, when all of them answer.
-pub(super) async fn ends_of(
-    links: &Links,
-    voters: &[(u64, String)],
-    me: u64,
-    budget: Duration,
-) -> Result<Vec<End>, NetError> {
+pub(super) async fn ends_of(links: &Links, voters: &[(u64, String)], me: u64) -> Result<Vec<End>, NetError> {
     let others = voters.iter().filter(|(id, _)| *id != me);
-    let asked = others.map(|(id, addr)| links.last_of(*id, addr, budget));
+    let asked = others.map(|(id, addr)| links.last_of(*id, addr, ASK));
     futures::future::join_all(asked).await.into_iter().collect()
 }
 
@@ -123,7 +121,6 @@ pub(super) fn ask_all_voters(
     gate: &Arc<Gate>,
     links: &Arc<Links>,
     (me, founders): (u64, Vec<Member>),
-    budget: Duration,
 ) {
     let (raft, gate, links) = (raft.clone(), Arc::clone(gate), Arc::clone(links));
     if !gate.is_unproven() {
@@ -133,14 +130,14 @@ pub(super) fn ask_all_voters(
         while gate.is_torn() {
             let voters = voters(&raft, &founders);
             if voters.iter().any(|(id, _)| *id == me)
-                && let Ok(answers) = ends_of(&links, &voters, me, budget).await
+                && let Ok(answers) = ends_of(&links, &voters, me).await
             {
                 gate.all_answered(&answers);
             }
             let term = raft.metrics().borrow_watched().vote.leader_id.term;
             gate.prove(term);
             raft.runtime_config().elect(gate.may_stand());
-            tokio::time::sleep(if gate.is_unproven() { LOOK } else { budget }).await;
+            tokio::time::sleep(if gate.is_unproven() { LOOK } else { ASK }).await;
         }
         raft.runtime_config().elect(true);
     });

@@ -22,6 +22,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 const COMMIT: Duration = Duration::from_secs(10);
 /// A server that was given up is waited for by so much less.
 const HURRY: u32 = 8;
+/// The same of one that somebody who waits did not hear: by now it was silent for longer than that to them.
+const HURRY_DOUBTED: u32 = 5;
 /// Steps of one look at a chunk: a bump, what it leaves to be mended, a last look.
 const STEPS_MAX: usize = 5;
 
@@ -291,8 +293,14 @@ impl Inner {
     ) -> Result<Vec<(ServerId, Found)>, MetaError> {
         let noted = |s: ServerId| lead.memory.lock().odd.get(&(id, s)).copied();
         let ask = |server: ServerId| async move {
-            // One that is given up answers at once or not at all; there may be many chunks to ask for.
-            let hurry = if self.long_dead(lead, server) { HURRY } else { 1 };
+            // One that is given up answers at once or not at all; there may be many chunks to ask for. One that a
+            // writer does not hear is not waited for as long as one that only this master asks.
+            let hurry =
+                match (self.long_dead(lead, server), lead.memory.lock().is_doubted(server, self.now())) {
+                    (true, _) => HURRY,
+                    (_, true) => HURRY_DOUBTED,
+                    _ => 1,
+                };
             let budget = self.timings.control / hurry;
             let found = match self.command(server, Control::Stat { chunk: id }, budget).await {
                 Ok(ControlReply::Done(stat)) => {
@@ -353,6 +361,7 @@ impl Inner {
         drop(view);
         tracing::warn!(id = %chunk.id, server = %r.server, problem = r.problem, "a client reports a replica");
         if rec.members.contains(&r.server) || rec.pending.is_some() {
+            lead.memory.lock().doubted.insert(r.server, self.now());
             self.settle(lead, chunk.id, true).await?;
         }
         Ok(())

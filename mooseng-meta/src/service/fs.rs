@@ -310,7 +310,7 @@ impl Inner {
             MetaRequest::Allocate(r) => {
                 let rec = answer(namespace::inode(view, r.inode))?;
                 let copies = usize::from(rec.class.copies);
-                let candidates = lead.memory.lock().candidates(self.now(), self.timings.server_dead);
+                let candidates = lead.memory.lock().places(copies, self.now(), self.timings.server_dead);
                 for index in 0..u64::from(r.count.min(mooseng_core::limits::LAYOUT_CHUNKS_MAX)) {
                     let index = ChunkIndex(r.from.get().saturating_add(index));
                     let there = view.get(Table::Map, &map_key(r.inode, index)).map_err(internal)?.is_some();

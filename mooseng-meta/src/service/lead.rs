@@ -88,12 +88,16 @@ pub(super) struct Memory {
     pub retry: BTreeMap<ChunkId, (u32, Duration)>,
     /// Servers that did not take a copy: until when nobody asks them to.
     pub avoid: BTreeMap<ServerId, Duration>,
+    /// Servers that a client or a chain neighbour did not hear, and that were not heard since: when.
+    pub doubted: BTreeMap<ServerId, Duration>,
 }
 
 /// First and longest wait before a chunk that could not be settled is tried again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How long a server that did not take a copy is not asked to.
 const AVOID: Duration = Duration::from_secs(15);
+/// How long a report of a silent server counts.
+const DOUBT: Duration = Duration::from_secs(5);
 
 impl Memory {
     /// Servers that may take copies: not those that are being emptied.
@@ -118,9 +122,20 @@ impl Memory {
         all
     }
 
+    /// Servers for a new set: those that failed lately only where there are too few others.
+    pub fn places(&self, copies: usize, now: Duration, dead_after: Duration) -> Vec<Candidate> {
+        let (all, good) = (self.candidates(now, dead_after), self.joiners(now, dead_after));
+        if good.len() < copies.min(all.len()) { all } else { good }
+    }
+
     /// A server was asked and did not do it.
     pub fn avoid(&mut self, server: ServerId, now: Duration) {
         self.avoid.insert(server, now + AVOID);
+    }
+
+    /// Whether somebody who waits did not hear a server lately, and nobody has heard it since.
+    pub fn is_doubted(&self, server: ServerId, now: Duration) -> bool {
+        self.doubted.get(&server).is_some_and(|at| now.saturating_sub(*at) < DOUBT)
     }
 
     /// Servers that are avoided no longer may be asked again: what failed without them may be done now.
@@ -173,6 +188,7 @@ impl Memory {
     /// A server came, or came back: what failed without it may be done now.
     pub fn came(&mut self, server: ServerId) {
         self.avoid.remove(&server);
+        self.doubted.remove(&server);
         self.retry.clear();
     }
 

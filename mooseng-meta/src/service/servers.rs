@@ -92,6 +92,7 @@ impl Inner {
             };
             server.heard = self.now();
             server.disks = r.disks;
+            m.doubted.remove(&r.server);
             for chunk in r.damaged {
                 m.odd.insert((chunk.id, r.server), Odd::State(ReplicaState::Damaged));
                 m.hurt.insert(chunk.id);

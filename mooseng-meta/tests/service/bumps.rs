@@ -54,6 +54,29 @@ async fn a_bump_whose_survivor_is_gone_goes_on_with_the_member_it_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_a_writer_does_not_hear_is_asked_and_not_waited_for_long() {
+    let w = World::of(3, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    // A report alone leaves nobody out.
+    w.report(s, inode, place.chunk, place.chain[1].server).await.unwrap();
+    let same = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(same.chain, place.chain);
+    w.fake(place.chain[1].server).0.lock().deaf_to.insert("stat");
+    let begin = tokio::time::Instant::now();
+    w.report(s, inode, same.chunk, place.chain[1].server).await.unwrap();
+    // In virtual time; nobody but the writer had a reason to doubt it.
+    assert!(begin.elapsed() < ServiceTimings::default().control / 2, "{:?}", begin.elapsed());
+    let now = w.opened(s, inode, same.chunk.version).await;
+    assert!(now.chain.iter().all(|r| r.server != place.chain[1].server), "{now:?}");
+    // Nor does a new file go there while there are others.
+    for file in ["g", "h", "i", "j"] {
+        let (_, place) = w.file(s, file).await;
+        assert!(place.chain.iter().all(|r| r.server != same.chain[1].server), "{place:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_first_write_finds_no_place_at_the_old_version() {
     let w = World::of(3, ServiceTimings::default()).await;
     let s = w.session("c").await;

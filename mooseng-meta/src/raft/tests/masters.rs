@@ -119,6 +119,71 @@ async fn a_partitioned_leader_acknowledges_nothing_and_follows_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_hears_nobody_is_replaced_though_it_is_heard() {
+    for seed in 0..20 {
+        let c = Cluster::of(40 + seed, 3).await;
+        let old = c.leader().await;
+        c.set("x", "before").await;
+        c.net.deafen(old, 1..=3);
+        // What it took and does not hear of any more is no sign of life either.
+        let deaf = c.node(old).clone();
+        let late = tokio::spawn(async move { deaf.propose(Bytes::from_static(b"y=late")).await });
+        let begin = tokio::time::Instant::now();
+        let new = c.leader_but(&[old]).await;
+        // The lease, an election after it with a second try, in virtual time.
+        assert!(begin.elapsed() < c.timings.election_max * 5, "seed {seed}: {:?}", begin.elapsed());
+        assert!(!c.node(old).leads_surely());
+        assert_eq!(c.node(new).propose(Bytes::from_static(b"x=after")).await.unwrap(), "before");
+        c.net.mend();
+        // Its successor may have it, and commit it.
+        let _ = late.await.unwrap();
+        c.converged().await;
+        c.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_silent_without_a_quorum_is_heard_again() {
+    let mut c = Cluster::of(60, 3).await;
+    let leader = c.leader().await;
+    let others: Vec<_> = (1..=3).filter(|id| *id != leader).collect();
+    for id in &others {
+        c.crash(*id).await;
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!c.node(leader).leads_surely());
+    c.start(others[0]).await.unwrap();
+    c.set("a", "1").await;
+    c.converged().await;
+    c.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn disks_that_stand_still_are_no_reason_to_doubt_the_leader() {
+    let c = Cluster::of(61, 3).await;
+    let leader = c.leader().await;
+    let term = c.node(leader).status().leadership.term;
+    let others: Vec<_> = (1..=3).filter(|id| *id != leader).collect();
+    for id in &others {
+        c.masters[id].lanes.hold();
+    }
+    let node = c.node(leader).clone();
+    let slow = tokio::spawn(async move { node.propose(Bytes::from_static(b"a=1")).await });
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(c.node(leader).leads_surely());
+    }
+    assert!(!slow.is_finished(), "what no quorum has is not acknowledged");
+    for id in &others {
+        c.masters[id].lanes.go_on();
+    }
+    slow.await.unwrap().unwrap();
+    assert_eq!(c.node(leader).status().leadership.term, term);
+    c.converged().await;
+    c.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_isolated_follower_does_not_raise_the_term() {
     let c = Cluster::of(4, 3).await;
     let leader = c.leader().await;

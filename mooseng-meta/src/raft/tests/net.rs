@@ -48,6 +48,10 @@ impl TestNet {
             inner.cut.insert((other, node));
         }
     }
+    /// Nothing of all others reaches `node` any more.
+    pub fn deafen(&self, node: u64, others: impl IntoIterator<Item = u64>) {
+        self.0.lock().cut.extend(others.into_iter().map(|other| (other, node)));
+    }
     pub fn mend(&self) {
         self.0.lock().cut.clear();
     }
