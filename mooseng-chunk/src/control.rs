@@ -92,6 +92,7 @@ impl Shared {
     pub async fn delete(&self, chunk: ChunkRef, term: Term) -> Result<(), ChunkError> {
         let id = chunk.id;
         self.note_deleted(chunk);
+        self.stop_filling(id).await;
         let Ok(slot) = self.slot(chunk.id) else { return Ok(()) };
         let guard = slot.inside.clone().lock_owned().await;
         if guard.gone || !slot.known.lock().made {

@@ -19,7 +19,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -125,6 +125,8 @@ pub(crate) struct DataDisk {
     pub chunks: AtomicU64,
     pub errors: AtomicU64,
     pub last_error: Mutex<Option<String>>,
+    /// The masters want it emptied.
+    drains: AtomicBool,
     reserve: u64,
 }
 
@@ -197,6 +199,7 @@ impl DataDisk {
             chunks: AtomicU64::new(found.len() as u64),
             errors: AtomicU64::new(0),
             last_error: Mutex::default(),
+            drains: AtomicBool::new(false),
             reserve,
         };
         Ok((this, found))
@@ -227,6 +230,23 @@ impl DataDisk {
     pub fn set_aside(&self) -> Option<String> {
         let many = self.errors.load(Ordering::Relaxed) >= ERRORS_MAX;
         many.then(|| self.last_error.lock().clone().unwrap_or_default())
+    }
+
+    /// The masters' order to empty it, or not to.
+    pub fn drain(&self, on: bool) {
+        if self.drains.swap(on, Ordering::Relaxed) != on {
+            tracing::info!(disk = %self.disk.describe(), on, "the masters' order to empty a disk");
+        }
+    }
+
+    /// Whether it is being emptied.
+    pub fn drains(&self) -> bool {
+        self.drains.load(Ordering::Relaxed)
+    }
+
+    /// Whether it gets new chunks.
+    pub fn takes_new(&self) -> bool {
+        !self.drains() && self.set_aside().is_none()
     }
 
     /// Opens a chunk's file, or makes it.
@@ -360,13 +380,17 @@ impl DataDisk {
         })
     }
 
+    /// A chunk is not here any more. One that could not be made whole was not counted.
+    pub fn uncount(&self) {
+        let _ = self.chunks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+
     /// Removes a chunk's file.
     pub fn remove(&self, id: ChunkId) -> io::Result<()> {
         let (path, dir) = path_of(id);
         match self.disk.remove(&path) {
             Ok(()) => {
-                // One that could not be made whole was not counted.
-                let _ = self.chunks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+                self.uncount();
                 self.disk.sync_dir(&dir)?;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -27,6 +27,7 @@ pub mod format;
 mod logkeeper;
 mod numbers;
 mod peers;
+mod places;
 mod pull;
 mod redo;
 mod scrub;

@@ -39,14 +39,7 @@ pub(crate) async fn pull(
     from: Vec<Replica>,
     term: Term,
 ) -> Result<ChunkStat, ChunkError> {
-    if let Ok(there) = shared.slot(chunk.id)
-        && let Some(cause) = there.disk.set_aside()
-        && there.known.lock().version >= chunk.version
-    {
-        // Another disk of this server would have another copy of the same version: the next one goes there.
-        return Err(ChunkError::Disk { server: shared.server, cause: format!("it was set aside: {cause}") });
-    }
-    let slot = shared.place(chunk.id, ChunkVersion(0), ReplicaState::Suspect)?;
+    let slot = shared.place_of_copy(chunk)?;
     if !slot.known.lock().made {
         // Nothing is made here before there is something to copy.
         table_of(shared, chunk, &from).await?;
@@ -97,13 +90,19 @@ pub(crate) async fn pull(
     let whole = !kept && nowhere.is_empty();
     let numbers = if whole { numbers_of(chunk, &sources).await? } else { vec![] };
     let guard = finish(shared, &slot, guard, chunk.version, table.length, numbers).await?;
+    let replaced = shared.is_filled(&slot);
     match nowhere.first() {
         None => drop(shared.damaged.lock().remove(&chunk.id)),
         Some(first) => drop(shared.note(&slot, FileError::Damaged(*first, nowhere.len() as u64))),
     }
     shared.counters.pulls.fetch_add(1, Ordering::Relaxed);
     drop(guard);
-    shared.stat(chunk.id)
+    if let Some(old) = replaced {
+        shared.let_go(old, whole).await;
+    }
+    // The chunk may have been deleted meanwhile, with the copy under way.
+    let is_it = shared.slot(chunk.id).is_ok_and(|there| Arc::ptr_eq(&there, &slot));
+    if is_it { shared.stat(chunk.id) } else { Err(ChunkError::NotFound(chunk.id)) }
 }
 
 type Guard = OwnedMutexGuard<Inside>;

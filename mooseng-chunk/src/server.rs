@@ -20,7 +20,11 @@ use mooseng_core::{
     seam::{Disk, Seams, on_lane},
 };
 use parking_lot::Mutex;
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::task::JoinSet;
 
 /// Longest wait of a clean stop for writes under way.
@@ -41,6 +45,9 @@ pub struct Timings {
 
 /// Heartbeats between two tellings of how scrubs stand.
 const TELL_SCRUB: u32 = 5;
+/// Heartbeats between two reports while something is left on a disk that is being emptied: what was suspect
+/// or came late was not told to be leaving.
+const TELL_LEFT: u32 = 60;
 
 impl Default for Timings {
     fn default() -> Self {
@@ -164,7 +171,7 @@ impl Chunkserver {
             reported: false,
             refused: false,
             beats: 0,
-            aside: 0,
+            leaving: vec![],
         };
         let mut tasks = JoinSet::new();
         for disk in &store.0.disks {
@@ -231,8 +238,8 @@ struct Masters {
     refused: bool,
     /// Heartbeats since the start.
     beats: u32,
-    /// Disks set aside that the masters were told of, chunk by chunk.
-    aside: usize,
+    /// Disks set aside or being emptied that the masters were told of, chunk by chunk.
+    leaving: Vec<DiskId>,
 }
 
 impl Masters {
@@ -295,16 +302,20 @@ impl Masters {
             }
         };
         let silent = || MetaError::Deadline(addr.clone());
-        let (meta, orders, aside) = asked.map_err(|_| silent())??;
+        let (meta, orders) = asked.map_err(|_| silent())??;
         self.hint = Some(addr);
         self.registered = Some(orders.term);
-        // What is on a disk set aside is told to be so.
-        let want_report = orders.want_report || aside > self.aside;
+        let want_report = orders.want_report;
         self.obey(orders).await;
-        if want_report {
-            self.reported = false;
+        // What is on a disk set aside, or on one that is being emptied, is told to be so.
+        let disks = &self.store.0.disks;
+        let leaving: Vec<_> = disks.iter().filter(|d| !d.takes_new()).map(|d| d.id).collect();
+        let again = self.beats.is_multiple_of(TELL_LEFT)
+            && disks.iter().any(|d| d.drains() && d.chunks.load(Ordering::Relaxed) > 0);
+        if want_report || again || leaving != self.leaving {
+            self.reported &= !want_report;
             self.report(&meta).await?;
-            self.aside = aside;
+            self.leaving = leaving;
         }
         self.reported = true;
         if self.beats.is_multiple_of(TELL_SCRUB) {
@@ -314,18 +325,12 @@ impl Masters {
         Ok(())
     }
 
-    /// Registers with a master, or tells it that this server lives. Answers how many disks it named that are
-    /// set aside, too.
-    async fn ask(
-        &self,
-        addr: &str,
-        budget: Duration,
-    ) -> Result<(RemoteMeta, ServerOrders, usize), MetaError> {
+    /// Registers with a master, or tells it that this server lives.
+    async fn ask(&self, addr: &str, budget: Duration) -> Result<(RemoteMeta, ServerOrders), MetaError> {
         let cx = CallContext::internal(budget);
         let meta = RemoteMeta::new(self.peers.get(addr, budget).await?);
         let (server, incarnation) = (self.server, self.store.incarnation());
         let disks = self.store.disk_reports();
-        let aside = disks.iter().filter(|d| d.error.is_some()).count();
         let orders = if self.registered.is_none() {
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let r = Register { server, incarnation, addr: self.addr.clone(), disks, version };
@@ -334,7 +339,7 @@ impl Masters {
             let (damaged, broken) = (self.store.0.damaged_now(), self.store.0.broken_now());
             meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged, broken }).await?
         };
-        Ok((meta, orders, aside))
+        Ok((meta, orders))
     }
 
     /// Ends when another master than `asked`, which has not answered for a while, says that it leads: a killed
@@ -395,6 +400,9 @@ impl Masters {
         if let Err(e) = self.store.0.take_term(orders.term).await {
             tracing::warn!(error = %e, "orders of a master that does not lead any more, or that no disk keeps");
             return;
+        }
+        for disk in &self.store.0.disks {
+            disk.drain(orders.drains.contains(&disk.id));
         }
         self.store.0.access.obey(orders);
     }

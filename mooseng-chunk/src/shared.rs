@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub incarnation: Incarnation,
     pub disks: Vec<Arc<DataDisk>>,
     pub slots: Mutex<BTreeMap<ChunkId, Arc<Slot>>>,
+    /// Copies under way of chunks that have one on a disk that takes nothing new.
+    pub filling: Mutex<BTreeMap<ChunkId, Arc<Slot>>>,
     pub damaged: Mutex<BTreeSet<ChunkId>>,
     /// What was deleted here since the start, at which version or below: a late first write makes none of it
     /// again.
@@ -108,50 +110,6 @@ impl Shared {
         Ok(slot)
     }
 
-    /// The chunk, or a place for it on the disk with most room; also of one whose disk was set aside. A place
-    /// that nobody has filled yet becomes what is asked for now.
-    pub fn place(
-        &self,
-        id: ChunkId,
-        version: ChunkVersion,
-        state: ReplicaState,
-    ) -> Result<Arc<Slot>, ChunkError> {
-        let there = self.slots.lock().get(&id).cloned();
-        let slot = match there.filter(|s| s.disk.set_aside().is_none()) {
-            Some(slot) => slot,
-            None => {
-                let usable = self.disks.iter().filter(|d| d.set_aside().is_none()).map(|d| (d.space().1, d));
-                let best = usable.max_by_key(|(free, _)| *free);
-                let room = best.filter(|(free, _)| *free >= FRAME_BYTES_MAX as u64);
-                let (_, disk) = room.ok_or(ChunkError::NoSpace(self.server))?;
-                let known = Known {
-                    version,
-                    length: 0,
-                    state,
-                    dirty: false,
-                    sending: false,
-                    sent: None,
-                    clean_when_through: false,
-                    made: false,
-                };
-                let slot = Arc::new(Slot::new(id, disk.clone(), known));
-                let mut slots = self.slots.lock();
-                let now = slots.entry(id).or_insert_with(|| slot.clone());
-                if now.disk.set_aside().is_some() {
-                    // What is there stays there, for people.
-                    *now = slot;
-                }
-                now.clone()
-            }
-        };
-        let mut known = slot.known.lock();
-        if !known.made {
-            (known.version, known.state) = (version, state);
-        }
-        drop(known);
-        Ok(slot)
-    }
-
     /// Remembers that a chunk was deleted here.
     pub fn note_deleted(&self, chunk: ChunkRef) {
         let mut deleted = self.deleted.lock();
@@ -176,7 +134,12 @@ impl Shared {
             && !slot.known.lock().made
         {
             inside.gone = true;
-            self.slots.lock().remove(&slot.id);
+            for places in [&self.slots, &self.filling] {
+                let mut places = places.lock();
+                if places.get(&slot.id).is_some_and(|s| std::ptr::eq(&raw const **s, slot)) {
+                    places.remove(&slot.id);
+                }
+            }
         }
     }
 
@@ -515,7 +478,7 @@ pub(crate) fn is_good(chunk: ChunkRef, known: Known) -> Result<(), ChunkError> {
 }
 
 pub(crate) fn report_of(slot: &Slot, known: Known) -> ChunkReport {
-    let aside = known.state == ReplicaState::Good && slot.disk.set_aside().is_some();
+    let aside = known.state == ReplicaState::Good && !slot.disk.takes_new();
     let state = if aside { ReplicaState::Leaving } else { known.state };
     ChunkReport { chunk: ChunkRef { id: slot.id, version: known.version }, length: known.length, state }
 }

@@ -68,11 +68,12 @@ impl DiskStore {
                     made: true,
                 };
                 let slot = Arc::new(Slot::new(id, disk.clone(), known));
-                // Where a disk was set aside another one has a newer copy.
+                // Where a disk was set aside, or was being emptied, another one has a newer copy.
                 let newest = slots.entry(id).or_insert_with(|| slot.clone());
                 let there = newest.known.lock().version;
-                if there < version {
-                    *newest = slot;
+                let older = if there < version { std::mem::replace(newest, slot) } else { slot };
+                if !Arc::ptr_eq(&older, newest) {
+                    older.disk.uncount();
                 }
             }
             all.push(disk);
@@ -83,6 +84,7 @@ impl DiskStore {
             incarnation: Incarnation(seams.rng.next_u64()),
             disks: all,
             slots: Mutex::new(slots),
+            filling: Mutex::default(),
             damaged: Mutex::default(),
             deleted: Mutex::default(),
             broken: Mutex::default(),
@@ -101,14 +103,14 @@ impl DiskStore {
     pub fn disk_reports(&self) -> Vec<DiskReport> {
         let report = |d: &Arc<DataDisk>| {
             let (total_bytes, free_bytes) = d.space();
-            let error = d.set_aside();
             DiskReport {
                 disk: d.id,
                 path: d.disk.describe(),
                 total_bytes,
-                free_bytes: if error.is_some() { 0 } else { free_bytes },
-                chunks: d.chunks.load(Ordering::Relaxed),
-                error,
+                free_bytes: if d.takes_new() { free_bytes } else { 0 },
+                chunks: self.0.chunks_on(d),
+                error: d.set_aside(),
+                drains: d.drains(),
             }
         };
         self.0.disks.iter().map(report).collect()

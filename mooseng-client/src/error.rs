@@ -100,6 +100,11 @@ pub enum Error {
         /// Which file.
         inode: InodeId,
     },
+    /// The task that wrote a chunk of the file panicked.
+    #[error(
+        "the task that writes a chunk of this file died of a bug of this program (the log has its panic): what was written and not synced is lost; write it again, and report the panic"
+    )]
+    Died,
     /// The client was shut down.
     #[error("the client was shut down")]
     Closed,
@@ -125,6 +130,7 @@ impl Error {
             | Self::Unknown { .. }
             | Self::Earlier(_)
             | Self::Overtaken { .. }
+            | Self::Died
             | Self::Closed => Errno::EIO,
             Self::Invalid(_) => Errno::EINVAL,
         }
@@ -134,7 +140,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Masters { .. } if self.errno() == Errno::ETIMEDOUT => return ErrorKind::Unreachable,
-            Self::Chunk { .. } | Self::Earlier(_) | Self::Overtaken { .. } if self.errno() == Errno::EIO => {
+            Self::Died | Self::Overtaken { .. } => return ErrorKind::DataLoss,
+            Self::Chunk { .. } | Self::Earlier(_) if self.errno() == Errno::EIO => {
                 return ErrorKind::DataLoss;
             }
             Self::Closed => return ErrorKind::Closed,
@@ -162,6 +169,7 @@ impl Error {
             | Self::Invalid(_)
             | Self::Earlier(_)
             | Self::Overtaken { .. }
+            | Self::Died
             | Self::Closed => false,
         }
     }
@@ -174,7 +182,8 @@ impl Error {
             | Self::Unknown { .. }
             | Self::Chunk { .. }
             | Self::Earlier(_)
-            | Self::Overtaken { .. } => Outcome::Unknown,
+            | Self::Overtaken { .. }
+            | Self::Died => Outcome::Unknown,
             Self::Backlog { .. } | Self::Invalid(_) | Self::Closed => Outcome::NotApplied,
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     writer::{Context, Shared, Writer},
 };
 use bytes::Bytes;
+use futures::FutureExt as _;
 use mooseng_core::{
     error::{Errno, MetaError},
     ids::{ChunkId, ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, TruncateCounter, WriteNumber},
@@ -21,6 +22,8 @@ use mooseng_core::{
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeSet, VecDeque},
+    future::Future,
+    panic::AssertUnwindSafe,
     sync::Arc,
 };
 use tokio::sync::{Notify, watch};
@@ -155,14 +158,15 @@ impl Drop for Writing {
 
 impl Writing {
     pub(crate) fn start(cx: Context, shared: Arc<Shared>, index: ChunkIndex) -> Self {
-        let queue = Arc::new(Queue {
-            index,
-            age: cx.pool.next_age(),
-            inner: Mutex::default(),
-            status: watch::Sender::new(Status::default()),
-            work: Notify::new(),
-        });
-        let task = tokio::spawn(Writer::new(cx, shared, queue.clone()).run());
+        let queue = Arc::new(Queue::new(index, cx.pool.next_age()));
+        let (writes, losses) = (queue.clone(), shared.clone());
+        let work = move || Writer::new(cx.clone(), shared.clone(), writes.clone()).run();
+        let told = queue.clone();
+        let died = move || {
+            losses.losses.note(Error::Died);
+            told.failed(Error::Died, false);
+        };
+        let task = tokio::spawn(again_after_panics(work, died));
         Self { queue, task, end: Error::Closed }
     }
 
@@ -172,7 +176,23 @@ impl Writing {
     }
 }
 
+/// Runs work that ends by a panic only, each time anew. What it left half done is not gone on with: `died`
+/// tells who waits for it.
+async fn again_after_panics<F: Future<Output = ()>>(work: impl Fn() -> F, died: impl Fn()) {
+    loop {
+        if AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+            tracing::error!("the task that writes a chunk panicked: what it held is lost");
+            died();
+        }
+    }
+}
+
 impl Queue {
+    fn new(index: ChunkIndex, age: u64) -> Self {
+        let status = watch::Sender::new(Status::default());
+        Self { index, age, inner: Mutex::default(), status, work: Notify::new() }
+    }
+
     /// Adds a write behind all others.
     pub(crate) fn push(&self, at: Offset, data: Bytes, share: Share) {
         let mut q = self.inner.lock();
@@ -417,7 +437,46 @@ pub(crate) fn can_be_kept(e: &Error) -> bool {
     match e {
         // The file is gone, or the data can never fit.
         Error::Meta(MetaError::Posix(e)) => *e == Errno::ENOSPC,
-        Error::Invalid(_) | Error::Overtaken { .. } => false,
+        Error::Invalid(_) | Error::Overtaken { .. } | Error::Died => false,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    /// One that panics while somebody waits, and works the second time.
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_panics_fails_who_waits_and_another_goes_on() {
+        let queue = Arc::new(Queue::new(ChunkIndex(0), 0));
+        let (writes, told, runs) = (queue.clone(), queue.clone(), Arc::new(AtomicUsize::new(0)));
+        let work = move || {
+            let (queue, run) = (writes.clone(), runs.fetch_add(1, SeqCst));
+            async move {
+                loop {
+                    queue.work.notified().await;
+                    assert!(run > 0, "as the test wants");
+                    queue.synced(queue.last());
+                }
+            }
+        };
+        let died = move || told.failed(Error::Died, false);
+        let task = tokio::spawn(again_after_panics(work, died));
+        for n in 0..2 {
+            let seq = {
+                let mut q = queue.inner.lock();
+                q.last += 1;
+                q.last
+            };
+            let waited = tokio::time::timeout(std::time::Duration::from_secs(60), queue.wait(seq, true)).await;
+            match (n, waited.expect("it hangs")) {
+                (0, Err(Error::Died)) => {}
+                (1, Ok(())) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        task.abort();
     }
 }

@@ -120,14 +120,35 @@ fn care() {
     let drain = Draining { server: ServerId(1), since: Timestamp::new(1, 0), left: 9 };
     pin(MetaRequest::from(Drain { server: ServerId(3), on: true }), "330301");
     pin(Command::Drain { server: ServerId(3), on: true }, "100301");
+    pin(MetaRequest::from(DrainDisk { server: ServerId(3), disk: DiskId(5), on: true }), "34030501");
+    pin(Command::DrainDisk { server: ServerId(3), disk: DiskId(5), on: true }, "11030501");
+    let report = DiskReport {
+        disk: DiskId(5),
+        path: "d".into(),
+        total_bytes: 9,
+        free_bytes: 8,
+        chunks: 7,
+        error: None,
+        drains: true,
+    };
+    pin(report, "0501640908070001");
+    let orders = ServerOrders { term: Term(3), drains: vec![DiskId(5)], ..Default::default() };
+    pin(orders, "03000000000105");
     pin(
         MetaReply::GetCare(Care {
             quarantine_secs: 86_400,
             servers: vec![server],
             drains: vec![drain],
             repairs,
+            disks: vec![DrainingDisk {
+                server: ServerId(1),
+                disk: DiskId(5),
+                path: Some("d".into()),
+                since: Timestamp::new(1, 0),
+                left: Some(9),
+            }],
         }),
-        "2d80a3050101020100030401010180a8d6b90709058020010203ac02060114",
+        "2d80a3050101020100030401010180a8d6b90709058020010203ac0206011401010501016480a8d6b9070109",
     );
     // scrub
     let disk = DiskScrub {

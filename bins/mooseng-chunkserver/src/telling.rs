@@ -20,20 +20,25 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
         return Health { status: "stopping".into(), ready: false, live: true, details: json!(null) };
     };
     let aside = s.disks.iter().any(|d| d.error.is_some());
+    let drained = |d: &DiskReport| d.drains && d.chunks == 0;
     let status = match (s.ready, aside, s.drain_left) {
         (false, _, _) => "MASTER_UNKNOWN",
         (true, true, _) => "DISK_ERROR",
         (true, false, Some(0)) => "DRAINED",
         (true, false, Some(_)) => "DRAINING",
+        (true, false, None) if s.disks.iter().any(|d| d.drains && !drained(d)) => "DISK_DRAINING",
+        (true, false, None) if s.disks.iter().any(drained) => "DISK_DRAINED",
         (true, false, None) => "ok",
     };
     let disk = |d: &DiskReport| {
         json!({
+            "id": format!("{:016x}", d.disk.get()),
             "path": d.path,
             "total_bytes": d.total_bytes,
             "free_bytes": d.free_bytes,
             "chunks": d.chunks,
             "error": d.error,
+            "drain": d.drains.then(|| json!({ "chunks_left": d.chunks, "safe_to_take_away": drained(d) })),
         })
     };
     let details = json!({

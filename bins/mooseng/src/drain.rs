@@ -1,12 +1,12 @@
-//! `drain`: empties a chunkserver, so that it can be taken away.
+//! `drain`: empties a chunkserver or one of its disks, so that it can be taken away.
 
-use crate::connect::Connection;
+use crate::{connect::Connection, exit::usage};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use mooseng_client::Client;
 use mooseng_core::{
-    ids::ServerId,
-    meta::{Care, Drain, Draining, GetCare},
+    ids::{DiskId, ServerId},
+    meta::{Care, Drain, DrainDisk, Draining, DrainingDisk, GetCare},
 };
 use std::io::Write;
 
@@ -17,7 +17,10 @@ pub(crate) struct DrainArgs {
     /// The chunkserver's number. Needs an admin's identity.
     #[arg(value_name = "SERVER")]
     pub server: u64,
-    /// Takes it back: the server gets copies again.
+    /// Empties one disk of it: its id or its directory, as `mooseng status` shows them.
+    #[arg(long, value_name = "DISK")]
+    pub disk: Option<String>,
+    /// Takes it back: the server, or the disk, gets copies again.
     #[arg(long)]
     pub stop: bool,
 }
@@ -31,7 +34,31 @@ pub(crate) fn line(d: &Draining) -> String {
     }
 }
 
+/// A disk's id, as people see it.
+pub(crate) fn name(disk: DiskId) -> String {
+    format!("{:016x}", disk.get())
+}
+
+/// How far the drain of a disk is.
+pub(crate) fn disk_line(d: &DrainingDisk) -> String {
+    let path = d.path.as_ref().map_or_else(String::new, |path| format!(" ({path})"));
+    let which = format!("disk {}{path} of chunkserver {}", name(d.disk), d.server.get());
+    match (&d.path, d.left) {
+        (None, _) => format!("{which} is not there, or its chunkserver is silent"),
+        (Some(_), None) => format!("{which} is to be emptied: its chunkserver has not heard of it yet"),
+        (Some(_), Some(0)) => {
+            format!("{which} is empty: it is safe to take away (restart the chunkserver without it)")
+        }
+        (Some(_), Some(n)) => {
+            format!("{which} is being emptied: {n} chunks are left, do not take it away yet")
+        }
+    }
+}
+
 pub(crate) async fn drain(client: &Client, args: &DrainArgs, out: &mut impl Write) -> Result<()> {
+    if let Some(disk) = &args.disk {
+        return drain_disk(client, args, disk, out).await;
+    }
     let (server, on) = (ServerId(args.server), !args.stop);
     let done = client.request(Drain { server, on }).await;
     done.with_context(|| format!("nothing was changed at chunkserver {}", args.server))?;
@@ -39,22 +66,55 @@ pub(crate) async fn drain(client: &Client, args: &DrainArgs, out: &mut impl Writ
     match care.drains.iter().find(|d| d.server == server) {
         Some(d) => {
             writeln!(out, "{}", line(d))?;
-            told_besides(d, &care)
+            told_besides(d.left, &care, || format!("mooseng drain {} --stop", args.server));
         }
         None => writeln!(out, "chunkserver {} gets copies", args.server)?,
     }
     Ok(())
 }
 
-fn told_besides(d: &Draining, care: &Care) {
-    if d.left > 0 && care.repairs.stuck > 0 {
+async fn drain_disk(client: &Client, args: &DrainArgs, disk: &str, out: &mut impl Write) -> Result<()> {
+    let (server, on) = (ServerId(args.server), !args.stop);
+    let disk = disk_of(client, server, disk).await?;
+    let done = client.request(DrainDisk { server, disk, on }).await;
+    done.with_context(|| format!("nothing was changed at chunkserver {}", args.server))?;
+    let care = client.request(GetCare {}).await?;
+    match care.disks.iter().find(|d| (d.server, d.disk) == (server, disk)) {
+        Some(d) => {
+            writeln!(out, "{}", disk_line(d))?;
+            let stop = || format!("mooseng drain {} --disk {} --stop", args.server, name(disk));
+            told_besides(d.left.unwrap_or(1), &care, stop);
+        }
+        None => writeln!(out, "disk {} of chunkserver {} gets copies", name(disk), args.server)?,
+    }
+    Ok(())
+}
+
+/// The disk that somebody named by its directory or its id.
+async fn disk_of(client: &Client, server: ServerId, named: &str) -> Result<DiskId> {
+    let status = client.status().await?;
+    let disks = status.servers.iter().filter(|s| s.id == server).flat_map(|s| &s.disks);
+    let mut there = disks.filter(|d| d.path == named);
+    match (there.next(), u64::from_str_radix(named, 16)) {
+        (Some(d), _) => Ok(d.disk),
+        (None, Ok(id)) if named.len() == 16 => Ok(DiskId(id)),
+        _ => Err(usage(format!(
+            "chunkserver {} has no disk {named} that is known now: name a disk by its id (16 hexadecimal digits) or its \
+             directory, as `mooseng status` shows them; nothing was changed",
+            server.get()
+        ))),
+    }
+}
+
+fn told_besides(left: u64, care: &Care, stop: impl Fn() -> String) {
+    if left > 0 && care.repairs.stuck > 0 {
         eprintln!(
             "{} chunks want more chunkservers than there are with room without it: their copies stay until \
-             there are more (start one, or `mooseng drain {} --stop`)",
+             there are more (start one, or `{}`)",
             care.repairs.stuck,
-            d.server.get()
+            stop()
         );
-    } else if d.left > 0 {
+    } else if left > 0 {
         eprintln!("`mooseng status` tells how far it is");
     }
 }

@@ -50,7 +50,7 @@ fn health(s: &ClusterStatus, care: &Care) -> Vec<&'static str> {
         (c.missing > 0, "CHUNK_MISSING"),
         (c.endangered > 0, "CHUNK_ENDANGERED"),
         (c.undergoal > 0, "CHUNK_UNDERGOAL"),
-        (s.servers.iter().any(|s| !s.alive && !is_empty(s)), "CHUNKSERVER_SILENT"),
+        (s.servers.iter().any(|s| s.silent && !is_empty(s)), "CHUNKSERVER_SILENT"),
         (s.servers.is_empty(), "NO_CHUNKSERVER"),
         (disk_error, "DISK_ERROR"),
         (care.servers.iter().any(|c| c.ahead > 0), "MASTERS_BEHIND"),
@@ -77,10 +77,10 @@ pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write
             "voter": m.voter, "leader": m.leader, "lag_entries": m.lag,
         })).collect::<Vec<_>>(),
         "chunkservers": s.servers.iter().map(|s| json!({
-            "id": s.id.get(), "addr": s.addr, "alive": s.alive, "silent_ms": s.silent_ms,
+            "id": s.id.get(), "addr": s.addr, "alive": s.alive, "silent": s.silent, "silent_ms": s.silent_ms,
             "disks": s.disks.iter().map(|d| json!({
-                "id": format!("{:016x}", d.disk.get()), "path": d.path, "total_bytes": d.total_bytes,
-                "free_bytes": d.free_bytes, "chunks": d.chunks, "error": d.error,
+                "id": drain::name(d.disk), "path": d.path, "total_bytes": d.total_bytes,
+                "free_bytes": d.free_bytes, "chunks": d.chunks, "error": d.error, "drains": d.drains,
             })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "chunks": {
@@ -93,6 +93,10 @@ pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write
         "draining": care.drains.iter().map(|d| json!({
             "server": d.server.get(), "since": output::time(d.since), "chunks_left": d.left,
             "safe_to_take_away": d.left == 0,
+        })).collect::<Vec<_>>(),
+        "draining_disks": care.disks.iter().map(|d| json!({
+            "server": d.server.get(), "disk": drain::name(d.disk), "path": d.path,
+            "since": output::time(d.since), "chunks_left": d.left, "safe_to_take_away": d.left == Some(0),
         })).collect::<Vec<_>>(),
         "files": {
             "inodes": s.fs.inodes, "used_bytes": s.fs.used_bytes,
@@ -163,6 +167,9 @@ fn status_table(s: &ClusterStatus, care: &Care, out: &mut impl Write) -> Result<
     for d in &care.drains {
         writeln!(out, "drain     {}", drain::line(d))?;
     }
+    for d in &care.disks {
+        writeln!(out, "drain     {}", drain::disk_line(d))?;
+    }
     let (free, total) = (size(s.fs.free_bytes), size(s.fs.total_bytes));
     writeln!(
         out,
@@ -187,6 +194,7 @@ fn status_table(s: &ClusterStatus, care: &Care, out: &mut impl Write) -> Result<
         words("ADDRESS"),
         words("STATE"),
         words("DISK"),
+        words("DISK ID"),
         numbers("FREE"),
         numbers("TOTAL"),
         numbers("CHUNKS"),
@@ -195,17 +203,28 @@ fn status_table(s: &ClusterStatus, care: &Care, out: &mut impl Write) -> Result<
         let drain = care.drains.iter().find(|d| d.server == server.id);
         let alive = match (server.alive, drain) {
             (false, Some(d)) if d.left == 0 => "gone, was empty".into(),
+            (false, _) if !server.silent => "not heard yet".into(),
             (false, _) => format!("silent {} s", server.silent_ms / 1000),
             (true, None) => "alive".into(),
             (true, Some(d)) if d.left == 0 => "empty, may go".into(),
             (true, Some(_)) => "alive, drains".into(),
         };
-        server.disks.iter().map(move |d| {
-            let state = d.error.as_ref().map_or_else(|| alive.clone(), |e| format!("set aside: {e}"));
+        let (id, addr) = (server.id.get().to_string(), server.addr.clone());
+        let dash = || "-".to_owned();
+        let unheard = [id.clone(), addr.clone(), alive.clone(), dash(), dash(), dash(), dash(), dash()];
+        let unheard = server.disks.is_empty().then_some(unheard);
+        let disks = server.disks.iter().map(move |d| {
+            let drains = care.disks.iter().find(|c| (c.server, c.disk) == (server.id, d.disk));
+            let state = match (&d.error, drains) {
+                (Some(e), _) => format!("set aside: {e}"),
+                (None, Some(c)) if server.alive && c.left == Some(0) => "empty, may go".into(),
+                (None, Some(_)) if server.alive => "alive, disk drains".into(),
+                (None, _) => alive.clone(),
+            };
             let (free, total) = (size(d.free_bytes), size(d.total_bytes));
-            let (id, addr) = (server.id.get().to_string(), server.addr.clone());
-            [id, addr, state, d.path.clone(), free, total, d.chunks.to_string()]
-        })
+            [id.clone(), addr.clone(), state, d.path.clone(), drain::name(d.disk), free, total, d.chunks.to_string()]
+        });
+        unheard.into_iter().chain(disks)
     });
     output::table(out, columns, disks)
 }
@@ -215,7 +234,7 @@ const fn state(s: Option<ReplicaState>) -> &'static str {
         Some(ReplicaState::Good) => "good",
         Some(ReplicaState::Suspect) => "suspect",
         Some(ReplicaState::Damaged) => "damaged",
-        Some(ReplicaState::Leaving) => "on a disk set aside",
+        Some(ReplicaState::Leaving) => "on a disk that is set aside or being emptied",
         None => "absent",
     }
 }

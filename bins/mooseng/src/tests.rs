@@ -295,6 +295,76 @@ async fn what_is_looked_after_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_emptied_and_its_copies_are_on_another() {
+    let f = Fixture::new().await;
+    for n in 0..6 {
+        f.fs.write(&format!("/{n}"), bytes(20_000)).await.unwrap();
+    }
+    let status = async || serde_json::from_str::<serde_json::Value>(&f.says("status -o json").await).unwrap();
+    let (code, said) = f.fails("drain 2 --disk /nowhere").await;
+    assert!(code == 2 && said.contains("nothing was changed"), "{code} {said}");
+    let (code, said) = f.fails("drain 2 --disk 0123456789abcdef").await;
+    assert!(code == 2 && said.contains("has no disk 0123456789abcdef; it has "), "{code} {said}");
+    let (code, said) = f.fails("drain 9 --disk 0123456789abcdef").await;
+    assert!(code == 2 && said.contains("no chunkserver"), "{code} {said}");
+    // Servers tell what is on their disks with the next heartbeat.
+    let id = async {
+        loop {
+            let json = status().await;
+            let disks = json["chunkservers"][1]["disks"].as_array().unwrap();
+            if disks.iter().map(|d| d["chunks"].as_u64().unwrap()).sum::<u64>() == 6 {
+                let full = disks.iter().max_by_key(|d| d["chunks"].as_u64()).unwrap();
+                return full["id"].as_str().unwrap().to_owned();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let id = tokio::time::timeout(std::time::Duration::from_secs(60), id).await.unwrap();
+    assert!(f.says("status").await.contains(&id), "people see the name");
+    let said = f.says(&format!("drain 2 --disk {id}")).await;
+    assert!(said.contains(&id) && said.contains("is to be emptied"), "{said}");
+    let empty = async {
+        loop {
+            let json = status().await;
+            let d = &json["draining_disks"][0];
+            assert_eq!((&d["server"], &d["disk"]), (&2.into(), &id.as_str().into()), "{json}");
+            if d["safe_to_take_away"] == true {
+                return json;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let json = tokio::time::timeout(std::time::Duration::from_secs(120), empty).await.unwrap();
+    let disks = json["chunkservers"][1]["disks"].as_array().unwrap();
+    let of = |d: &serde_json::Value| (d["id"] == id, d["chunks"].as_u64().unwrap(), d["drains"] == true);
+    let mut all: Vec<_> = disks.iter().map(of).collect();
+    all.sort_unstable();
+    assert_eq!(all, [(false, 6, false), (true, 0, true)], "on the other disk of the same server");
+    for part in ["is empty: it is safe to take away", "empty, may go"] {
+        assert!(f.says("status").await.contains(part), "{part}");
+    }
+    let health = async || f.says("status").await.contains("health    healthy");
+    let healthy = async {
+        while !health().await {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), healthy).await.unwrap();
+    // The last disk that takes copies stays.
+    let other = disks.iter().find(|d| d["id"] != id).unwrap()["id"].as_str().unwrap();
+    let (code, said) = f.fails(&format!("drain 2 --disk {other}")).await;
+    assert!(code == 2 && said.contains("no room elsewhere"), "{code} {said}");
+    let said = f.says(&format!("drain 2 --disk {id} --stop")).await;
+    assert_eq!(said, format!("disk {id} of chunkserver 2 gets copies\n"));
+    let (code, said) = f.fails(&format!("drain 2 --disk {id} --stop")).await;
+    assert!(code == 2 && said.contains("is not being emptied"), "{code} {said}");
+    for n in 0..6 {
+        assert_eq!(f.fs.read(&format!("/{n}")).await.unwrap(), bytes(20_000));
+    }
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fsck_tells_what_is_wrong_and_how_bad_it_is() {
     let mut f = Fixture::new().await;
     f.says("mkdir /d").await;

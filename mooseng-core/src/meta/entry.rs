@@ -173,6 +173,15 @@ pub enum Command {
         /// Whether it is.
         on: bool,
     },
+    /// A disk of a chunkserver is to be emptied, or not any more.
+    DrainDisk {
+        /// Whose.
+        server: ServerId,
+        /// Which.
+        disk: DiskId,
+        /// Whether it is.
+        on: bool,
+    },
 }
 
 /// What the leader decided for a mutation.

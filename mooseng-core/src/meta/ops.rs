@@ -191,4 +191,8 @@ meta_ops! {
     /// Empties a chunkserver: it gets no new copies, and its own are made elsewhere first and then removed;
     /// or takes that back. A repeat does nothing.
     Admin Drain { server: ServerId, on: bool } -> (), fn drain;
+
+    /// The same with one disk of a chunkserver: its copies are made at others, or, where none has room, on
+    /// another disk of the same. Refused when there is nowhere that they could be.
+    Admin DrainDisk { server: ServerId, disk: DiskId, on: bool } -> (), fn drain_disk;
 }

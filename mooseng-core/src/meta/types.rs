@@ -241,6 +241,8 @@ pub struct DiskReport {
     pub chunks: u64,
     /// Why it was set aside, when it was.
     pub error: Option<String>,
+    /// It is being emptied, as the masters ordered: it takes no new chunks.
+    pub drains: bool,
 }
 
 /// What the masters tell a chunkserver.
@@ -257,6 +259,8 @@ pub struct ServerOrders {
     pub next_session: SessionId,
     /// The leader does not know this incarnation's chunks yet: report them.
     pub want_report: bool,
+    /// Its disks that are to be emptied.
+    pub drains: Vec<DiskId>,
 }
 
 /// State of one replica at a chunkserver.
@@ -268,8 +272,8 @@ pub enum ReplicaState {
     Suspect,
     /// Has damaged blocks.
     Damaged,
-    /// Good, on a disk that was set aside after errors: it is a source as long as it can be read, and does not
-    /// count.
+    /// Good, on a disk that was set aside after errors, or that is being emptied: it is a source as long as it
+    /// can be read, and does not count.
     Leaving,
 }
 
@@ -310,10 +314,13 @@ pub struct ServerInfo {
     pub addr: String,
     /// Whether it was heard of lately.
     pub alive: bool,
-    /// Milliseconds since then.
+    /// Milliseconds since then, or since the leader's election.
     pub silent_ms: u64,
-    /// Its disks, as last reported.
+    /// Its disks, as last reported; none before the leader has heard it.
     pub disks: Vec<DiskReport>,
+    /// Whether it was silent for so long that its copies do not count. A new leader gives all whom it has not
+    /// heard this time, before they are neither alive nor silent.
+    pub silent: bool,
 }
 
 /// Counts of chunks by risk.
@@ -442,6 +449,8 @@ pub struct Care {
     pub drains: Vec<Draining>,
     /// How far the copying of what lacks copies is.
     pub repairs: Repairs,
+    /// Disks that are being emptied.
+    pub disks: Vec<DrainingDisk>,
 }
 
 /// Chunks that lack copies, and their copying.
@@ -484,6 +493,22 @@ pub struct Draining {
     pub since: Timestamp,
     /// Chunks whose set still names it.
     pub left: u64,
+}
+
+/// A disk of a chunkserver that is being emptied.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DrainingDisk {
+    /// Whose.
+    pub server: ServerId,
+    /// Which.
+    pub disk: DiskId,
+    /// Its directory, for people; `None` when the server was not heard since the leader's election, or does
+    /// not have the disk any more.
+    pub path: Option<String>,
+    /// When that began.
+    pub since: Timestamp,
+    /// Copies that are on it still. `None` until its server has said that it puts no new ones there.
+    pub left: Option<u64>,
 }
 
 /// The scrub of one disk of a chunkserver.

@@ -15,6 +15,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
 use std::{io, sync::Arc};
 
 /// Answers the other masters.
@@ -24,6 +25,23 @@ pub(super) struct RaftHandler {
     pub state: Arc<Shared>,
     /// One snapshot is received at a time: bounds the space they take.
     pub receiving: tokio::sync::Mutex<()>,
+    pub told: Told,
+}
+
+/// Up to where this node has told its leader that it has the log on its disk.
+#[derive(Default)]
+pub(super) struct Told(Mutex<Option<(Vote, Mark)>>);
+
+impl Told {
+    fn stored(&self, leader: Vote, upto: Option<Mark>) {
+        let mut told = self.0.lock();
+        let before = told.filter(|(to, _)| *to == leader).map(|(_, upto)| upto);
+        *told = before.max(upto).map(|upto| (leader, upto));
+    }
+
+    fn covers(&self, leader: Vote, upto: Option<Mark>) -> bool {
+        upto.is_none() || self.0.lock().is_some_and(|(to, told)| to == leader && upto <= Some(told))
+    }
 }
 
 fn refused(cause: impl std::fmt::Display) -> NetError {
@@ -67,20 +85,31 @@ impl Handler for RaftHandler {
 
 impl RaftHandler {
     /// A sign of life is answered when it was taken, and does not wait until entries that came before are on the
-    /// disk: a slow disk is no reason to doubt the leader. What the leader learns from the answer is only that
-    /// this node follows it.
+    /// disk: a slow disk is no reason to doubt the leader. What it claims of the log was told to this leader before,
+    /// so that the leader learns only that this node follows it; a question for where the logs agree, which has no
+    /// entries either, waits.
     async fn append(
         &self,
         request: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesResponse<Types>, NetError> {
-        let vote = request.entries.is_empty().then_some(request.vote);
-        let stored = self.raft.append_entries(request);
-        let Some(vote) = vote else { return stored.await.map_err(refused) };
+        let (vote, prev) = (request.vote, request.prev_log_id);
+        let upto = request.entries.last().map(|e| e.log_id).or(prev);
+        let sign_of_life = request.entries.is_empty() && self.told.covers(vote, prev);
+        let stored = async {
+            let answer = self.raft.append_entries(request).await.map_err(refused)?;
+            if matches!(answer, AppendEntriesResponse::Success) {
+                self.told.stored(vote, upto);
+            }
+            Ok(answer)
+        };
+        if !sign_of_life {
+            return stored.await;
+        }
         // Asked behind the sign of life, so that it is answered behind it.
         let followed = self.raft.with_raft_state(move |s| *s.vote_ref() == vote);
         tokio::select! {
             biased;
-            answer = stored => answer.map_err(refused),
+            answer = stored => answer,
             Ok(true) = followed => Ok(AppendEntriesResponse::Success),
         }
     }
@@ -107,6 +136,18 @@ impl RaftHandler {
         encode(&self.raft.install_full_snapshot(vote, snapshot).await.map_err(refused)?)
     }
 
+    /// A disk that does not keep what it is given stops its master, as at every other flush. One that is
+    /// full is waited for: the leader sends the snapshot again.
+    async fn not_stored(&self, e: io::Error) -> NetError {
+        if e.kind() == io::ErrorKind::StorageFull {
+            tracing::warn!(error = %e, "there is no room for a snapshot that the leader sent: it is sent again");
+        } else {
+            tracing::error!(error = %e, "a snapshot that the leader sent cannot be stored: this master stops");
+            let _ = self.raft.shutdown().await;
+        }
+        refused(format!("the snapshot cannot be stored: {e}"))
+    }
+
     /// Writes the pieces to a file beside the current snapshot, complete and verified on return.
     async fn receive(
         &self,
@@ -116,21 +157,27 @@ impl RaftHandler {
     ) -> Result<SnapshotFile, NetError> {
         let files = self.state.files();
         let (at, lane) = (Arc::clone(&files), Arc::clone(&files.lane));
-        let failed = |e: io::Error| refused(format!("the snapshot cannot be stored: {e}"));
         let stopped = || refused("the node stops");
-        let mut writer =
-            on_lane(&lane, move || FileWriter::begin(&at)).await.ok_or_else(stopped)?.map_err(failed)?;
+        let begun = on_lane(&lane, move || FileWriter::begin(&at)).await.ok_or_else(stopped)?;
+        let mut writer = match begun {
+            Ok(writer) => writer,
+            Err(e) => return Err(self.not_stored(e).await),
+        };
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
-            writer = on_lane(&lane, move || writer.piece(&piece.data).map(|()| writer))
-                .await
-                .ok_or_else(stopped)?
-                .map_err(failed)?;
+            let written = on_lane(&lane, move || writer.piece(&piece.data).map(|()| writer)).await;
+            writer = match written.ok_or_else(stopped)? {
+                Ok(writer) => writer,
+                Err(e) => return Err(self.not_stored(e).await),
+            };
         }
         if writer.pieces() != count {
             return Err(NetError::Malformed { what: "a snapshot with pieces missing".into() });
         }
         let mark = Mark { applied: meta.last_log_id, membership: meta.last_membership.clone() };
-        on_lane(&lane, move || writer.finish(&mark)).await.ok_or_else(stopped)?.map_err(failed)
+        match on_lane(&lane, move || writer.finish(&mark)).await.ok_or_else(stopped)? {
+            Ok(file) => Ok(file),
+            Err(e) => Err(self.not_stored(e).await),
+        }
     }
 }

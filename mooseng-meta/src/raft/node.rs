@@ -128,6 +128,7 @@ impl RaftNode {
             raft: raft.clone(),
             gate: Arc::clone(&gate),
             state: Arc::clone(&shared),
+            told: Default::default(),
             receiving: tokio::sync::Mutex::new(()),
         };
         let listening = match transport.listen(&raft_addr, Arc::new(handler)).await {

@@ -43,13 +43,22 @@ impl Inner {
         let voters = raft.voters.iter().map(|m| master(m, true));
         let masters = voters.chain(raft.learners.iter().map(|m| master(m, false))).collect();
         let (now, m) = (self.now(), lead.memory.lock());
-        let server = |(id, s): (&ServerId, &super::lead::Server)| ServerInfo {
-            id: *id,
-            addr: s.addr.clone(),
-            alive: m.is_alive(*id, now, self.timings.server_dead),
-            silent_ms: now.saturating_sub(s.heard).as_millis() as u64,
-            disks: s.disks.clone(),
-        };
+        let mut servers = Vec::new();
+        scan_recs(view, Table::Server, &[], &[], |k, rec: ServerRec| {
+            let id = ServerId(number(k));
+            let heard = m.servers.get(&id);
+            let silent = now.saturating_sub(heard.map_or(lead.since, |s| s.heard));
+            servers.push(ServerInfo {
+                id,
+                addr: heard.map_or(rec.addr, |s| s.addr.clone()),
+                alive: m.is_alive(id, now, self.timings.server_dead),
+                silent_ms: silent.as_millis() as u64,
+                disks: heard.map_or_else(Vec::new, |s| s.disks.clone()),
+                silent: silent >= self.timings.server_dead,
+            });
+            true
+        })
+        .map_err(internal)?;
         let mut chunks = ChunkHealth::default();
         scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
             let id = ChunkId(number(k));
@@ -76,7 +85,7 @@ impl Inner {
             term: lead.term,
             revision: raft.applied.unwrap_or_default(),
             masters,
-            servers: m.servers.iter().map(server).collect(),
+            servers,
             chunks,
             sessions: self.all_sessions(view)?.len() as u64,
             fs: answer(namespace::fs_stat(view, total, free))?,
@@ -135,6 +144,7 @@ impl Inner {
         match req {
             MetaRequest::ScrubNow(_) => Ok(MetaReply::ScrubNow(self.scrub_now(lead))),
             MetaRequest::Drain(r) => self.drain(lead, cx, r).await.map(MetaReply::Drain),
+            MetaRequest::DrainDisk(r) => self.drain_disk(lead, cx, r).await.map(MetaReply::DrainDisk),
             MetaRequest::AllowRemovals(r) => {
                 self.allow_removals(lead, r.server).map(MetaReply::AllowRemovals)
             }

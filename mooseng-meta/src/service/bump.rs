@@ -272,8 +272,8 @@ impl Inner {
         let odd: Vec<_> =
             m.odd.range((id, ServerId(0))..=(id, ServerId(u64::MAX))).map(|(k, _)| *k).collect();
         for k in odd {
-            // What is on a disk set aside is there still, until a look says otherwise.
-            if m.odd.get(&k) != Some(&Odd::State(ReplicaState::Leaving)) || !members.contains(&k.1) {
+            // What is leaving its disk is there still, until a look says otherwise.
+            if !m.is_leaving(k.0, k.1) || !members.contains(&k.1) {
                 m.odd.remove(&k);
             }
         }

@@ -151,7 +151,7 @@ impl Inner {
             let mut m = lead.memory.lock();
             m.surplus.remove(&(id, server));
             // Who empties a server wants its copies gone: they do not count.
-            if !m.draining.contains_key(&server) {
+            if !m.is_emptied(server) {
                 m.was_removed(server, self.now());
             }
         }

@@ -8,10 +8,10 @@ use crate::{
     store::{RedbView, Table, View as _, map_key},
 };
 use mooseng_core::{
-    attr::{Access, FileKind, SetAttr},
+    attr::{Access, Attr, FileKind, SetAttr},
     capability::Rights,
     context::CallContext,
-    error::MetaError,
+    error::{Errno, MetaError},
     ids::*,
     limits::GROUPS_MAX,
     meta::*,
@@ -373,8 +373,17 @@ impl Inner {
     ) -> Result<Created, MetaError> {
         let (session, inode) = (cx.session.ok_or(MetaError::SessionEnded)?.id, created.attr.inode);
         let opening = self.begin_open(lead, inode, session)?;
-        // Somebody may have removed it in between; then there is nothing to open.
-        let rec = answer(namespace::inode(&self.view()?, inode))?;
+        let rec = match answer(namespace::inode(&self.view()?, inode)) {
+            Ok(rec) => rec,
+            // It was made, and somebody removed it before its maker heard of that: the maker has a file
+            // without a name, as if the answer had come in time, and without the content it never had.
+            Err(MetaError::Posix(Errno::ESTALE)) if created.created => {
+                let attr = Attr { nlink: 0, ..created.attr.clone() };
+                return Ok(Created { attr, ..created.clone() });
+            }
+            // One that was found is gone: there is nothing to open.
+            Err(e) => return Err(e),
+        };
         opening.done(access);
         let (attr, truncates, has_chunks) = (rec.attr(inode), rec.truncates, rec.chunks > 0);
         let inline = if rec.kind == FileKind::File { rec.inline } else { None };

@@ -60,6 +60,8 @@ pub(super) struct Memory {
     pub removed: BTreeMap<ServerId, Removed>,
     /// Servers that are being emptied, since when.
     pub draining: BTreeMap<ServerId, Timestamp>,
+    /// Disks that are being emptied, since when.
+    pub disk_drains: BTreeMap<(ServerId, DiskId), Timestamp>,
     /// Chunks that the sets of these still name, at the last look at all.
     pub drain_left: BTreeMap<ServerId, u64>,
     /// How fast copies are made.
@@ -106,13 +108,35 @@ impl Memory {
         alive
             .filter(|(id, _)| !self.draining.contains_key(id))
             .map(|(id, s)| {
-                let usable = s.disks.iter().filter(|d| d.error.is_none());
+                let drains = |d: &DiskReport| self.disk_drains.contains_key(&(*id, d.disk));
+                let usable = s.disks.iter().filter(|d| d.error.is_none() && !drains(d));
                 Candidate {
                     server: *id,
                     free_bytes: usable.map(|d| d.free_bytes).fold(0, u64::saturating_add),
                 }
             })
             .collect()
+    }
+
+    /// Whether something is being emptied.
+    pub fn empties(&self) -> bool {
+        !self.draining.is_empty() || !self.disk_drains.is_empty()
+    }
+
+    /// Disks of a server that are to be emptied.
+    pub fn drains_of(&self, server: ServerId) -> Vec<DiskId> {
+        let all = self.disk_drains.range((server, DiskId(0))..=(server, DiskId(u64::MAX)));
+        all.map(|((_, disk), _)| *disk).collect()
+    }
+
+    /// Whether somebody said that copies at a server go: all of them, or those of a disk.
+    pub fn is_emptied(&self, server: ServerId) -> bool {
+        self.draining.contains_key(&server) || !self.drains_of(server).is_empty()
+    }
+
+    /// Whether a copy is on a disk that was set aside or is being emptied, as its server told.
+    pub fn is_leaving(&self, id: ChunkId, server: ServerId) -> bool {
+        self.odd.get(&(id, server)) == Some(&Odd::State(ReplicaState::Leaving))
     }
 
     /// Servers that may join a set: not those that failed to lately.
@@ -160,7 +184,7 @@ impl Memory {
         self.retry.get(&chunk).is_some_and(|(_, again)| now < *again)
     }
 
-    /// A server told whether its copy is on a disk that was set aside.
+    /// A server told whether its copy is on a disk that was set aside or is being emptied.
     pub fn is_aside(&mut self, id: ChunkId, server: ServerId, is: bool) {
         let aside = Odd::State(ReplicaState::Leaving);
         let noted = self.odd.get(&(id, server)).copied();
@@ -180,7 +204,7 @@ impl Memory {
     ) -> (usize, usize) {
         let odd = |s: &ServerId| self.odd.get(&(id, *s));
         let good = |s: &&ServerId| odd(s).is_none();
-        let source = |s: &&ServerId| matches!(odd(s), None | Some(Odd::State(ReplicaState::Leaving)));
+        let source = |s: &&ServerId| odd(s).is_none() || self.is_leaving(id, **s);
         let there = || members.iter().filter(|s| is_there(s));
         (there().filter(good).count(), there().filter(source).count())
     }

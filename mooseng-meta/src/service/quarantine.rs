@@ -219,10 +219,10 @@ impl Memory {
         self.servers.get(&server).map_or(0, |s| s.disks.iter().map(|d| d.chunks).fold(0, u64::saturating_add))
     }
 
-    /// Removals that are due at a server and count for the guard. Whoever empties a server has said that
-    /// its surplus copies go.
+    /// Removals that are due at a server and count for the guard. Whoever empties a server, or a disk of it, has
+    /// said that its surplus copies go.
     fn counted(&self, c: &ServerCare) -> u64 {
-        c.due + if self.draining.contains_key(&c.server) { 0 } else { c.surplus }
+        c.due + if self.is_emptied(c.server) { 0 } else { c.surplus }
     }
 
     /// How many copies may be removed from each server outside the deletion table now. Tells once of
@@ -264,7 +264,7 @@ impl Inner {
         let (repairs, drains) = self.outlook(lead, view)?;
         let (m, now, quarantine) = (lead.memory.lock(), self.now(), self.timings.quarantine);
         let servers = m.care(now, quarantine).into_values().collect();
-        Ok(Care { quarantine_secs: quarantine.as_secs(), servers, drains, repairs })
+        Ok(Care { quarantine_secs: quarantine.as_secs(), servers, drains, repairs, disks: m.disks_left() })
     }
 
     /// An operator allows what waits at a server now, and what is in quarantine there.
@@ -380,7 +380,7 @@ mod tests {
             total_bytes: u64::MAX,
             free_bytes: u64::MAX,
             chunks,
-            error: None,
+            error: None, drains: false,
         };
         m.servers.get_mut(&S).unwrap().disks = vec![disk(u64::MAX), disk(1)];
         assert_eq!((m.copies_at(S), m.space()), (u64::MAX, (u64::MAX, u64::MAX)));

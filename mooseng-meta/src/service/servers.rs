@@ -157,12 +157,12 @@ impl Inner {
         })
         .map_err(internal)?;
         let next_session = namespace::next_session(&view).map_err(internal)?;
-        let want_report = {
+        let (want_report, drains) = {
             let (m, now) = (lead.memory.lock(), self.now());
             let reported = m.servers.get(&server).and_then(|s| s.reported);
-            reported.is_none_or(|at| now.saturating_sub(at) > REPORT_EVERY)
+            (reported.is_none_or(|at| now.saturating_sub(at) > REPORT_EVERY), m.drains_of(server))
         };
-        Ok(ServerOrders { term: lead.term, keys, sessions, next_session, want_report })
+        Ok(ServerOrders { term: lead.term, keys, sessions, next_session, want_report, drains })
     }
 
     /// Takes one page of a report. What is not as its record says is noted, and looked at again by

@@ -24,7 +24,7 @@ const REPAIRS_MAX: usize = 8;
 const SETTLING_MAX: usize = 32;
 /// Chunks that wait for their turn; more are found again by the next look at all.
 const QUEUE_MAX: usize = 65_536;
-/// Rounds between two looks at all chunks without a reason; while a server is being emptied.
+/// Rounds between two looks at all chunks without a reason; while a server or a disk is being emptied.
 const LOOK_ROUNDS: (u32, u32) = (60, 10);
 
 /// How soon a chunk's turn comes: those that somebody waits for first, then by risk.
@@ -82,7 +82,7 @@ impl Inner {
                 () = lead.wake.notified() => self.find(lead, false, &mut queue),
                 () = tick.as_mut() => {
                     round = round.wrapping_add(1);
-                    let drains = !lead.memory.lock().draining.is_empty();
+                    let drains = lead.memory.lock().empties();
                     let rounds = if drains { LOOK_ROUNDS.1 } else { LOOK_ROUNDS.0 };
                     let all = round.is_multiple_of(rounds) || self.somebody_died(lead);
                     self.find(lead, all, &mut queue);
@@ -206,7 +206,7 @@ impl Inner {
             for (server, n) in &mut left {
                 *n += u64::from(names(&rec, *server));
             }
-            let leaves = rec.members.iter().any(|s| m.draining.contains_key(s));
+            let leaves = rec.members.iter().any(|s| m.draining.contains_key(s) || m.is_leaving(id, *s));
             let at_risk = risk_of((good, sources), usize::from(rec.wanted));
             if let Some(risk) = at_risk.max(leaves.then_some(Risk::Undergoal))
                 && !m.is_early(id, now)

@@ -74,7 +74,14 @@ pub fn apply(tx: &mut dyn Tx, entry: &LogEntry, totals: &mut TotalsDelta) -> io:
             token::make(tx, now, &made).map(Applied::Token)
         }
         Command::TokenUsed { token, csr } => token::spend(tx, now, *token, *csr).map(Applied::Token),
-        Command::Drain { server, on } => drain(tx, now, *server, *on).map(Applied::Done),
+        Command::Drain { server, on } => {
+            let k = key(server.get());
+            drain(tx, now, (Table::Drain, &k), *server, *on).map(Applied::Done)
+        }
+        Command::DrainDisk { server, disk, on } => {
+            let k = key2(server.get(), disk.get());
+            drain(tx, now, (Table::DrainDisk, &k), *server, *on).map(Applied::Done)
+        }
         Command::FenceDone { done } => {
             for (session, server) in done {
                 tx.delete(Table::Unfenced, &key2(server.get(), session.get()))?;
@@ -308,16 +315,22 @@ fn delete_done(tx: &mut dyn Tx, done: &[(ChunkId, ServerId)]) -> io::Result<bool
     Ok(changed)
 }
 
-fn drain(tx: &mut dyn Tx, now: Timestamp, server: ServerId, on: bool) -> io::Result<bool> {
-    let k = key(server.get());
-    let drains = tx.get(Table::Drain, &k)?.is_some();
-    let known = tx.get(Table::Server, &k)?.is_some();
+/// Notes that a server, or a disk of it, is being emptied, or takes the note away.
+fn drain(
+    tx: &mut dyn Tx,
+    now: Timestamp,
+    (table, k): (Table, &[u8]),
+    server: ServerId,
+    on: bool,
+) -> io::Result<bool> {
+    let drains = tx.get(table, k)?.is_some();
+    let known = tx.get(Table::Server, &key(server.get()))?.is_some();
     if drains == on || (on && !known) {
         return Ok(false);
     }
     match on {
-        true => save(tx, Table::Drain, &k, &now)?,
-        false => tx.delete(Table::Drain, &k)?,
+        true => save(tx, table, k, &now)?,
+        false => tx.delete(table, k)?,
     }
     Ok(true)
 }

@@ -61,10 +61,12 @@ pub enum Table {
     Unfenced = 18,
     /// Chunkserver that is being emptied → since when.
     Drain = 19,
+    /// Chunkserver, disk of it that is being emptied → since when.
+    DrainDisk = 20,
 }
 
 /// All tables in order.
-pub const TABLES: [Table; 20] = [
+pub const TABLES: [Table; 21] = [
     Table::Meta,
     Table::Inode,
     Table::Entry,
@@ -85,6 +87,7 @@ pub const TABLES: [Table; 20] = [
     Table::Link,
     Table::Unfenced,
     Table::Drain,
+    Table::DrainDisk,
 ];
 
 /// Called for each row of a scan; `false` ends it.

@@ -91,7 +91,7 @@ impl Fake {
             return Err(ChunkError::Busy("as the test wants".into()));
         }
         let suspect = |id, h: &Has| match h.state {
-            ReplicaState::Good => Ok(()),
+            ReplicaState::Good | ReplicaState::Leaving => Ok(()),
             _ => Err(ChunkError::Suspect(id)),
         };
         let id = match op {
@@ -182,7 +182,7 @@ fn disk(id: u64) -> DiskReport {
         total_bytes: 1 << 40,
         free_bytes: 1 << 39,
         chunks: 0,
-        error: None,
+        error: None, drains: false,
     }
 }
 
@@ -276,6 +276,31 @@ impl World {
             version: "t".into(),
         };
         self.service().register(&cx(), r).await.unwrap()
+    }
+
+    /// A chunkserver hears that its disk drains, if it does, says so, and tells what is there as leaving.
+    pub async fn obey_drain(&self, id: u64) {
+        let (server, incarnation) = (ServerId(id), Incarnation(1));
+        let beat = |disks| Heartbeat { server, incarnation, disks, damaged: vec![], broken: vec![] };
+        let orders = self.service().heartbeat(&cx(), beat(vec![disk(id)])).await.unwrap();
+        let drains = orders.drains == [DiskId(id)];
+        let state = if drains { ReplicaState::Leaving } else { ReplicaState::Good };
+        let chunks: Vec<_> = {
+            let mut s = self.fake(server).0.lock();
+            s.has.values_mut().for_each(|h| h.state = state);
+            let version = |h: &Has| ChunkVersion(h.version);
+            let report = |(id, h): (&ChunkId, &Has)| ChunkReport {
+                chunk: ChunkRef { id: *id, version: version(h) },
+                length: h.length,
+                state,
+            };
+            s.has.iter().map(report).collect()
+        };
+        let left = chunks.len() as u64;
+        let report = Report { server, incarnation, after: None, chunks, last: true };
+        self.service().report(&cx(), report).await.unwrap();
+        let now = DiskReport { drains, chunks: left, ..disk(id) };
+        self.service().heartbeat(&cx(), beat(vec![now])).await.unwrap();
     }
 
     pub fn service(&self) -> Arc<dyn MetadataService> {

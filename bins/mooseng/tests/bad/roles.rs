@@ -37,6 +37,7 @@ fn requests() -> Vec<(MetaRequest, &'static [Role])> {
         (AddMaster { id: MasterId(9), raft_addr: text(), client_addr: text() }.into(), &[Admin]),
         (TransferLeadership { to: MasterId(9) }.into(), &[Admin]),
         (Drain { server: ServerId(9), on: true }.into(), &[Admin]),
+        (DrainDisk { server: ServerId(9), disk: DiskId(9), on: true }.into(), &[Admin]),
         (AllowRemovals { server: ServerId(9) }.into(), &[Admin]),
         (ScrubNow {}.into(), &[Admin]),
         (TellScrub { server, incarnation, disks: vec![] }.into(), &[Chunkserver]),

@@ -19,6 +19,8 @@ struct Inner {
     /// Changes until the power fails; `None` is never.
     fuse: Option<u64>,
     dead: bool,
+    /// Flushes of files with this in their name fail.
+    bad: Option<&'static str>,
 }
 
 /// See the module.
@@ -28,6 +30,7 @@ pub struct CrashDisk(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct CrashFile {
     disk: CrashDisk,
+    name: String,
     content: Arc<Mutex<Content>>,
 }
 
@@ -39,6 +42,11 @@ impl CrashDisk {
     /// The power fails at the `changes`-th change from now.
     pub fn fail_after(&self, changes: u64) {
         self.0.lock().fuse = Some(changes);
+    }
+
+    /// Flushes of files with this in their name fail from now on.
+    pub fn fail_syncs_of(&self, name: &'static str) {
+        self.0.lock().bad = Some(name);
     }
 
     pub fn is_dead(&self) -> bool {
@@ -113,8 +121,8 @@ impl CrashDisk {
         Ok(())
     }
 
-    fn file(&self, content: &Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
-        Arc::new(CrashFile { disk: self.clone(), content: Arc::clone(content) })
+    fn file(&self, name: &str, content: &Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
+        Arc::new(CrashFile { disk: self.clone(), name: name.into(), content: Arc::clone(content) })
     }
 }
 
@@ -130,7 +138,7 @@ impl Disk for CrashDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         self.alive()?;
         let content = self.0.lock().live.get(name).cloned().ok_or_else(|| missing(name))?;
-        Ok(self.file(&content))
+        Ok(self.file(name, &content))
     }
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         self.change()?;
@@ -141,7 +149,7 @@ impl Disk for CrashDisk {
         }
         inner.live.insert(name.into(), Arc::clone(&content));
         drop(inner);
-        Ok(self.file(&content))
+        Ok(self.file(name, &content))
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         self.change()?;
@@ -204,6 +212,9 @@ impl DiskFile for CrashFile {
     }
     fn sync(&self) -> io::Result<()> {
         self.disk.change()?;
+        if self.disk.0.lock().bad.is_some_and(|bad| self.name.contains(bad)) {
+            return Err(io::Error::other("the medium is bad"));
+        }
         let mut content = self.content.lock();
         content.durable = content.live.clone();
         Ok(())

@@ -229,6 +229,29 @@ async fn a_follower_that_lags_far_gets_a_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_master_that_cannot_store_a_snapshot_stops_and_says_so() {
+    let mut c = Cluster::empty(5);
+    c.timings = RaftTimings { snapshot_entries: 50, kept_entries: 10, ..RaftTimings::default() };
+    c.form(3).await;
+    let leader = c.leader().await;
+    let lagging = (1..=3).find(|id| *id != leader).unwrap();
+    c.crash(lagging).await;
+    for i in 0..300 {
+        c.set(&format!("k{i}"), "v").await;
+    }
+    eventually("the log to be purged", async || {
+        let purged = c.node(c.leader().await).status().purged;
+        purged.is_some_and(|p| p.get() > 100).then_some(())
+    })
+    .await;
+    c.masters[&lagging].disk.fail_syncs_of("snapshot.");
+    c.start(lagging).await.unwrap();
+    eventually("the node to stop", async || c.node(lagging).status().failed).await;
+    c.set("a", "1").await;
+    c.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn masters_come_and_go_online() {
     let mut c = Cluster::of(6, 3).await;
     for i in 0..50 {
