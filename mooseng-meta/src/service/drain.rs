@@ -115,12 +115,15 @@ impl Inner {
             let has: Vec<_> = disks.iter().map(|d| format!("{} ({})", name(d.disk), d.path)).collect();
             return no(format!("chunkserver {server} has no disk {disk}; it has {}", has.join(", ")));
         };
-        let takes =
-            |d: &&DiskReport| d.error.is_none() && !m.disk_drains.contains_key(&(server, d.disk));
+        let takes = |d: &&DiskReport| d.error.is_none() && !m.disk_drains.contains_key(&(server, d.disk));
         let room = |d: &&DiskReport| d.disk != r.disk && d.free_bytes >= ROOM_BYTES_MIN;
-        let (is_last, has_room) =
-            (!disks.iter().any(|d| d.disk != r.disk && takes(&d)), disks.iter().filter(takes).any(|d| room(&d)));
-        let others: BTreeSet<_> = m.candidates(self.now(), self.timings.server_dead).into_iter()
+        let (is_last, has_room) = (
+            !disks.iter().any(|d| d.disk != r.disk && takes(&d)),
+            disks.iter().filter(takes).any(|d| room(&d)),
+        );
+        let others: BTreeSet<_> = m
+            .candidates(self.now(), self.timings.server_dead)
+            .into_iter()
             .filter(|c| c.server != server && c.free_bytes >= ROOM_BYTES_MIN)
             .map(|c| c.server)
             .collect();
