@@ -7,10 +7,8 @@ use crate::{
     slot::{Inside, Known, Slot},
 };
 use mooseng_core::{error::ChunkError, ids::*, limits::FRAME_BYTES_MAX, meta::ReplicaState};
-use std::{
-    cmp::Ordering::Less,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
+use tokio::sync::OwnedMutexGuard;
 
 /// Disks whose free space is that of the roomiest less one part in so many are about equally free.
 const ABOUT: u64 = 16;
@@ -80,7 +78,7 @@ impl Shared {
             return self.place(chunk.id, ChunkVersion(0), ReplicaState::Suspect);
         };
         let set_aside = there.disk.set_aside();
-        let is_old = there.known.lock().version.cmp(&chunk.version) == Less;
+        let is_old = there.known.lock().version < chunk.version;
         let mut filling = self.filling.lock();
         let begun = filling.get(&chunk.id).filter(|s| s.disk.takes_new()).cloned();
         let other = begun.or_else(|| self.new_slot(chunk.id, ChunkVersion(0), ReplicaState::Suspect));
@@ -100,35 +98,47 @@ impl Shared {
         }
     }
 
-    /// A copy is whole and durable: from now on it is the chunk's. What takes nothing new had one before.
-    pub fn is_filled(&self, slot: &Arc<Slot>) -> Option<Arc<Slot>> {
-        let mut filling = self.filling.lock();
-        if !filling.get(&slot.id).is_some_and(|s| Arc::ptr_eq(s, slot)) {
-            return None;
+    /// A copy is made and durable: from now on it is the chunk's. One in whose place it was made goes; on a
+    /// disk that was set aside, and where the new one lacks something (`whole` is false), it stays, for people.
+    ///
+    /// Errors: the chunk was deleted, or the one that is there has a newer version by now.
+    pub async fn is_made(&self, slot: &Arc<Slot>, whole: bool) -> Result<(), ChunkError> {
+        let old = self.slot(slot.id)?;
+        if Arc::ptr_eq(&old, slot) {
+            return Ok(());
         }
-        filling.remove(&slot.id);
-        self.slots.lock().insert(slot.id, slot.clone())
+        // Whoever makes a version of the old one has its lock.
+        let guard = old.inside.clone().lock_owned().await;
+        let (here, asked) = (old.known.lock().version, slot.known.lock().version);
+        if here >= asked {
+            return Err(ChunkError::Stale { chunk: slot.id, here, asked });
+        }
+        {
+            let mut filling = self.filling.lock();
+            if guard.gone || !filling.get(&slot.id).is_some_and(|s| Arc::ptr_eq(s, slot)) {
+                return Err(ChunkError::NotFound(slot.id));
+            }
+            filling.remove(&slot.id);
+            self.slots.lock().insert(slot.id, slot.clone());
+        }
+        let stays = !whole || old.disk.set_aside().is_some();
+        self.let_go(&old, guard, stays).await;
+        Ok(())
     }
 
-    /// Lets go of a copy in whose place another disk has a newer one. On a disk that was set aside, and
-    /// where the newer one lacks something (`whole` is false), it stays, for people.
-    pub async fn let_go(&self, old: Arc<Slot>, whole: bool) {
-        let guard = old.inside.clone().lock_owned().await;
+    /// Takes a copy away that is not the chunk's any more.
+    async fn let_go(&self, old: &Slot, guard: OwnedMutexGuard<Inside>, stays: bool) {
         let (id, made) = (old.id, old.known.lock().made);
-        let stays = !whole || old.disk.set_aside().is_some();
         let remove = move |inside: &mut Inside, disk: &DataDisk| {
             (inside.file, inside.gone) = (None, true);
-            match (made, stays) {
-                (false, _) => Ok(()),
-                (true, true) => Ok(disk.uncount()),
-                (true, false) => disk.remove(id),
+            if made && stays {
+                disk.uncount();
             }
+            if made && !stays { disk.remove(id) } else { Ok(()) }
         };
-        // Whatever becomes of it, the newer one counts at the next start, too.
-        match old.with(true, guard, remove).await {
-            Ok((_, Ok(()))) => {}
-            Ok((_, Err(e))) => old.disk.failed(&e),
-            Err(_) => {}
+        // What fails leaves a file that has an older version than the chunk, or none, at the next start.
+        if let Ok((_, Err(e))) = old.with(true, guard, remove).await {
+            old.disk.failed(&e);
         }
     }
 
@@ -136,7 +146,8 @@ impl Shared {
     pub async fn stop_filling(&self, id: ChunkId) {
         let slot = self.filling.lock().remove(&id);
         if let Some(slot) = slot {
-            self.let_go(slot, true).await;
+            let guard = slot.inside.clone().lock_owned().await;
+            self.let_go(&slot, guard, false).await;
         }
     }
 

@@ -90,19 +90,14 @@ pub(crate) async fn pull(
     let whole = !kept && nowhere.is_empty();
     let numbers = if whole { numbers_of(chunk, &sources).await? } else { vec![] };
     let guard = finish(shared, &slot, guard, chunk.version, table.length, numbers).await?;
-    let replaced = shared.is_filled(&slot);
     match nowhere.first() {
         None => drop(shared.damaged.lock().remove(&chunk.id)),
         Some(first) => drop(shared.note(&slot, FileError::Damaged(*first, nowhere.len() as u64))),
     }
     shared.counters.pulls.fetch_add(1, Ordering::Relaxed);
+    shared.is_made(&slot, whole).await?;
     drop(guard);
-    if let Some(old) = replaced {
-        shared.let_go(old, whole).await;
-    }
-    // The chunk may have been deleted meanwhile, with the copy under way.
-    let is_it = shared.slot(chunk.id).is_ok_and(|there| Arc::ptr_eq(&there, &slot));
-    if is_it { shared.stat(chunk.id) } else { Err(ChunkError::NotFound(chunk.id)) }
+    shared.stat(chunk.id)
 }
 
 type Guard = OwnedMutexGuard<Inside>;

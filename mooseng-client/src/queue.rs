@@ -470,7 +470,8 @@ mod tests {
                 q.last += 1;
                 q.last
             };
-            let waited = tokio::time::timeout(std::time::Duration::from_secs(60), queue.wait(seq, true)).await;
+            let waited =
+                tokio::time::timeout(std::time::Duration::from_secs(60), queue.wait(seq, true)).await;
             match (n, waited.expect("it hangs")) {
                 (0, Err(Error::Died)) => {}
                 (1, Ok(())) => {}

@@ -53,6 +53,7 @@ pub enum Errno {
     EOPNOTSUPP = 95,
     ETIMEDOUT = 110,
     ESTALE = 116,
+    EMFILE = 24,
 }
 
 impl Errno {
@@ -149,7 +150,7 @@ pub enum NetError {
     #[error("the stream was cancelled")]
     Cancelled,
     /// The caller has as much as one may have at once; less may be had later.
-    #[error("{limit} {what}: there may be no more at once")]
+    #[error("{limit} {what}: there may be no more at once; end some of them, or wait until some have ended")]
     Limit {
         /// Of what.
         what: String,
@@ -286,6 +287,16 @@ pub enum MetaError {
     /// There is no join token, or none was made.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The caller has as much as one may have; nothing was changed.
+    #[error("{limit} {what} are the limit: {cure}")]
+    Limit {
+        /// Of what.
+        what: String,
+        /// How many there may be.
+        limit: u64,
+        /// What to do.
+        cure: String,
+    },
 }
 
 fn hint_text(leader: &Option<(MasterId, String)>) -> String {
@@ -323,6 +334,7 @@ fn posix_text(e: Errno) -> &'static str {
         Errno::EOPNOTSUPP => "not supported",
         Errno::ETIMEDOUT => "timed out",
         Errno::ESTALE => "stale file handle",
+        Errno::EMFILE => "too many at once",
     }
 }
 
@@ -346,6 +358,7 @@ impl MetaError {
             | Self::LayoutStale
             | Self::NoServers { .. }
             | Self::Role { .. }
+            | Self::Limit { .. }
             | Self::Busy(_) => Outcome::NotApplied,
             Self::Net(e) => e.outcome(),
             Self::Join(e) => e.outcome(),
@@ -376,6 +389,7 @@ impl MetaError {
             | Self::LayoutStale
             | Self::Role { .. }
             | Self::WrongReply { .. }
+            | Self::Limit { .. }
             | Self::Internal(_) => false,
         }
     }
@@ -398,6 +412,7 @@ impl MetaError {
             | Self::LayoutStale
             | Self::Internal(_) => Errno::EIO,
             Self::WrongReply { .. } => Errno::EPROTO,
+            Self::Limit { .. } => Errno::EMFILE,
         }
     }
 }

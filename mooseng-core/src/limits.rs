@@ -86,6 +86,18 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 /// Connections of one certificate at one listener. A client needs one; the programs of a machine may
 /// share a certificate. Past it the newest is refused.
 pub const PEER_CONNECTIONS_MAX: usize = 256;
+/// Calls of one client, by its certificate, in flight at one listener: four full connections.
+pub const PEER_CALLS_MAX: usize = 4 * CALLS_IN_FLIGHT_MAX;
+/// Of them those with a stream of their own or a streamed request: each may hold a window of some MiB here.
+pub const PEER_STREAMS_MAX: usize = 1024;
+/// Bytes of long whole requests of one client that are held at one listener while they arrive and are
+/// answered: four of the longest. Past it the next is not read on.
+pub const PEER_BYTES_MAX: usize = 4 * (HEAD_BYTES_MAX + BODY_BYTES_MAX);
+/// Sessions of one certificate: more than the connections that it may have, for the sessions of programs that
+/// ended without a word live on for a while.
+pub const PEER_SESSIONS_MAX: usize = 1024;
+/// Files that one session may have open. The leader keeps them in memory, some 100 bytes each.
+pub const OPEN_FILES_MAX: usize = 1 << 18;
 /// Connections of one listener whose handshake is under way: strangers cost that much at most, for
 /// the 5 s that a handshake may take.
 pub const HANDSHAKES_MAX: usize = 1024;

@@ -153,7 +153,8 @@ async fn the_far_end_of_a_file_costs_as_little_as_its_beginning() {
         total_bytes: 1 << 40,
         free_bytes: 1 << 40,
         chunks: 0,
-        error: None, drains: false,
+        error: None,
+        drains: false,
     }];
     let (server, incarnation) = (ServerId(1), Incarnation(1));
     let r = Register { server, incarnation, addr: "cs".into(), disks, version: "v".into() };

@@ -3,7 +3,7 @@
 
 use crate::{
     call::check_piece,
-    frame::{self, Frame, FrameReader, Outgoing},
+    frame::{self, Frame, FrameReader, Outgoing, SHARED_BYTES_MAX},
     mux::{caller::Calls, server::Service},
 };
 use futures::StreamExt as _;
@@ -17,8 +17,6 @@ use quinn::{Connection, RecvStream, SendStream, VarInt, WriteError};
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
-/// Messages over this have a stream of their own.
-const SHARED_BYTES_MAX: usize = 64 << 10;
 /// Tells the other side that nobody wants the stream.
 const UNWANTED: VarInt = VarInt::from_u32(1);
 
@@ -215,7 +213,11 @@ pub(crate) async fn serve(service: &Service, send: SendStream, receive: RecvStre
     let unwanted = send.stopped();
     let send = Sending::new(send);
     let work = async {
-        let mut reader = FrameReader::new(receive, &service.peer.name);
+        let _begun = match service.begin(true) {
+            Ok(begun) => begun,
+            Err(e) => return drop(send.message(0, frame::error(0, &e), Body::Empty).await),
+        };
+        let mut reader = FrameReader::new(receive, &service.peer.name).within(service.share.clone());
         let reply = match reader.next().await {
             Ok(Some(mut first)) if first.header.kind == FrameKind::Request => {
                 let body = body_of(&mut first, reader);

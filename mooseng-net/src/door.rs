@@ -1,18 +1,26 @@
-//! Who may come in to a listener: how many strangers may shake hands at once, and how many
-//! connections a member may have. Pure but for its log lines.
+//! Who may come in to a listener, and how much one client may have there: how many strangers may shake
+//! hands at once, how many connections a member may have, how many calls and bytes in flight a client. Pure
+//! but for its log lines.
 
 use mooseng_core::{
     error::NetError,
-    limits::{ADDRESS_HANDSHAKES_MAX, HANDSHAKES_MAX, PEER_CONNECTIONS_MAX},
-    net::{CertHash, PeerIdentity},
+    limits::{
+        ADDRESS_HANDSHAKES_MAX, HANDSHAKES_MAX, PEER_BYTES_MAX, PEER_CALLS_MAX, PEER_CONNECTIONS_MAX,
+        PEER_STREAMS_MAX,
+    },
+    net::{CertHash, PeerIdentity, Role},
     rpc::Refusals,
 };
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Handshakes under way past which who comes by QUIC has to show that it has its address: before that
 /// the round trip is saved.
@@ -22,8 +30,8 @@ const UNPROVEN_HANDSHAKES_MAX: usize = 64;
 #[derive(Default)]
 pub(crate) struct Door {
     shaking: Mutex<Shaking>,
-    /// Connections of each certificate.
-    inside: Mutex<BTreeMap<CertHash, usize>>,
+    /// Connections of each certificate, and what it has in flight on them.
+    inside: Mutex<BTreeMap<CertHash, (usize, Arc<Share>)>>,
     pub(crate) refusals: Refusals,
 }
 
@@ -49,7 +57,81 @@ pub(crate) enum Knock {
 pub(crate) struct Handshake(Arc<Door>, Option<IpAddr>);
 
 /// A connection of a member, until it is dropped.
-pub(crate) struct Inside(Arc<Door>, CertHash);
+pub(crate) struct Inside(Arc<Door>, CertHash, Option<Arc<Share>>);
+
+/// What one certificate has in flight, over all its connections.
+#[derive(Debug)]
+pub(crate) struct Share {
+    name: String,
+    calls: AtomicUsize,
+    streams: AtomicUsize,
+    /// Of [`PEER_BYTES_MAX`], in units of [`UNIT`].
+    bytes: Arc<Semaphore>,
+    held_back: AtomicU64,
+}
+
+/// What a share's bytes are counted in: a semaphore counts to 2^32 at once.
+const UNIT: usize = 1024;
+
+/// A call of a client, until it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Begun(Option<(Arc<Share>, bool)>);
+
+impl Share {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            calls: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            bytes: Arc::new(Semaphore::new(PEER_BYTES_MAX / UNIT)),
+            held_back: AtomicU64::new(0),
+        }
+    }
+
+    /// A call begins; with a stream of its own, or a streamed request.
+    pub(crate) fn begin(self: &Arc<Self>, streams: bool) -> Result<Begun, NetError> {
+        if self.calls.fetch_add(1, Ordering::Relaxed) >= PEER_CALLS_MAX {
+            self.calls.fetch_sub(1, Ordering::Relaxed);
+            return Err(limit("calls of one certificate are in flight here", PEER_CALLS_MAX));
+        }
+        let begun = Begun(Some((self.clone(), streams)));
+        if streams && self.streams.fetch_add(1, Ordering::Relaxed) >= PEER_STREAMS_MAX {
+            return Err(limit("streams of one certificate are open here", PEER_STREAMS_MAX));
+        }
+        Ok(begun)
+    }
+
+    /// Room for a long request. Waits while there is none: who sends too many holds itself back.
+    pub(crate) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = bytes.div_ceil(UNIT) as u32;
+        if let Ok(room) = self.bytes.clone().try_acquire_many_owned(units) {
+            return Some(room);
+        }
+        let held_back = self.held_back.fetch_add(1, Ordering::Relaxed) + 1;
+        if held_back.is_power_of_two() {
+            let limit = PEER_BYTES_MAX;
+            tracing::info!(peer = %self.name, held_back, limit, "a client's long requests are held back: others of it take all bytes that one certificate may have in flight");
+        }
+        // It is never closed.
+        self.bytes.clone().acquire_many_owned(units).await.ok()
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some((share, streams)) = self.0.take() {
+            share.calls.fetch_sub(1, Ordering::Relaxed);
+            share.streams.fetch_sub(usize::from(streams), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Inside {
+    /// What the peer has in flight, when it is a client: servers trust servers, and forward for all clients.
+    pub(crate) fn share(&self) -> Option<Arc<Share>> {
+        self.2.clone()
+    }
+}
 
 fn limit(what: &str, limit: usize) -> NetError {
     NetError::Limit { what: what.into(), limit: limit as u64 }
@@ -95,12 +177,14 @@ impl Door {
     /// A member that has proven itself comes in, unless it is in too often.
     pub(crate) fn enter(self: &Arc<Self>, peer: &PeerIdentity) -> Result<Inside, NetError> {
         let mut inside = self.inside.lock();
-        let count = inside.entry(peer.cert_hash).or_default();
+        let new = || (0, Arc::new(Share::new(&peer.name)));
+        let (count, share) = inside.entry(peer.cert_hash).or_insert_with(new);
         if *count >= PEER_CONNECTIONS_MAX {
             return Err(limit("connections of one certificate are open here", PEER_CONNECTIONS_MAX));
         }
         *count += 1;
-        Ok(Inside(self.clone(), peer.cert_hash))
+        let share = matches!(peer.role, Role::Client | Role::Admin).then(|| share.clone());
+        Ok(Inside(self.clone(), peer.cert_hash, share))
     }
 }
 
@@ -116,7 +200,13 @@ impl Drop for Handshake {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        less(&mut self.0.inside.lock(), self.1);
+        let mut inside = self.0.inside.lock();
+        if let Some((count, _)) = inside.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                inside.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -133,7 +223,8 @@ fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mooseng_core::{ids::ClusterId, net::Role};
+    use futures::FutureExt as _;
+    use mooseng_core::ids::ClusterId;
 
     fn begun(k: Knock) -> Handshake {
         match k {
@@ -201,5 +292,49 @@ mod tests {
         held.push(door.enter(&peer(1)).unwrap());
         held.clear();
         assert!(door.inside.lock().is_empty());
+    }
+
+    #[test]
+    fn a_client_has_its_share_of_calls_and_streams() {
+        let share = Arc::new(Share::new("c"));
+        let streams: Vec<_> = (0..PEER_STREAMS_MAX).map(|_| share.begin(true).unwrap()).collect();
+        let over = share.begin(true).unwrap_err();
+        assert!(matches!(over, NetError::Limit { limit, .. } if limit == PEER_STREAMS_MAX as u64), "{over}");
+        let calls: Vec<_> = (PEER_STREAMS_MAX..PEER_CALLS_MAX).map(|_| share.begin(false).unwrap()).collect();
+        for streams in [false, true] {
+            let over = share.begin(streams).unwrap_err();
+            assert!(
+                matches!(over, NetError::Limit { limit, .. } if limit == PEER_CALLS_MAX as u64),
+                "{over}"
+            );
+        }
+        drop((streams, calls));
+        drop(share.begin(true).unwrap());
+        assert_eq!((share.calls.load(Ordering::Relaxed), share.streams.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn long_requests_of_a_client_wait_for_each_other() {
+        let share = Arc::new(Share::new("c"));
+        let longest = PEER_BYTES_MAX / 4;
+        let mut held: Vec<_> = (0..4).map(|_| share.room(longest).now_or_never().unwrap()).collect();
+        assert!(share.room(UNIT).now_or_never().is_none(), "there is no room");
+        held.pop();
+        assert!(share.room(longest).now_or_never().is_some());
+    }
+
+    #[test]
+    fn servers_are_not_counted_as_one_client() {
+        let door = Arc::new(Door::default());
+        let peer = |role| PeerIdentity {
+            cluster: ClusterId(uuid::Uuid::nil()),
+            role,
+            node: 1,
+            name: "n".into(),
+            cert_hash: CertHash([role as u8; 32]),
+        };
+        let shared = |role| door.enter(&peer(role)).unwrap().share().is_some();
+        assert_eq!([Role::Client, Role::Admin].map(shared), [true; 2]);
+        assert_eq!([Role::Master, Role::Chunkserver].map(shared), [false; 2]);
     }
 }

@@ -1,6 +1,6 @@
 //! Frames on a byte stream: what every transport with a wire reads and writes.
 
-use crate::{call::CONTEXT_BYTES_MAX, socket::refusal};
+use crate::{call::CONTEXT_BYTES_MAX, door::Share, socket::refusal};
 use bytes::{Buf as _, Bytes, BytesMut};
 use mooseng_core::{
     context::CallContext,
@@ -13,18 +13,26 @@ use mooseng_core::{
     },
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use std::sync::Arc;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    sync::OwnedSemaphorePermit,
+};
 
 /// Bytes read at once when nothing says that more belong to the frame.
 const READ_BYTES: usize = 16 << 10;
 /// Bodies up to here are copied behind their head: one write is cheaper than two.
 const JOIN_BYTES_MAX: usize = 4 << 10;
+/// Messages over this are long: on QUIC they have a stream of their own.
+pub(crate) const SHARED_BYTES_MAX: usize = 64 << 10;
 
 /// A frame that arrived.
 pub(crate) struct Frame {
     pub(crate) header: FrameHeader,
     pub(crate) head: Bytes,
     pub(crate) body: Bytes,
+    /// The room that a long request takes of its client's share, as long as this is kept.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 impl Frame {
@@ -166,11 +174,19 @@ pub(crate) struct FrameReader<R> {
     from: R,
     buffer: BytesMut,
     peer: String,
+    share: Option<Arc<Share>>,
+    /// For the frame that is arriving.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) fn new(from: R, peer: &str) -> Self {
-        Self { from, buffer: BytesMut::new(), peer: peer.into() }
+        Self { from, buffer: BytesMut::new(), peer: peer.into(), share: None, room: None }
+    }
+
+    /// Long requests take room of a client's share before they are read.
+    pub(crate) fn within(self, share: Option<Arc<Share>>) -> Self {
+        Self { share, ..self }
     }
 
     fn closed(&self, cause: impl std::fmt::Display) -> NetError {
@@ -187,6 +203,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                     bounded("piece", header.body_len as usize, PIECE_BYTES_MAX)?;
                 }
                 wanted += header.head_len as usize + header.body_len as usize;
+                let is_long = header.kind == FrameKind::Request && wanted > SHARED_BYTES_MAX;
+                if let Some(share) = self.share.as_ref().filter(|_| is_long && self.room.is_none()) {
+                    self.room = share.room(wanted).await;
+                }
                 if self.buffer.len() >= wanted {
                     return Ok(Some(self.take(header)));
                 }
@@ -212,6 +232,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
             _ => self.buffer.split_to(len).freeze(),
         };
-        Frame { header, head: part(header.head_len as usize), body: part(header.body_len as usize) }
+        let (head, body) = (part(header.head_len as usize), part(header.body_len as usize));
+        Frame { header, head, body, room: self.room.take() }
     }
 }

@@ -249,11 +249,13 @@ async fn serve(
         Ok((connection, peer, inside, link, reader))
     };
     let late = |_| NetError::Connect { to: from.clone(), cause: "the handshake took too long".into() };
-    let (connection, peer, _inside, link, reader) =
+    let (connection, peer, inside, link, reader) =
         tokio::time::timeout(CONNECT_TIMEOUT, shaking).await.map_err(late)??;
     drop(handshake);
     let open = Open(connection.clone());
-    let service = Arc::new(Service { handler, peer, door, tasks: tasks.clone() });
+    let share = inside.share();
+    let reader = reader.within(share.clone());
+    let service = Arc::new(Service { handler, peer, door, share, tasks: tasks.clone() });
     let small = server::serve(link, reader, service.clone(), Some(connection.clone()));
     let bulk = async {
         while let Ok((send, receive)) = connection.accept_bi().await {

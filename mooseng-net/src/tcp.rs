@@ -254,9 +254,10 @@ impl Server {
         let late = |_| NetError::Connect { to: from.clone(), cause: "the handshake took too long".into() };
         let shaken = tokio::time::timeout(CONNECT_TIMEOUT, shaking).await.map_err(late)??;
         drop(handshake);
-        if let Some((peer, _inside, link, reader)) = shaken {
-            let (handler, door) = (self.handler.clone(), self.door.clone());
-            let service = Arc::new(Service { handler, peer, door, tasks });
+        if let Some((peer, inside, link, reader)) = shaken {
+            let (handler, door, share) = (self.handler.clone(), self.door.clone(), inside.share());
+            let reader = reader.within(share.clone());
+            let service = Arc::new(Service { handler, peer, door, share, tasks });
             server::serve(link, reader, service, None).await;
         }
         Ok(())

@@ -222,7 +222,16 @@ fn status_table(s: &ClusterStatus, care: &Care, out: &mut impl Write) -> Result<
                 (None, _) => alive.clone(),
             };
             let (free, total) = (size(d.free_bytes), size(d.total_bytes));
-            [id.clone(), addr.clone(), state, d.path.clone(), drain::name(d.disk), free, total, d.chunks.to_string()]
+            [
+                id.clone(),
+                addr.clone(),
+                state,
+                d.path.clone(),
+                drain::name(d.disk),
+                free,
+                total,
+                d.chunks.to_string(),
+            ]
         });
         unheard.into_iter().chain(disks)
     });

@@ -60,7 +60,11 @@ impl MetaHandler {
 fn is_refusal(e: &MetaError) -> bool {
     matches!(
         e,
-        MetaError::Role { .. } | MetaError::Fenced { .. } | MetaError::Invalid(_) | MetaError::SlotMisuse
+        MetaError::Role { .. }
+            | MetaError::Fenced { .. }
+            | MetaError::Invalid(_)
+            | MetaError::SlotMisuse
+            | MetaError::Limit { .. }
     )
 }
 

@@ -126,7 +126,7 @@ impl Inner {
                 client: s.client,
                 host: s.host,
                 version: s.version,
-                open: m.open.keys().filter(|(_, of)| *of == id).count() as u64,
+                open: m.opens.get(&id).copied().unwrap_or_default() as u64,
                 since: s.since,
             });
             true

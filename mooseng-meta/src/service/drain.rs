@@ -80,8 +80,15 @@ impl Inner {
     ) -> Result<(), MetaError> {
         let view = self.fresh_view(cx.budget).await?;
         let drains = disks(&view).map_err(internal)?.contains_key(&(r.server, r.disk));
-        if drains != r.on {
-            self.may_drain(lead, &view, &r)?;
+        match (r.on, drains) {
+            (true, false) => self.may_drain(lead, &view, &r)?,
+            (false, false) => {
+                let (server, disk) = (r.server.get(), name(r.disk));
+                return Err(MetaError::Invalid(format!(
+                    "disk {disk} of chunkserver {server} is not being emptied"
+                )));
+            }
+            (_, true) => {}
         }
         drop(view);
         let (server, disk, on) = (r.server, r.disk, r.on);
@@ -95,32 +102,33 @@ impl Inner {
         Ok(())
     }
 
-    /// Errors: there is no such disk, or nowhere that its copies could be. A drain can always be taken back.
+    /// Errors: there is no such disk, or nowhere that its copies could be.
     fn may_drain(&self, lead: &Lead, view: &RedbView, r: &DrainDisk) -> Result<(), MetaError> {
         let no = |why: String| Err(MetaError::Invalid(why));
         let (server, disk) = (r.server, name(r.disk));
+        let number = server.get();
         let m = lead.memory.lock();
-        if !r.on {
-            return no(format!("disk {disk} of chunkserver {server} is not being emptied"));
-        }
         if load::<ServerRec>(view, Table::Server, &key(server.get())).map_err(internal)?.is_none() {
-            return no(format!("there is no chunkserver {server}"));
+            return no(format!("there is no chunkserver {number}"));
         }
         let Some(Server { disks, .. }) = m.servers.get(&server) else {
             return no(format!(
-                "chunkserver {server} was not heard since the leader's election: which disks it has is not known; start it first"
+                "chunkserver {number} was not heard since the leader's election: which disks it has is not known; start it first"
             ));
         };
         let Some(there) = m.disk(server, r.disk) else {
             let has: Vec<_> = disks.iter().map(|d| format!("{} ({})", name(d.disk), d.path)).collect();
-            return no(format!("chunkserver {server} has no disk {disk}; it has {}", has.join(", ")));
+            return no(format!("chunkserver {number} has no disk {disk}; it has {}", has.join(", ")));
         };
-        let takes =
-            |d: &&DiskReport| d.error.is_none() && !m.disk_drains.contains_key(&(server, d.disk));
+        let takes = |d: &&DiskReport| d.error.is_none() && !m.disk_drains.contains_key(&(server, d.disk));
         let room = |d: &&DiskReport| d.disk != r.disk && d.free_bytes >= ROOM_BYTES_MIN;
-        let (is_last, has_room) =
-            (!disks.iter().any(|d| d.disk != r.disk && takes(&d)), disks.iter().filter(takes).any(|d| room(&d)));
-        let others: BTreeSet<_> = m.candidates(self.now(), self.timings.server_dead).into_iter()
+        let (is_last, has_room) = (
+            !disks.iter().any(|d| d.disk != r.disk && takes(&d)),
+            disks.iter().filter(takes).any(|d| room(&d)),
+        );
+        let others: BTreeSet<_> = m
+            .candidates(self.now(), self.timings.server_dead)
+            .into_iter()
             .filter(|c| c.server != server && c.free_bytes >= ROOM_BYTES_MIN)
             .map(|c| c.server)
             .collect();
@@ -138,7 +146,7 @@ impl Inner {
         .map_err(internal)?;
         if (stuck > 0 && there.chunks > 0) || (is_last && others.is_empty()) {
             return no(format!(
-                "there is no room elsewhere for what is on disk {disk} of chunkserver {server} ({stuck} chunks could be nowhere else): start another chunkserver, or give this one another directory"
+                "there is no room elsewhere for what is on disk {disk} of chunkserver {number} ({stuck} chunks could be nowhere else): start another chunkserver, or give this one another directory"
             ));
         }
         Ok(())

@@ -1,7 +1,11 @@
 //! What a leader does by itself, from election to deposition: takes up its term, ends silent
 //! sessions; `upkeep` looks after chunks, `deleting` removes what nobody needs.
 
-use super::{Inner, Lead, drain::{disks, draining}, internal, room};
+use super::{
+    Inner, Lead,
+    drain::{disks, draining},
+    internal, room,
+};
 use crate::{namespace::meta_key, store::*};
 use futures::{StreamExt as _, stream};
 use mooseng_core::{error::MetaError, ids::*, meta::*};
@@ -81,7 +85,8 @@ impl Inner {
             for id in self.all_sessions(&view)? {
                 m.contacts.insert(id, lead.since);
             }
-            (m.draining, m.disk_drains) = (draining(&view).map_err(internal)?, disks(&view).map_err(internal)?);
+            (m.draining, m.disk_drains) =
+                (draining(&view).map_err(internal)?, disks(&view).map_err(internal)?);
             m.look_at_all = true;
         }
         Ok(Arc::new(lead))

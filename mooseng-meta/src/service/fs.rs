@@ -176,6 +176,7 @@ impl Inner {
 
     async fn open(&self, lead: &Arc<Lead>, cx: &CallContext, r: Open) -> Result<Opened, MetaError> {
         let session = cx.session.ok_or(MetaError::SessionEnded)?.id;
+        lead.memory.lock().may_open(session, [Some(r.inode)].into_iter())?;
         let opening = self.begin_open(lead, r.inode, session)?;
         let opened = self.opened_layout(lead, cx, &r).await?;
         opening.done(r.access);
@@ -225,6 +226,10 @@ impl Inner {
         }
         self.may_change_content(lead, cx, &view, &req)?;
         room::is_there_for(lead, &req)?;
+        // What is made is opened with the answer: too late to be refused.
+        if matches!(&req, MetaRequest::Create(r) if r.open != Access(0)) {
+            lead.memory.lock().may_open(session.id, [None].into_iter())?;
+        }
         if let MetaRequest::Allocate(r) = &req
             && let Some(layout) = self.all_allocated(cx, r).await?
         {

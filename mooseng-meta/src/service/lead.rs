@@ -8,8 +8,11 @@ use super::{
 use crate::placement::Candidate;
 use mooseng_core::{
     attr::{Access, Timestamp},
+    error::MetaError,
     ids::*,
+    limits::OPEN_FILES_MAX,
     meta::{DiskReport, DiskScrub, ReplicaState},
+    net::CertHash,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,6 +75,10 @@ pub(super) struct Memory {
     pub scrub_asked: Option<Timestamp>,
     /// Open files by inode and session.
     pub open: BTreeMap<(InodeId, SessionId), OpenFile>,
+    /// How many each session has.
+    pub opens: BTreeMap<SessionId, usize>,
+    /// Sessions that are being opened, by certificate.
+    pub opening: BTreeMap<CertHash, usize>,
     /// Inodes being removed now: an open waits.
     pub removing: BTreeMap<InodeId, u32>,
     /// When each session was last heard of.
@@ -241,15 +248,45 @@ impl Memory {
         holders.into_iter().collect()
     }
 
+    /// An inode that a session has open, or is opening.
+    fn file(&mut self, inode: InodeId, session: SessionId) -> &mut OpenFile {
+        self.open.entry((inode, session)).or_insert_with(|| {
+            *self.opens.entry(session).or_default() += 1;
+            OpenFile::default()
+        })
+    }
+
+    fn close(&mut self, inode: InodeId, session: SessionId) {
+        if self.open.remove(&(inode, session)).is_some() {
+            less(&mut self.opens, session);
+        }
+    }
+
+    /// Errors: the session has as many files open as it may, and these are not among them.
+    pub fn may_open(
+        &self,
+        session: SessionId,
+        mut inodes: impl Iterator<Item = Option<InodeId>>,
+    ) -> Result<(), MetaError> {
+        let mut count = self.opens.get(&session).copied().unwrap_or_default();
+        let more = inodes.any(|inode| {
+            count += usize::from(inode.is_none_or(|i| !self.open.contains_key(&(i, session))));
+            count > OPEN_FILES_MAX
+        });
+        let (what, limit) = ("open files of one session".into(), OPEN_FILES_MAX as u64);
+        let cure = "close some of them, or use another session (another mount)".into();
+        if more { Err(MetaError::Limit { what, limit, cure }) } else { Ok(()) }
+    }
+
     /// The session has the inode open with these rights, and those it had before.
     pub fn opened(&mut self, inode: InodeId, session: SessionId, access: Access) {
-        let file = self.open.entry((inode, session)).or_default();
+        let file = self.file(inode, session);
         file.open = Some(file.open.unwrap_or(Access(0)).and(access));
     }
 
     /// An open begins to be judged: until it is, the session counts as a holder.
     pub fn begin_open(&mut self, inode: InodeId, session: SessionId) {
-        self.open.entry((inode, session)).or_default().opening += 1;
+        self.file(inode, session).opening += 1;
     }
 
     /// It was judged; [`Self::opened`] says so when it succeeded.
@@ -257,7 +294,7 @@ impl Memory {
         if let Some(file) = self.open.get_mut(&(inode, session)) {
             file.opening = file.opening.saturating_sub(1);
             if file.opening == 0 && file.open.is_none() {
-                self.open.remove(&(inode, session));
+                self.close(inode, session);
             }
         }
     }
@@ -270,7 +307,7 @@ impl Memory {
                 false
             }
             _ => {
-                self.open.remove(&(inode, session));
+                self.close(inode, session);
                 true
             }
         }
@@ -284,14 +321,47 @@ impl Memory {
     /// Forgets a session.
     pub fn forget(&mut self, session: SessionId) {
         self.open.retain(|(_, s), _| *s != session);
+        self.opens.remove(&session);
         self.contacts.remove(&session);
         self.asserted.remove(&session);
+    }
+}
+
+/// Counts one down; what is at nothing is not kept.
+pub(super) fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_has_so_many_files_open_and_others_theirs() {
+        let (mut m, one, other) = (Memory::default(), SessionId(1), SessionId(2));
+        let may = |m: &Memory, s, inode| m.may_open(s, [inode].into_iter());
+        for n in 1..=OPEN_FILES_MAX as u64 {
+            may(&m, one, Some(InodeId(n))).unwrap();
+            m.opened(InodeId(n), one, Access::READ);
+        }
+        may(&m, one, Some(InodeId(5))).unwrap();
+        for inode in [Some(InodeId(OPEN_FILES_MAX as u64 + 1)), None] {
+            let e = may(&m, one, inode).unwrap_err();
+            assert!(matches!(&e, MetaError::Limit { limit, .. } if *limit == OPEN_FILES_MAX as u64), "{e}");
+            may(&m, other, inode).unwrap();
+        }
+        assert!(m.released(InodeId(5), one));
+        may(&m, one, None).unwrap();
+        let two = (0..2).map(|n| Some(InodeId(u64::MAX - n)));
+        assert!(m.may_open(one, two).is_err(), "one of two");
+        m.forget(one);
+        assert!(m.opens.is_empty() && m.open.is_empty());
+    }
 
     #[test]
     fn who_has_said_nothing_counts_as_a_holder() {

@@ -380,7 +380,8 @@ mod tests {
             total_bytes: u64::MAX,
             free_bytes: u64::MAX,
             chunks,
-            error: None, drains: false,
+            error: None,
+            drains: false,
         };
         m.servers.get_mut(&S).unwrap().disks = vec![disk(u64::MAX), disk(1)];
         assert_eq!((m.copies_at(S), m.space()), (u64::MAX, (u64::MAX, u64::MAX)));

@@ -1,6 +1,6 @@
 //! Sessions: opening, keeping, re-asserting, releasing, ending.
 
-use super::{Inner, Lead, internal};
+use super::{Inner, Lead, internal, lead::less};
 use crate::{state::check_session, store::*};
 use futures::future::join_all;
 use mooseng_core::{
@@ -8,7 +8,7 @@ use mooseng_core::{
     context::CallContext,
     error::MetaError,
     ids::*,
-    limits::SLOTS_MAX,
+    limits::{PEER_SESSIONS_MAX, SLOTS_MAX},
     meta::*,
     net::CertHash,
     planted::{self, Bug},
@@ -33,6 +33,26 @@ impl<'a> Ending<'a> {
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.memory.lock().ending.remove(&self.1);
+    }
+}
+
+/// Counts a session of a certificate as being opened until it is dropped.
+struct Opening<'a>(&'a Lead, CertHash);
+
+impl<'a> Opening<'a> {
+    fn begin(lead: &'a Lead, cert: CertHash) -> Self {
+        *lead.memory.lock().opening.entry(cert).or_default() += 1;
+        Self(lead, cert)
+    }
+
+    fn count(&self) -> usize {
+        self.0.memory.lock().opening.get(&self.1).copied().unwrap_or_default()
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        less(&mut self.0.memory.lock().opening, self.1);
     }
 }
 
@@ -119,6 +139,7 @@ impl Inner {
         r: OpenSession,
     ) -> Result<SessionOpened, MetaError> {
         let cert = cx.peer.as_ref().map_or(CertHash::default(), |p| p.cert_hash);
+        let _opening = self.begin_session(lead, cx, cert)?;
         // The trace id of the call tells a repeat from a second opening.
         let command = Command::SessionOpen {
             cert,
@@ -135,6 +156,35 @@ impl Inner {
         m.asserted.insert(stamp.id);
         let lifetime_secs = self.timings.session_lifetime.as_secs().max(1);
         Ok(SessionOpened { stamp, slots: SLOTS_MAX, lifetime_secs, term: lead.term })
+    }
+
+    /// Counts a session that is being opened. Errors: its certificate has as many as it may. A repeat finds
+    /// the session that there is.
+    fn begin_session<'a>(
+        &self,
+        lead: &'a Lead,
+        cx: &CallContext,
+        cert: CertHash,
+    ) -> Result<Opening<'a>, MetaError> {
+        let opening = Opening::begin(lead, cert);
+        let (mut there, mut is_repeat) = (0, false);
+        // Behind the count: one that is opened meanwhile is counted twice, never left out.
+        scan_recs(&self.view()?, Table::Session, &[], &[], |_, s: SessionRec| {
+            let its = s.cert == cert;
+            there += usize::from(its);
+            is_repeat |= its && s.nonce == cx.trace.get();
+            true
+        })
+        .map_err(internal)?;
+        // Who has no certificate is in this process.
+        if cx.peer.is_some() && !is_repeat && there + opening.count() > PEER_SESSIONS_MAX {
+            return Err(MetaError::Limit {
+                what: "sessions of one certificate".into(),
+                limit: PEER_SESSIONS_MAX as u64,
+                cure: "close some of them, or give the programs certificates of their own (mooseng cluster issue)".into(),
+            });
+        }
+        Ok(opening)
     }
 
     /// Ends a session (PROTOCOL §1): its epoch is over, the chunkservers are told, then what it held
@@ -226,6 +276,7 @@ impl Inner {
         let view = self.fresh_view(cx.budget).await?;
         {
             let mut m = lead.memory.lock();
+            m.may_open(stamp.id, r.opens.iter().map(|(inode, _)| Some(*inode)))?;
             m.contacts.insert(stamp.id, self.now());
             for (inode, access) in &r.opens {
                 m.opened(*inode, stamp.id, *access);

@@ -22,10 +22,7 @@ async fn a_create_whose_file_is_gone_when_it_is_asked_again_succeeded() {
     let asked = w.fresh(a);
     let first = w.service().create(&asked, create(true)).await.unwrap();
     let found = w.fresh(a);
-    let found_cx = CallContext {
-        slot: found.slot.map(|s| SlotStamp { slot: SlotId(1), ..s }),
-        ..found
-    };
+    let found_cx = CallContext { slot: found.slot.map(|s| SlotStamp { slot: SlotId(1), ..s }), ..found };
     assert!(!w.service().create(&found_cx, create(false)).await.unwrap().created);
     w.restart_master().await;
     for s in [a, b] {

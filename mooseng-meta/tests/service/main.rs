@@ -7,6 +7,7 @@ mod drains;
 mod fences;
 mod gone;
 mod joins;
+mod limits;
 mod opens;
 mod partition;
 mod quarantine;

@@ -182,7 +182,8 @@ fn disk(id: u64) -> DiskReport {
         total_bytes: 1 << 40,
         free_bytes: 1 << 39,
         chunks: 0,
-        error: None, drains: false,
+        error: None,
+        drains: false,
     }
 }
 

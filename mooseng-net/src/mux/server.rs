@@ -4,7 +4,7 @@ use super::{Inbound, Link, Room, arriving, read_on};
 use crate::{
     bulk,
     call::{bound_body, check_reply},
-    door::Door,
+    door::{Begun, Door, Share},
     frame::{self, Frame, FrameReader},
 };
 use futures::FutureExt as _;
@@ -24,10 +24,18 @@ pub(crate) struct Service {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) peer: PeerIdentity,
     pub(crate) door: Arc<Door>,
+    /// What the peer has in flight, when that is limited.
+    pub(crate) share: Option<Arc<Share>>,
     pub(crate) tasks: TaskTracker,
 }
 
 impl Service {
+    /// A call begins. Errors: the peer has as many as it may have.
+    pub(crate) fn begin(&self, streams: bool) -> Result<Begun, NetError> {
+        let begun = self.share.as_ref().map_or_else(|| Ok(Begun::default()), |share| share.begin(streams));
+        begun.inspect_err(|e| self.note(e))
+    }
+
     /// Runs the handler on a request; a panic ends its call alone.
     pub(crate) async fn answer(&self, request: Frame, body: Body) -> Result<Message, NetError> {
         let answer = self.run(request, body).await;
@@ -46,7 +54,7 @@ impl Service {
     }
 
     async fn run(&self, request: Frame, body: Body) -> Result<Message, NetError> {
-        let method = Method(request.header.method);
+        let (method, _room) = (Method(request.header.method), request.room);
         let (cx, head) = frame::split_context(request.head)
             .map_err(|e| NetError::Refused { cause: format!("the request: {e}") })?;
         let body = bound_body(body, cx.budget, &self.peer.name);
@@ -120,6 +128,13 @@ fn take(
                 link.out.push(frame::error(id, &e));
                 return Ok(());
             }
+            let begun = match service.begin(frame.streams()) {
+                Ok(begun) => begun,
+                Err(e) => {
+                    link.out.push(frame::error(id, &e));
+                    return Ok(());
+                }
+            };
             let (inbound, body) = if frame.streams() {
                 let (inbound, pieces) = arriving(link, id, Some(frame::cancel));
                 (Some(inbound), Body::Stream(pieces))
@@ -133,7 +148,7 @@ fn take(
             let work = run(link.clone(), service.clone(), own_streams.cloned(), frame, body, room.clone());
             // Listed before it can end: the lock is held.
             let task = service.tasks.spawn(async move {
-                let _listed = listed;
+                let (_listed, _begun) = (listed, begun);
                 work.await;
             });
             running.insert(id, Running { task: task.abort_handle(), inbound, room });

@@ -52,7 +52,13 @@ fn server() -> DuplexStream {
     };
     let (read, write) = tokio::io::split(ours);
     let link = Link::new(write, CancellationToken::new(), "peer");
-    let service = Service { handler: Arc::new(Echo), peer, door: Arc::default(), tasks: TaskTracker::new() };
+    let service = Service {
+        handler: Arc::new(Echo),
+        peer,
+        door: Arc::default(),
+        share: None,
+        tasks: TaskTracker::new(),
+    };
     tokio::spawn(async move { serve(link, FrameReader::new(read, "peer"), Arc::new(service), None).await });
     theirs
 }
@@ -177,4 +183,37 @@ async fn a_server_that_lies_ends_its_connection_and_every_call() {
         assert!(matches!(reply, Err(NetError::Closed { sent: true, .. })), "{what}: {reply:?}");
         assert!(caller.link().ended.is_cancelled(), "{what}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_request_is_read_when_its_client_has_room() {
+    let peer = PeerIdentity {
+        cluster: ClusterId(uuid::Uuid::nil()),
+        role: Role::Client,
+        node: 0,
+        name: "peer".into(),
+        cert_hash: CertHash::default(),
+    };
+    let inside = Arc::new(crate::door::Door::default()).enter(&peer).unwrap();
+    let share = inside.share().unwrap();
+    let taken = share.room(mooseng_core::limits::PEER_BYTES_MAX).await;
+    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    let mut reader = FrameReader::new(ours, "peer").within(Some(share.clone()));
+    let body = vec![7; 100_000];
+    for kind in [FrameKind::Piece, FrameKind::Request] {
+        theirs.write_all(&header(kind, 0, body.len()).encode()).await.unwrap();
+        theirs.write_all(&body).await.unwrap();
+    }
+    let piece = reader.next().await.unwrap().unwrap();
+    assert_eq!((piece.header.kind, piece.body.len()), (FrameKind::Piece, body.len()), "streams have windows");
+    let early = tokio::time::timeout(std::time::Duration::from_secs(60), reader.next()).await;
+    assert!(early.is_err(), "there is no room");
+    drop(taken);
+    let request = reader.next().await.unwrap().unwrap();
+    assert_eq!((request.header.kind, request.body.len()), (FrameKind::Request, body.len()));
+    let all = mooseng_core::limits::PEER_BYTES_MAX;
+    let more = tokio::time::timeout(std::time::Duration::from_secs(60), share.room(all)).await;
+    assert!(more.is_err(), "it has its room as long as it is answered");
+    drop(request);
+    assert!(share.room(all).await.is_some());
 }

@@ -5,7 +5,10 @@ use mooseng_core::{
     context::CallContext,
     error::{MetaError, NetError},
     ids::*,
-    limits::{ADDRESS_HANDSHAKES_MAX, CALLS_IN_FLIGHT_MAX, PEER_CONNECTIONS_MAX},
+    limits::{
+        ADDRESS_HANDSHAKES_MAX, CALLS_IN_FLIGHT_MAX, PEER_CALLS_MAX, PEER_CONNECTIONS_MAX, PEER_SESSIONS_MAX,
+        PEER_STREAMS_MAX,
+    },
     meta::*,
     net::Connection,
     wire::{FrameHeader, FrameKind, HEADER_BYTES, decode, encode},
@@ -29,15 +32,20 @@ async fn until_refused<T>(
     panic!("{} and no refusal", had.len());
 }
 
-/// Asks for more streams of events than there may be calls: what the first one too many is told, and the
+/// Asks for streams of events, more than there may be: what the first one too many is told, and the
 /// connection that has all the others.
-async fn too_many_calls(site: &Site, me: &Identity, session: SessionStamp) -> (NetError, Box<dyn Any>) {
+async fn too_many_calls(
+    site: &Site,
+    me: &Identity,
+    session: SessionStamp,
+    calls: usize,
+) -> (NetError, Box<dyn Any>) {
     let head = [encode(&CallContext { session: Some(session), ..cx() }), encode(&EventSeq(0))].concat();
     let ask = |id: u64| {
         let header = FrameHeader { method: 2, ..raw::fields(FrameKind::Request, id, head.len()) };
         [&header.encode()[..], &head].concat()
     };
-    let all: Vec<u8> = (1..=CALLS_IN_FLIGHT_MAX as u64 + 1).flat_map(ask).collect();
+    let all: Vec<u8> = (1..=calls as u64).flat_map(ask).collect();
     let config = client_config(me).unwrap();
     let (mut got, mut buf) = (Vec::new(), vec![0; 64 << 10]);
     if site.transport == "tcp" {
@@ -110,14 +118,102 @@ fn a_client_has_its_share_of_connections_and_of_calls_and_no_more() {
             // Events last as long as their session: calls that stay in flight. Our own client would hold
             // back before it asks for too many.
             let who = Member::open(&site, &me).await;
-            let (e, held) = too_many_calls(&site, &me, who.stamp).await;
-            assert!(
-                matches!(&e, NetError::Limit { limit, .. } if *limit == CALLS_IN_FLIGHT_MAX as u64),
-                "{e}"
-            );
+            // Each connection has all it may, for one more was refused; then the client has all it may.
+            let mut held = Vec::new();
+            let with_all = PEER_CALLS_MAX / CALLS_IN_FLIGHT_MAX;
+            for n in 0..=with_all {
+                let (calls, most) = match n == with_all {
+                    true => (1, PEER_CALLS_MAX),
+                    false => (CALLS_IN_FLIGHT_MAX + 1, CALLS_IN_FLIGHT_MAX),
+                };
+                let (e, connection) = too_many_calls(&site, &me, who.stamp, calls).await;
+                assert!(matches!(&e, NetError::Limit { limit, .. } if *limit == most as u64), "{n}: {e}");
+                held.push(connection);
+            }
             logged(&master, &["a call was refused", "peer=flood ", "calls are in flight"]);
             site.serves();
             drop(held);
+        });
+    }
+}
+
+/// A stream of its own with a request for events, which last; the answer's first byte, and what keeps it open.
+async fn own_stream(connection: &quinn::Connection, head: &[u8]) -> (Vec<u8>, Box<dyn Any>) {
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let header = FrameHeader { method: 2, ..raw::fields(FrameKind::Request, 0, head.len()) };
+    send.write_all(&[&header.encode()[..], head].concat()).await.unwrap();
+    let mut buf = vec![0; 4 << 10];
+    let n = tokio::time::timeout(PATIENCE, receive.read(&mut buf)).await.unwrap().unwrap().unwrap();
+    (buf[..n].to_vec(), Box::new((send, receive)))
+}
+
+#[test]
+fn a_client_has_its_share_of_streams_over_all_its_connections() {
+    let (site, master, _chunkserver) = Site::serving("quic");
+    run(async {
+        let me = site.issue("client", 0, "flood");
+        let who = Member::open(&site, &me).await;
+        let head = [encode(&CallContext { session: Some(who.stamp), ..cx() }), encode(&EventSeq(0))].concat();
+        let (mut held, mut had): (Vec<Box<dyn Any>>, usize) = (Vec::new(), 0);
+        // One connection may not have all of them.
+        let each = PEER_STREAMS_MAX / 8;
+        let e = loop {
+            let (endpoint, connection) =
+                raw::quic(site.master[0], client_config(&me).unwrap()).await.unwrap();
+            let (mut send, receive) = connection.open_bi().await.unwrap();
+            send.write_all(&raw::hello()).await.unwrap();
+            let mut refused = None;
+            for _ in 0..each {
+                let (answer, stream) = own_stream(&connection, &head).await;
+                refused = error_in(&answer);
+                if refused.is_some() {
+                    break;
+                }
+                had += 1;
+                held.push(stream);
+            }
+            held.push(Box::new((endpoint, connection, send, receive)));
+            if let Some(e) = refused {
+                break e;
+            }
+            assert!(had <= PEER_STREAMS_MAX, "{had} and no refusal");
+        };
+        assert_eq!(had, PEER_STREAMS_MAX);
+        assert!(matches!(&e, NetError::Limit { limit, .. } if *limit == PEER_STREAMS_MAX as u64), "{e}");
+        logged(&master, &["a call was refused", "peer=flood ", "streams of one certificate"]);
+        site.serves();
+    });
+}
+
+/// Who begins long requests and ends none holds itself back, and nobody else.
+#[test]
+fn requests_that_do_not_end_hold_their_client_back() {
+    for transport in TRANSPORTS {
+        let (site, master, chunkserver) = Site::serving(transport);
+        run(async {
+            let me = site.issue("client", 0, "flood");
+            for (port, daemon) in [(site.master[0], &master), (site.chunkserver[0], &chunkserver)] {
+                let header =
+                    FrameHeader { body_len: 64 << 20, ..raw::fields(FrameKind::Request, 1, 4 << 20) };
+                let mut held: Vec<Box<dyn Any>> = Vec::new();
+                for _ in 0..5 {
+                    let config = client_config(&me).unwrap();
+                    if transport == "tcp" {
+                        let mut s = raw::tls(port, config);
+                        s.write_all(&[raw::hello(), header.encode().to_vec()].concat()).unwrap();
+                        held.push(Box::new(s));
+                        continue;
+                    }
+                    let (endpoint, connection) = raw::quic(port, config).await.unwrap();
+                    let (mut hello, answer) = connection.open_bi().await.unwrap();
+                    hello.write_all(&raw::hello()).await.unwrap();
+                    let (mut send, receive) = connection.open_bi().await.unwrap();
+                    send.write_all(&header.encode()).await.unwrap();
+                    held.push(Box::new((endpoint, connection, hello, answer, send, receive)));
+                }
+                logged(daemon, &["long requests are held back", "peer=flood "]);
+                site.serves();
+            }
         });
     }
 }
@@ -134,13 +230,25 @@ fn sessions_without_end_leave_others_theirs() {
             let cx = CallContext { trace: TraceId(trace), ..cx() };
             meta.open_session(&cx, open).await
         };
-        for round in 0..4 {
+        let (mut had, mut refused) = (0, Vec::new());
+        for round in 0..PEER_SESSIONS_MAX as u64 / 100 + 4 {
             let all = (0..100).map(|n| flood("f".into(), 1 + round * 100 + n));
             for opened in futures::future::join_all(all).await {
-                opened.unwrap();
+                match opened {
+                    Ok(_) => had += 1,
+                    Err(e) => refused.push(e),
+                }
             }
             site.serves();
         }
+        // Those that nobody keeps alive end, and make room.
+        assert!(!refused.is_empty() && had >= PEER_SESSIONS_MAX / 2, "{had}");
+        let limit =
+            |e: &MetaError| matches!(e, MetaError::Limit { limit, .. } if *limit == PEER_SESSIONS_MAX as u64);
+        assert!(refused.iter().all(limit), "{refused:?}");
+        assert!(refused[0].to_string().contains("close some of them"), "{}", refused[0]);
+        logged(&master, &["a call was refused", "peer=flood ", "sessions of one certificate"]);
+        site.serves();
         // What a session calls itself is kept by the masters.
         let got = flood("x".repeat(1 << 20), 9999).await;
         assert!(matches!(&got, Err(MetaError::Invalid(why)) if why.contains("at most")), "{got:?}");
