@@ -4,7 +4,7 @@ use super::gate::{End, Gate};
 use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, decode_append, encode};
 use super::snapshot::{FileWriter, SnapshotFile};
 use super::state::Shared;
-use super::types::{Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, log_pos};
+use super::types::{LogId, Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, log_pos};
 use async_trait::async_trait;
 use futures::StreamExt;
 use mooseng_core::context::CallContext;
@@ -30,16 +30,16 @@ pub(super) struct RaftHandler {
 
 /// Up to where this node has told its leader that it has the log on its disk.
 #[derive(Default)]
-pub(super) struct Told(Mutex<Option<(Vote, Mark)>>);
+pub(super) struct Told(Mutex<Option<(Vote, LogId)>>);
 
 impl Told {
-    fn stored(&self, leader: Vote, upto: Option<Mark>) {
+    fn stored(&self, leader: Vote, upto: Option<LogId>) {
         let mut told = self.0.lock();
         let before = told.filter(|(to, _)| *to == leader).map(|(_, upto)| upto);
         *told = before.max(upto).map(|upto| (leader, upto));
     }
 
-    fn covers(&self, leader: Vote, upto: Option<Mark>) -> bool {
+    fn covers(&self, leader: Vote, upto: Option<LogId>) -> bool {
         upto.is_none() || self.0.lock().is_some_and(|(to, told)| to == leader && upto <= Some(told))
     }
 }

@@ -282,6 +282,19 @@ impl Inner {
         }
     }
 
+    /// How much less than others a server is waited for. One that is given up answers at once or not at all, and
+    /// there may be many chunks to ask for. One that a writer does not hear is not waited for as long as one that
+    /// only this master asks, when another server can take its place: then it costs a copy if it lives.
+    fn hurry(&self, lead: &Lead, rec: &ChunkRec, server: ServerId) -> u32 {
+        if self.long_dead(lead, server) {
+            return HURRY;
+        }
+        let (m, now) = (lead.memory.lock(), self.now());
+        let candidates = m.joiners(now, self.timings.server_dead);
+        let is_replaced = candidates.iter().any(|c| !rec.members.contains(&c.server));
+        if is_replaced && m.is_doubted(server, now) { HURRY_DOUBTED } else { 1 }
+    }
+
     /// Asks servers what they have of a chunk: the members of the open set, and who was filled from
     /// them by a bump under way. A replica at a version that is being made has all that the open one
     /// has.
@@ -293,15 +306,7 @@ impl Inner {
     ) -> Result<Vec<(ServerId, Found)>, MetaError> {
         let noted = |s: ServerId| lead.memory.lock().odd.get(&(id, s)).copied();
         let ask = |server: ServerId| async move {
-            // One that is given up answers at once or not at all; there may be many chunks to ask for. One that a
-            // writer does not hear is not waited for as long as one that only this master asks.
-            let hurry =
-                match (self.long_dead(lead, server), lead.memory.lock().is_doubted(server, self.now())) {
-                    (true, _) => HURRY,
-                    (_, true) => HURRY_DOUBTED,
-                    _ => 1,
-                };
-            let budget = self.timings.control / hurry;
+            let budget = self.timings.control / self.hurry(lead, rec, server);
             let found = match self.command(server, Control::Stat { chunk: id }, budget).await {
                 Ok(ControlReply::Done(stat)) => {
                     let (version, state) = (stat.report.chunk.version, stat.report.state);
