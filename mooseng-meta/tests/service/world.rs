@@ -111,8 +111,12 @@ impl Fake {
                 chunk
             }
             Control::Pull { chunk, .. } => {
-                let new = Has { version: chunk.version.get(), state: ReplicaState::Good, length: 1 };
-                s.has.insert(chunk.id, new);
+                // It is made equal on the disk where it is.
+                let state = match s.has.get(&chunk.id) {
+                    Some(h) if h.state == ReplicaState::Leaving => ReplicaState::Leaving,
+                    _ => ReplicaState::Good,
+                };
+                s.has.insert(chunk.id, Has { version: chunk.version.get(), state, length: 1 });
                 chunk.id
             }
             Control::Delete { chunk, .. } => {
