@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use mooseng_core::{
     chunk::*,
     context::CallContext,
-    error::ChunkError,
+    error::{ChunkError, NetError},
     ids::*,
     limits::WRITE_WINDOW_FRAMES,
     meta::Replica,
@@ -421,8 +421,10 @@ async fn falls_silent(shared: &Shared, next: &Replica, chunk: ChunkId) {
             RemoteChunks::new(c).control(&CallContext::internal(patience), Control::Stat { chunk }).await
         };
         // Whatever it answers, it lives.
-        if let Err(_) | Ok(Err(ChunkError::Net(_))) = tokio::time::timeout(patience, look).await {
-            return;
+        match tokio::time::timeout(patience, look).await {
+            Ok(Err(ChunkError::Net(NetError::Limit { .. } | NetError::Refused { .. }))) => {}
+            Err(_) | Ok(Err(ChunkError::Net(_))) => return,
+            Ok(_) => {}
         }
     }
 }

@@ -87,10 +87,8 @@ async fn the_bump_copies_only_what_was_written_since() {
     // Written while it is copied: over synced blocks, and more.
     let (over, more) = (pattern(2, 2 * BLOCK), pattern(3, 5000));
     let writes = vec![frame(1, 4, 10 * BLOCK as u64, over.clone()), frame(1, 5, DATA as u64, more.clone())];
-    let (ahead, wrote) = tokio::join!(
-        world.pull_ahead(3, chunk(1, 1), &[1, 2]),
-        world.write(chunk(1, 1), &[1, 2], writes)
-    );
+    let (ahead, wrote) =
+        tokio::join!(world.pull_ahead(3, chunk(1, 1), &[1, 2]), world.write(chunk(1, 1), &[1, 2], writes));
     ahead.unwrap();
     wrote.unwrap();
     // And afterwards.
@@ -164,7 +162,8 @@ impl ChunkStore for Changing {
         {
             let frames = (1..5u64).map(|n| Ok(frame(1, n + 1, n << 20, pattern(n, 1 << 20))));
             let (chunk, chain) = (self.chunk, chain(&[1]));
-            let req = WriteRequest { chunk, chain, create: false, session: SESSION, capability: None };
+            let (makers, session) = (vec![], SESSION);
+            let req = WriteRequest { chunk, chain, makers, head: None, session, capability: None };
             let frames = futures::StreamExt::boxed(futures::stream::iter(frames.collect::<Vec<_>>()));
             let acks = self.remote.write(cx, req, frames).await?;
             let acks: Vec<_> = futures::StreamExt::collect(acks).await;

@@ -137,7 +137,8 @@ pub fn plan(
     let fails = |s: &ServerId| force && aside.contains(s) && stay.len() >= now.max(1);
     survivors.retain(|s| stay.contains(s) || (!whole && go.contains(s) && !fails(s)));
     // Those that are emptied are on disk as well as any, as long as they are there.
-    let go_on = if force { survivors.iter().filter(|s| !stay.contains(s) && !aside.contains(s)).count() } else { 0 };
+    let go_on =
+        if force { survivors.iter().filter(|s| !stay.contains(s) && !aside.contains(s)).count() } else { 0 };
     empty.retain(|s| !leaving.contains(s));
     empty.truncate(now.saturating_sub(stay.len() + mend.len() + go_on));
     let have = stay.len() + mend.len() + empty.len() + go_on;
@@ -311,7 +312,8 @@ mod tests {
         assert_eq!(ask(3, &[GOOD, GOOD, Found::Nothing], true), bump(&S[..2], &[]), "it has all to copy");
         assert_eq!(ask(3, &[GOOD, GOOD, SUSPECT], true), bump(&S[..2], &[S[2]]), "it has most of it");
         assert_eq!(ask(3, &[GOOD, GOOD, ASIDE], true), bump(&S[..2], &[]), "its disk may be what failed");
-        let Plan::Bump { survivors, joining, .. } = ask(3, &[GOOD, Found::Silent, Found::Silent], true) else {
+        let Plan::Bump { survivors, joining, .. } = ask(3, &[GOOD, Found::Silent, Found::Silent], true)
+        else {
             panic!("a bump is expected");
         };
         assert_eq!((survivors, joining.len()), (vec![S[0]], 1), "an fsync wants two disks");

@@ -91,8 +91,10 @@ async fn falls_silent(cx: &Context, head: &Replica, place: &Place) {
         let nothing = ReadRequest { chunk, at: Offset(0), len: 0, capability };
         let look = async { cx.pool.get(&head.addr, patience).await?.read(&call, nothing).await.map(drop) };
         // Whatever it answers, it lives.
-        if let Err(_) | Ok(Err(ChunkError::Net(_))) = tokio::time::timeout(patience, look).await {
-            return;
+        match tokio::time::timeout(patience, look).await {
+            Ok(Err(ChunkError::Net(NetError::Limit { .. } | NetError::Refused { .. }))) => {}
+            Err(_) | Ok(Err(ChunkError::Net(_))) => return,
+            Ok(_) => {}
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The metadata service: one narrow waist, `call(request) -> reply`, and a stream of events.
 //!
 //! Requests, replies, enum variants and the typed extension methods come from the one table in
-//! `ops`; the structs they carry are in `types`. A new operation is one row there and one file
+//! `ops`; the structs they carry are in `types`, and in `care` those that operators look at. A new operation is one row there and one file
 //! in `mooseng-meta`.
 
+mod care;
 mod entry;
 mod ops;
 mod types;
 
+pub use care::*;
 pub use entry::*;
 pub use ops::*;
 pub use types::*;

@@ -181,3 +181,28 @@ impl RaftHandler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{segment::LogPos, types::log_id};
+
+    #[test]
+    fn a_sign_of_life_claims_only_what_its_leader_was_told() {
+        let at = |term, index| Some(log_id(LogPos { term, index }));
+        let leader = |term| Vote::new_committed(term, 1);
+        let told = Told::default();
+        assert!(told.covers(leader(1), None), "it claims nothing");
+        assert!(!told.covers(leader(1), at(1, 1)), "nothing was told");
+        told.stored(leader(1), at(1, 5));
+        told.stored(leader(1), at(1, 3));
+        assert!(told.covers(leader(1), at(1, 5)));
+        assert!(!told.covers(leader(1), at(1, 6)), "it may be in memory only");
+        assert!(!told.covers(leader(2), at(1, 5)), "another leader was told nothing");
+        told.stored(leader(2), at(1, 2));
+        assert!(
+            told.covers(leader(2), at(1, 2)) && !told.covers(leader(2), at(1, 5)),
+            "what was cut off is gone"
+        );
+    }
+}

@@ -107,10 +107,10 @@ impl Inner {
         let no = |why: String| Err(MetaError::Invalid(why));
         let (server, disk) = (r.server, name(r.disk));
         let number = server.get();
-        let m = lead.memory.lock();
         if load::<ServerRec>(view, Table::Server, &key(server.get())).map_err(internal)?.is_none() {
             return no(format!("there is no chunkserver {number}"));
         }
+        let m = lead.memory.lock();
         let Some(Server { disks, .. }) = m.servers.get(&server) else {
             return no(format!(
                 "chunkserver {number} was not heard since the leader's election: which disks it has is not known; start it first"
@@ -132,6 +132,8 @@ impl Inner {
             .filter(|c| c.server != server && c.free_bytes >= ROOM_BYTES_MIN)
             .map(|c| c.server)
             .collect();
+        let has_chunks = there.chunks > 0;
+        drop(m);
         let mut stuck = 0u64;
         scan_recs(view, Table::Chunk, &[], &[], |_, rec: ChunkRec| {
             if rec.members.contains(&server) {
@@ -144,7 +146,7 @@ impl Inner {
             true
         })
         .map_err(internal)?;
-        if (stuck > 0 && there.chunks > 0) || (is_last && others.is_empty()) {
+        if (stuck > 0 && has_chunks) || (is_last && others.is_empty()) {
             return no(format!(
                 "there is no room elsewhere for what is on disk {disk} of chunkserver {number} ({stuck} chunks could be nowhere else): start another chunkserver, or give this one another directory"
             ));

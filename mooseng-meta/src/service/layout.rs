@@ -27,14 +27,14 @@ pub(super) struct Want {
 impl Inner {
     /// Address of a chunkserver.
     pub(super) fn replica(&self, view: &RedbView, server: ServerId) -> Result<Replica, MetaError> {
-        let rec: Option<ServerRec> = load(view, Table::Server, &key(server.get())).map_err(internal)?;
-        Ok(Replica { server, addr: rec.map(|r| r.addr).unwrap_or_default() })
+        Ok(self.start_of(view, server)?.0)
     }
 
-    /// The last known start of a chunkserver.
-    fn start_of(&self, view: &RedbView, server: ServerId) -> Result<(ServerId, Incarnation), MetaError> {
+    /// Address and last known start of a chunkserver.
+    fn start_of(&self, view: &RedbView, server: ServerId) -> Result<(Replica, Incarnation), MetaError> {
         let rec: Option<ServerRec> = load(view, Table::Server, &key(server.get())).map_err(internal)?;
-        Ok((server, rec.map(|r| r.incarnation).unwrap_or_default()))
+        let (addr, start) = rec.map(|r| (r.addr, r.incarnation)).unwrap_or_default();
+        Ok((Replica { server, addr }, start))
     }
 
     /// Adds the places of chunks and the right to touch them. Waits a while for bumps under way.
@@ -85,11 +85,13 @@ impl Inner {
         }
         let (mut rights, mut all_makers) = (Vec::with_capacity(chunks.len()), BTreeSet::new());
         for (index, chunk, rec) in chunks {
-            let chain = rec.members.iter().map(|s| self.replica(&view, *s)).collect::<Result<_, _>>()?;
+            let starts = rec.members.iter().map(|s| self.start_of(&view, *s));
+            let starts: Vec<_> = starts.collect::<Result<_, _>>()?;
             let makers = match rec.committed {
                 true => vec![],
-                false => rec.members.iter().map(|s| self.start_of(&view, *s)).collect::<Result<_, _>>()?,
+                false => starts.iter().map(|(r, start)| (r.server, *start)).collect(),
             };
+            let chain = starts.into_iter().map(|(replica, _)| replica).collect();
             let mut right = want.rights;
             if !rec.committed && right.has(Rights::WRITE) {
                 right = right.and(Rights::CREATE);

@@ -460,7 +460,7 @@ impl State {
         true
     }
 
-    /// `Shared::bless`.
+    /// A suspect becomes good at its own version: only with the mistake `BlessedInPlace`.
     pub fn bless(&mut self, server: usize) {
         if self.servers[server].made {
             self.may_come_again();
