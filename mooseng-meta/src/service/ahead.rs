@@ -4,7 +4,11 @@
 //! What is made has no version: it counts as nothing, and is surplus when the bump does not come.
 
 use super::{Inner, Lead, outlook::names};
-use mooseng_core::{chunk::Control, error::MetaError, ids::*};
+use mooseng_core::{
+    chunk::Control,
+    error::{ChunkError, MetaError},
+    ids::*,
+};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -105,6 +109,10 @@ impl Inner {
         for (server, done) in done {
             match done {
                 Ok(_) => {
+                    asked.made.insert(server);
+                }
+                // A bump that left it out came so far there: what it lacks is for the next to copy.
+                Err(ChunkError::Stale { here, .. }) if here == chunk.version => {
                     asked.made.insert(server);
                 }
                 Err(e) => {

@@ -88,7 +88,7 @@ impl Inner {
                 Some(_) => force = true,
                 None => {}
             }
-            let (plan, found) = self.decide_about(lead, id, &rec, force).await?;
+            let (plan, found) = self.decide_about(lead, id, &rec, (force, ahead)).await?;
             match plan {
                 Plan::Leave => {
                     self.in_order(lead, id, &rec.members);
@@ -146,7 +146,7 @@ impl Inner {
         lead: &Lead,
         id: ChunkId,
         rec: &ChunkRec,
-        force: bool,
+        (force, ahead): (bool, Option<&BTreeSet<ServerId>>),
     ) -> Result<(Plan, Vec<(ServerId, Found)>), MetaError> {
         let found = self.look_at(lead, id, rec).await?;
         // A member that may still come back is waited for, however long this master leads.
@@ -157,7 +157,12 @@ impl Inner {
                 m.avoid(*server, self.now());
             }
             let leaving = m.draining.keys().copied().collect();
-            (m.joiners(self.now(), self.timings.server_dead), leaving)
+            let mut candidates = m.candidates(self.now(), self.timings.server_dead);
+            // Who has made a copy takes part, whatever else it could not do meanwhile.
+            candidates.retain(|c| {
+                !m.is_avoided(c.server, self.now()) || ahead.is_some_and(|made| made.contains(&c.server))
+            });
+            (candidates, leaving)
         };
         let force = force || rec.cut_to.is_some();
         let plan = plan(id, rec, &found, (&candidates, &leaving), all_heard, force);

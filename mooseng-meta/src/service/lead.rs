@@ -163,8 +163,12 @@ impl Memory {
     /// Servers that may join a set: not those that failed to lately.
     pub fn joiners(&self, now: Duration, dead_after: Duration) -> Vec<Candidate> {
         let mut all = self.candidates(now, dead_after);
-        all.retain(|c| self.avoid.get(&c.server).is_none_or(|until| *until <= now));
+        all.retain(|c| !self.is_avoided(c.server, now));
         all
+    }
+
+    pub fn is_avoided(&self, server: ServerId, now: Duration) -> bool {
+        self.avoid.get(&server).is_some_and(|until| *until > now)
     }
 
     /// Servers for a new set: those that failed lately only where there are too few others.

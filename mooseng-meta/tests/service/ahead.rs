@@ -128,6 +128,25 @@ async fn the_last_disk_gets_another_before_it_is_written() {
     assert_eq!((w.fake(spare).count("pull-ahead"), w.fake(spare).count("pull")), (0, 1));
 }
 
+/// A bump that left a server out may have come so far there that it has the open version, though not all of it.
+#[tokio::test(start_paused = true)]
+async fn who_was_left_out_at_the_open_version_may_join() {
+    let w = World::of(3, quick()).await;
+    let s = w.session("s").await;
+    let (inode, place) = w.file(s, "f").await;
+    let spare = spares(&w, &place)[0];
+    let half = Has { version: place.chunk.version.0, state: ReplicaState::Suspect, length: 1 };
+    w.fake(spare).0.lock().has.insert(place.chunk.id, half);
+    drain(&w, place.chain[0].server).await;
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert!(members(&now).contains(&spare), "there is nobody else");
+    assert_eq!(
+        (w.fake(spare).count("delete"), w.fake(spare).count("pull-ahead")),
+        (0, 1),
+        "it need not begin anew"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_copy_ahead_left_behind_is_removed_and_never_a_member() {
     let w = World::of(4, quick()).await;

@@ -138,6 +138,10 @@ impl Fake {
                 chunk
             }
             Control::Pull { chunk, ahead: true, .. } => {
+                if let Some(h) = s.has.get(&chunk.id).filter(|h| h.version >= chunk.version.0) {
+                    let here = ChunkVersion(h.version);
+                    return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
+                }
                 let half = Has { version: 0, state: ReplicaState::Suspect, length: 1 };
                 s.has.insert(chunk.id, half);
                 chunk.id
