@@ -56,7 +56,7 @@ struct Session {
 
 /// Time for which a full cluster is asked again: space may come back, or its servers. With what comes
 /// before and after, whoever writes hears ENOSPC within 5 s.
-pub(crate) const NO_SPACE: Duration = Duration::from_secs(4);
+pub(crate) const NO_SPACE: Duration = Duration::from_millis(2500);
 /// A leader that this client has known for less than this may not have heard of all chunkservers yet:
 /// they come to a new one within some seconds, and that it knows too few is no lack of space.
 const SETTLES: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@
 //!   Clock       OsClock               VirtualClock (follows tokio's, also paused)
 //!   Rng         OsRng                 SeededRng
 //!   Lanes       OsLanes (threads)     TaskLanes (tasks)
-//!   Disk        OsDisk (+ DirLock)    MemDisk
+//!   Disk        OsDisk (+ DirLock)    MemDisk; BallastDisk over any
 //! ```
 //!
 //! ```
@@ -26,6 +26,7 @@
 //! one directory has one process (with a [`DirLock`]).
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
+mod ballast;
 mod clock;
 mod disk;
 pub mod disk_suite;
@@ -35,6 +36,7 @@ mod mem_disk;
 mod name;
 mod rng;
 
+pub use ballast::BallastDisk;
 pub use clock::{OsClock, VirtualClock};
 pub use disk::OsDisk;
 pub use disk_suite::disk_suite;

@@ -151,7 +151,7 @@ pub fn plan(
     if !stay.is_empty() {
         let room = |s: &ServerId| candidates.iter().any(|c| c.server == *s && c.free_bytes >= ROOM_BYTES_MIN);
         let again = aside.iter().filter(|s| !leaving.contains(*s) && room(s)).copied();
-        let again: Vec<_> = again.take(wanted.saturating_sub(stay.len() + joining.len())).collect();
+        let again: Vec<_> = again.take(now.saturating_sub(stay.len() + joining.len())).collect();
         survivors.retain(|s| !again.contains(s));
         joining.extend(again);
     }

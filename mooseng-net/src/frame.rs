@@ -1,6 +1,10 @@
 //! Frames on a byte stream: what every transport with a wire reads and writes.
 
-use crate::{call::CONTEXT_BYTES_MAX, door::Share, socket::refusal};
+use crate::{
+    call::CONTEXT_BYTES_MAX,
+    door::Share,
+    socket::{refusal, with_cause},
+};
 use bytes::{Buf as _, Bytes, BytesMut};
 use mooseng_core::{
     context::CallContext,
@@ -216,7 +220,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 Ok(0) if self.buffer.is_empty() => return Ok(None),
                 Ok(0) => return Err(self.closed("it ended inside a frame")),
                 Ok(_) => {}
-                Err(e) => return Err(refusal(&self.peer, &e).unwrap_or_else(|| self.closed(e))),
+                Err(e) => return Err(refusal(&self.peer, &e).unwrap_or_else(|| self.closed(with_cause(&e)))),
             }
         }
     }

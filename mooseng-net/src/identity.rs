@@ -12,6 +12,7 @@ mod tls;
 pub use join::Joining;
 pub use tls::{client_config, server_config};
 
+use aws_lc_rs::hmac;
 use mooseng_core::{
     error::NetError,
     ids::ClusterId,
@@ -184,6 +185,14 @@ impl Identity {
     /// SHA-256 of the certificate of the authority that it trusts.
     pub fn ca_hash(&self) -> CaHash {
         CaHash(sha256(&self.ca))
+    }
+
+    /// Bytes that only the holder of the private key can know, for one purpose, the same after a restart.
+    pub(crate) fn derived(&self, purpose: &str) -> [u8; 32] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.secret_der());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(hmac::sign(&key, purpose.as_bytes()).as_ref());
+        bytes
     }
 
     /// Refuses a certificate that is not valid at this time, or not of the authority beside it.

@@ -17,6 +17,7 @@ use crate::{
     call::check_piece,
     frame::{self, FrameReader, Outgoing},
     outbox::Outbox,
+    socket::with_cause,
 };
 use futures::{Stream, StreamExt as _};
 use mooseng_core::{
@@ -84,7 +85,7 @@ impl Link {
     pub(crate) async fn write_on(self: Arc<Self>) {
         let ended = self.ended.clone();
         if let Some(e) = ended.run_until_cancelled(self.out.write_on()).await {
-            self.fail(e);
+            self.fail(with_cause(&e));
         }
     }
 

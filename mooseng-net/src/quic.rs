@@ -4,9 +4,11 @@
 //! stream per call), and streams of their own for what is long or streamed.
 
 mod config;
+mod resets;
 
 pub use config::QuicOptions;
 
+use self::resets::Resets;
 use crate::{
     bulk,
     call::{bound_body, check_message, within},
@@ -44,6 +46,7 @@ const DONE: VarInt = VarInt::from_u32(0);
 pub struct QuicTransport {
     client: quinn::ClientConfig,
     server: quinn::ServerConfig,
+    resets: Resets,
     options: QuicOptions,
     endpoint: OnceCell<Endpoint>,
 }
@@ -60,7 +63,8 @@ impl QuicTransport {
     /// Errors: a certificate or key that TLS cannot use.
     pub fn new(me: &Identity, options: QuicOptions) -> Result<Arc<Self>, NetError> {
         let (client, server) = (config::client(me, &options)?, config::server(me, &options)?);
-        Ok(Arc::new(Self { client, server, options, endpoint: OnceCell::new() }))
+        let resets = Resets::of(me);
+        Ok(Arc::new(Self { client, server, resets, options, endpoint: OnceCell::new() }))
     }
 
     /// The endpoint of outgoing connections: both address families where the machine has them.
@@ -138,7 +142,7 @@ impl Transport for QuicTransport {
 
     async fn listen(&self, at: &str, handler: Arc<dyn Handler>) -> Result<Box<dyn Listening>, NetError> {
         let addrs = listen_addrs(at).await?;
-        let endpoint = config::bind(&addrs, &self.options, Some(self.server.clone()))
+        let endpoint = config::bind(&addrs, &self.options, Some((self.server.clone(), self.resets)))
             .map_err(|e| listen_error(at, &e))?;
         let local = endpoint.local_addr().map_err(|e| listen_error(at, &e))?;
         let (ended, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -79,11 +79,24 @@ pub(crate) fn refusal(peer: &str, error: &(dyn Error + 'static)) -> Option<NetEr
             }
             _ => {}
         }
-        // An io::Error does not show what it holds as its source.
-        let held = e.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = held.map(|e| e as &(dyn Error + 'static)).or_else(|| e.source());
+        next = source(e);
     }
     None
+}
+
+/// An `io::Error` does not show what it holds as its source.
+fn source<'a>(e: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let held = e.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    held.map(|e| e as &(dyn Error + 'static)).or_else(|| e.source())
+}
+
+/// An error with the first of its causes: "connection lost" may be a reset or a silence.
+pub(crate) fn with_cause(error: &(dyn Error + 'static)) -> String {
+    let first = std::iter::successors(source(error), |e| source(*e)).last().map(ToString::to_string);
+    match (error.to_string(), first) {
+        (outer, Some(first)) if outer != first => format!("{outer}: {first}"),
+        (outer, _) => outer,
+    }
 }
 
 fn is_crypto(code: quinn::TransportErrorCode) -> bool {

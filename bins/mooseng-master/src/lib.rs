@@ -16,11 +16,12 @@ use mooseng_core::{
     join::{Authority, JoinError, JoinRequest, Joined},
     meta::{ClusterStatus, GetStatus, MetadataExt as _, StorageClass},
     net::Role,
+    seam::Disk as _,
 };
-use mooseng_host::{DirLock, OsDisk, host_seams};
+use mooseng_host::{BallastDisk, DirLock, OsDisk, host_seams};
 use mooseng_meta::{
     server::{Master, MasterOptions, StartError},
-    service::ServiceTimings,
+    service::{ServiceTimings, reserve_of},
 };
 use mooseng_net::identity::{AUTHORITY_DIR, ClusterCa};
 use mooseng_support::{
@@ -52,6 +53,10 @@ pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
     let unusable = |e| data_dir_error(&config.data_dir, &e);
     let lock = DirLock::take(&config.data_dir).map_err(unusable)?;
     let disk = Arc::new(OsDisk::open(&config.data_dir).map_err(unusable)?);
+    // Half of what is for removing only is there whatever else fills the disk.
+    let held =
+        disk.space().and_then(|(total, _)| BallastDisk::new(disk, reserve_of(total, config.reserve) / 2));
+    let disk = Arc::new(held.map_err(unusable)?);
     let mut http = vec![HttpPort { at: config.metrics, flag: "metrics-port" }];
     if common.transport == TransportKind::Quic {
         http.push(HttpPort { at: config.listen, flag: "listen-port" });

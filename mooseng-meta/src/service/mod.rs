@@ -30,6 +30,8 @@ mod servers;
 mod sessions;
 mod upkeep;
 
+pub use room::reserve_of;
+
 use crate::{
     namespace::Fail,
     raft::{RaftFailure, RaftNode},

@@ -1,5 +1,6 @@
 //! Sockets and parameters of QUIC, from measurements.
 
+use super::resets::Resets;
 use crate::{
     identity::{Identity, client_config, server_config},
     socket::{IDLE_TIMEOUT, KEEP_ALIVE},
@@ -74,13 +75,14 @@ pub(super) fn server(me: &Identity, options: &QuicOptions) -> Result<quinn::Serv
 pub(super) fn bind(
     addrs: &[SocketAddr],
     options: &QuicOptions,
-    server: Option<quinn::ServerConfig>,
+    server: Option<(quinn::ServerConfig, Resets)>,
 ) -> io::Result<Endpoint> {
+    let (server, resets) = server.unzip();
     let mut last = io::ErrorKind::AddrNotAvailable.into();
     for addr in addrs {
         match socket(*addr, options) {
             Ok(socket) => {
-                let mut config = EndpointConfig::default();
+                let mut config = resets.map_or_else(EndpointConfig::default, |r| r.config());
                 config.max_udp_payload_size(options.mtu_max).map_err(io::Error::other)?;
                 return Endpoint::new(config, server, socket.into(), Arc::new(TokioRuntime));
             }

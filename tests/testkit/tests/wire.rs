@@ -164,3 +164,58 @@ async fn what_does_not_begin_with_tls_goes_to_who_asked_for_it() {
     assert_eq!(&got, b"GET /health");
     server.connect(&listening.local_addr()).await.unwrap();
 }
+
+struct Echo;
+
+#[async_trait::async_trait]
+impl Handler for Echo {
+    async fn handle(
+        &self,
+        _: &PeerIdentity,
+        _: CallContext,
+        _: Method,
+        msg: Message,
+    ) -> Result<Message, NetError> {
+        Ok(msg)
+    }
+}
+
+/// Listens in a runtime of its own, which can end without a word as a killed process does.
+fn process(me: &Identity, at: &str) -> (tokio::runtime::Runtime, String) {
+    let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        match rt.block_on(quic(me).listen(at, Arc::new(Echo))) {
+            Ok(listening) => {
+                let local = listening.local_addr();
+                rt.spawn(async move {
+                    let _listening = listening;
+                    std::future::pending::<()>().await
+                });
+                return (rt, local);
+            }
+            Err(e) => assert!(std::time::Instant::now() < until, "{e}"),
+        }
+    }
+}
+
+/// The idle timeout would end it, too, after a while in which callers wait for nothing.
+#[test]
+fn a_process_that_was_killed_and_started_again_disowns_its_old_connections() {
+    let client = tokio::runtime::Runtime::new().unwrap();
+    let me = identity(1, Role::Master, "server", DAY);
+    let (killed, at) = process(&me, &loopback());
+    let c = client.block_on(quic(&identity(1, Role::Client, "client", DAY)).connect(&at)).unwrap();
+    let call = || {
+        client.block_on(c.call(
+            &CallContext::internal(Duration::from_secs(30)),
+            Method(1),
+            Message::of_head(bytes::Bytes::new()),
+        ))
+    };
+    call().unwrap();
+    killed.shutdown_timeout(Duration::from_secs(10));
+    let _again = process(&me, &at);
+    let Err(e) = call() else { panic!("another process answered") };
+    assert!(matches!(&e, NetError::Closed { cause, .. } if cause.contains("reset")), "{e}");
+}

@@ -47,8 +47,8 @@ impl Flip {
     pub(super) fn undo(&self) -> Result<()> {
         let mut byte = [0];
         let Ok(file) = fs::File::options().read(true).write(true).open(&self.path) else { return Ok(()) };
-        file.read_exact_at(&mut byte, self.at)?;
-        if byte[0] == self.was ^ (1 << self.bit) {
+        // One that was made shorter has lost it.
+        if file.read_exact_at(&mut byte, self.at).is_ok() && byte[0] == self.was ^ (1 << self.bit) {
             file.write_all_at(&[self.was], self.at)?;
         }
         Ok(())
