@@ -57,9 +57,6 @@ struct Session {
 /// Time for which a full cluster is asked again: space may come back, or its servers. With what comes
 /// before and after, whoever writes hears ENOSPC within 5 s.
 pub(crate) const NO_SPACE: Duration = Duration::from_millis(2500);
-/// A leader that this client has known for less than this may not have heard of all chunkservers yet:
-/// they come to a new one within some seconds, and that it knows too few is no lack of space.
-const SETTLES: Duration = Duration::from_secs(10);
 /// Longest wait of a re-assertion for opens and releases under way.
 const QUIET: Duration = Duration::from_secs(2);
 /// New sessions for one request.
@@ -79,8 +76,6 @@ pub(crate) struct Masters {
     seams: Seams,
     deadline: Duration,
     leader: Mutex<Option<(String, Arc<dyn Connection>)>>,
-    /// Who answered as the leader last, and since when.
-    led: Mutex<Option<(String, Instant)>>,
     /// One call looks for another leader on behalf of all that wait.
     looking: tokio::sync::Mutex<()>,
     next: AtomicU64,
@@ -114,7 +109,6 @@ impl Masters {
             seams,
             deadline,
             leader: Mutex::default(),
-            led: Mutex::default(),
             looking: Default::default(),
             next: AtomicU64::new(0),
             session: Default::default(),
@@ -152,18 +146,6 @@ impl Masters {
         let mut leader = self.leader.lock();
         if leader.as_ref().is_some_and(|(_, l)| Arc::ptr_eq(l, c)) {
             *leader = None;
-        }
-    }
-
-    /// A leader answers at `addr`; for how long it has done so.
-    fn led_by(&self, addr: &str) -> Duration {
-        let mut led = self.led.lock();
-        match &*led {
-            Some((at, since)) if at == addr => since.elapsed(),
-            _ => {
-                *led = Some((addr.to_owned(), Instant::now()));
-                Duration::ZERO
-            }
         }
     }
 
@@ -261,18 +243,13 @@ impl Masters {
             let e = tokio::select! {
                 biased;
                 done = tried => match done {
-                    Ok(Ok(reply)) => {
-                        self.led_by(&asked);
-                        return Ok(reply);
-                    }
+                    Ok(Ok(reply)) => return Ok(reply),
                     Ok(Err(e)) => e,
                     Err(_) => MetaError::Deadline("a master did not answer".into()),
                 },
                 () = self.elsewhere(&asked) => MetaError::Deadline("another master leads".into()),
             };
-            let full = matches!(e, MetaError::NoServers { .. })
-                && self.led_by(&asked) >= SETTLES
-                && begin.elapsed() >= NO_SPACE;
+            let full = matches!(e, MetaError::NoServers { .. }) && begin.elapsed() >= NO_SPACE;
             if !e.is_retryable() || full {
                 return Err(Failed { error: e.into(), maybe_applied });
             }

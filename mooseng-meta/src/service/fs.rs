@@ -5,7 +5,7 @@ use crate::{
     namespace,
     placement::place,
     state::{SlotCheck, check_slot},
-    store::{RedbView, Table, View as _, map_key},
+    store::{RedbView, Table, View as _, map_key, number},
 };
 use mooseng_core::{
     attr::{Access, Attr, FileKind, SetAttr},
@@ -18,7 +18,10 @@ use mooseng_core::{
     name::Name,
     wire,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// For so long a leader that does not hear of enough chunkservers waits for more before it says that there is no room.
+const GATHERS: Duration = Duration::from_secs(10);
 
 /// Marks inodes as being removed until it is dropped, so that nobody opens one in between.
 struct Removing {
@@ -327,6 +330,11 @@ impl Inner {
                     let chain = place(seed, copies, &candidates, &[]);
                     // Fewer copies than wanted are written while two at least are safe; repair adds the rest.
                     if chain.len() < copies.min(2) {
+                        if self.gathers(lead, view)? {
+                            return Err(MetaError::Busy(
+                                "not all chunkservers have come to this leader yet".into(),
+                            ));
+                        }
                         let (wanted, found) = (copies.min(2) as u32, chain.len() as u32);
                         return Err(MetaError::NoServers { wanted, found });
                     }
@@ -336,6 +344,20 @@ impl Inner {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether chunkservers may still come that were there under the leader before this one.
+    fn gathers(&self, lead: &Lead, view: &RedbView) -> Result<bool, MetaError> {
+        if self.now().saturating_sub(lead.since) >= GATHERS {
+            return Ok(false);
+        }
+        let (mut all, heard) = (true, lead.memory.lock().servers.keys().copied().collect::<BTreeSet<_>>());
+        view.scan(Table::Server, &[], &[], &mut |k, _| {
+            all &= heard.contains(&ServerId(number(k)));
+            all
+        })
+        .map_err(internal)?;
+        Ok(!all)
     }
 
     /// What the leader adds to an answer, fresh each time: opens, places, capabilities, and what is
