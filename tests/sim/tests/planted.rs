@@ -24,17 +24,18 @@ const THREADS: usize = 2;
 /// The seed that catches a bug today.
 const fn caught_by(bug: Bug) -> u64 {
     match bug {
-        Bug::PurgePastDurable | Bug::CapabilityUnbound | Bug::CommitAfterTruncate => 0,
-        Bug::AckBeforeQuorum | Bug::BadTailCut => 1,
+        Bug::CapabilityUnbound | Bug::CommitAfterTruncate => 0,
+        Bug::AckBeforeQuorum | Bug::BadTailCut | Bug::PurgePastDurable => 1,
         Bug::DeposedReads => 12,
         Bug::ReplyDropped => 14,
         Bug::VersionUnchecked => 17,
         Bug::SurplusDeletedEarly => 21,
-        Bug::IncarnationIgnored => 22,
-        Bug::SuspectServed | Bug::CopyUncompared => 29,
-        Bug::FsyncSkipped => 33,
+        Bug::SuspectServed => 29,
+        Bug::CopyUncompared => 31,
+        Bug::FsyncSkipped => 34,
+        Bug::IncarnationIgnored => 53,
         Bug::RepeatApplied => 107,
-        Bug::FenceNotAwaited => 118,
+        Bug::FenceNotAwaited => 144,
     }
 }
 
