@@ -82,7 +82,10 @@ pub(super) fn bind(
     for addr in addrs {
         match socket(*addr, options) {
             Ok(socket) => {
-                let mut config = resets.map_or_else(EndpointConfig::default, |r| r.config());
+                let mut config = match resets {
+                    Some(resets) => resets.config(socket.local_addr()?.as_socket().map_or(0, |a| a.port())),
+                    None => EndpointConfig::default(),
+                };
                 config.max_udp_payload_size(options.mtu_max).map_err(io::Error::other)?;
                 return Endpoint::new(config, server, socket.into(), Arc::new(TokioRuntime));
             }

@@ -1,7 +1,6 @@
-//! What lets a node that was restarted tell who still talks to its earlier process that it knows nothing of it: a
-//! stateless reset (RFC 9000, 10.3). Without it they would take the silence for a slow network until the idle
-//! timeout, which took clients and chunkservers that had known a restarted master before five seconds of the
-//! six that its next term took to serve them.
+//! What lets a node that was started again tell who still talks to its earlier process that it knows nothing of
+//! that: a stateless reset (RFC 9000, 10.3). Without it they take the silence for a slow network until the idle
+//! timeout: a master that had been killed, and was elected soon after, kept its clients waiting for five seconds.
 
 use crate::identity::Identity;
 use aws_lc_rs::hmac;
@@ -9,24 +8,25 @@ use quinn::EndpointConfig;
 use quinn_proto::HashedConnectionIdGenerator;
 use std::sync::Arc;
 
-/// Keys of a listening node's endpoint that are the same at each start.
+/// What the keys of a node's listening endpoints are made of, the same at each start.
 #[derive(Clone, Copy)]
-pub(super) struct Resets {
-    tokens: [u8; 32],
-    /// An endpoint takes only connection ids for its own that were made with its key.
-    ids: u64,
-}
+pub(super) struct Resets([u8; 32]);
 
 impl Resets {
     pub(super) fn of(me: &Identity) -> Self {
-        let ids = me.derived("connection ids of QUIC");
-        let ids = ids.iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte));
-        Self { tokens: me.derived("stateless resets of QUIC"), ids }
+        Self(me.derived("stateless resets of QUIC"))
     }
 
-    pub(super) fn config(self) -> EndpointConfig {
-        let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &self.tokens)));
-        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(self.ids)));
+    /// Each port has keys of its own: with those of another, that one would give away the tokens of this one's
+    /// connections to whoever asks (RFC 9000, 21.11).
+    pub(super) fn config(self, port: u16) -> EndpointConfig {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        let key = |purpose: &[u8]| hmac::sign(&secret, &[purpose, &port.to_be_bytes()].concat());
+        let tokens = hmac::Key::new(hmac::HMAC_SHA256, key(b"token").as_ref());
+        // An endpoint takes only connection ids for its own that were made with its key.
+        let ids = key(b"id").as_ref().iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte));
+        let mut config = EndpointConfig::new(Arc::new(tokens));
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
         config
     }
 }
