@@ -5,6 +5,7 @@ mod common;
 
 use async_trait::async_trait;
 use common::*;
+use futures::StreamExt as _;
 use mooseng_core::{
     chunk::*,
     context::CallContext,
@@ -13,7 +14,7 @@ use mooseng_core::{
     limits::CHUNK_BYTES,
     meta::ReplicaState,
     net::{Listening, Role},
-    rpc::ChunkHandler,
+    rpc::{ChunkHandler, RemoteChunks},
 };
 use std::sync::{Arc, atomic::Ordering};
 use tokio::sync::Notify;
@@ -114,59 +115,46 @@ async fn much_that_changed_is_copied_again_ahead() {
     let world = World::new().await;
     let s = servers(&world, 2).await;
     world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, pattern(1, 1 << 20))]).await.unwrap();
-    let changing = Changing { chunk: chunk(1, 1), remote: world.remote(Role::Chunkserver, 1).await };
+    let changing = Source::Changing(chunk(1, 1), world.remote(Role::Chunkserver, 1).await);
     let _listening = listen(&world, changing).await;
     world.pull_ahead(2, chunk(1, 1), &[9]).await.unwrap();
     let ahead = s[&1].1.store().counters().read_bytes.load(Ordering::Relaxed);
     assert_eq!(ahead, 5 << 20, "the first MiB, and four that came while it was copied");
 }
 
-/// A source that is written when its table was told for the first time.
-struct Changing {
-    chunk: ChunkRef,
-    remote: mooseng_core::rpc::RemoteChunks,
-}
-
-/// A source that tells what it has and then nothing more.
-struct Silent(Arc<Notify>);
-
-#[async_trait]
-impl ChunkStore for Silent {
-    async fn read(&self, _: &CallContext, _: ReadRequest) -> Result<Frames, ChunkError> {
-        self.0.notify_one();
-        std::future::pending().await
-    }
-    async fn control(&self, _: &CallContext, _: Control) -> Result<ControlReply, ChunkError> {
-        Ok(ControlReply::Table(ChecksumTable { length: 4096, blocks: vec![Some(1)] }))
-    }
-    async fn write(&self, _: &CallContext, _: WriteRequest, _: Frames) -> Result<Acks, ChunkError> {
-        Err(ChunkError::Invalid("not here".into()))
-    }
-    async fn sync(&self, _: &CallContext, _: SyncRequest) -> Result<SyncDone, ChunkError> {
-        Err(ChunkError::Invalid("not here".into()))
-    }
-    async fn list(&self, _: &CallContext, _: Option<ChunkId>, _: u32) -> Result<ChunkPage, ChunkError> {
-        Err(ChunkError::Invalid("not here".into()))
-    }
+/// A source that does not behave.
+enum Source {
+    /// It is written when its table was told for the first time.
+    Changing(ChunkRef, RemoteChunks),
+    /// It tells what it has and then nothing more.
+    Silent(Arc<Notify>),
 }
 
 #[async_trait]
-impl ChunkStore for Changing {
+impl ChunkStore for Source {
     async fn read(&self, cx: &CallContext, req: ReadRequest) -> Result<Frames, ChunkError> {
-        self.remote.read(cx, req).await
+        match self {
+            Self::Changing(_, remote) => remote.read(cx, req).await,
+            Self::Silent(asked) => {
+                asked.notify_one();
+                std::future::pending().await
+            }
+        }
     }
     async fn control(&self, cx: &CallContext, op: Control) -> Result<ControlReply, ChunkError> {
-        let told = self.remote.control(cx, op).await?;
+        let Self::Changing(chunk, remote) = self else {
+            return Ok(ControlReply::Table(ChecksumTable { length: 4096, blocks: vec![Some(1)] }));
+        };
+        let told = remote.control(cx, op).await?;
         if let ControlReply::Table(t) = &told
             && t.length == 1 << 20
         {
-            let frames = (1..5u64).map(|n| Ok(frame(1, n + 1, n << 20, pattern(n, 1 << 20))));
-            let (chunk, chain) = (self.chunk, chain(&[1]));
-            let (makers, session) = (vec![], SESSION);
+            let frames: Vec<_> =
+                (1..5u64).map(|n| Ok(frame(1, n + 1, n << 20, pattern(n, 1 << 20)))).collect();
+            let (chunk, chain, makers, session) = (*chunk, chain(&[1]), vec![], SESSION);
             let req = WriteRequest { chunk, chain, makers, head: None, session, capability: None };
-            let frames = futures::StreamExt::boxed(futures::stream::iter(frames.collect::<Vec<_>>()));
-            let acks = self.remote.write(cx, req, frames).await?;
-            let acks: Vec<_> = futures::StreamExt::collect(acks).await;
+            let acks = remote.write(cx, req, futures::stream::iter(frames).boxed()).await?;
+            let acks: Vec<_> = acks.collect().await;
             assert!(acks.iter().all(Result::is_ok), "{acks:?}");
         }
         Ok(told)
@@ -195,7 +183,7 @@ async fn a_copy_ahead_keeps_no_command_waiting() {
     let _s = servers(&world, 2).await;
     world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, pattern(1, 9000))]).await.unwrap();
     let asked = Arc::new(Notify::new());
-    let _listening = listen(&world, Silent(asked.clone())).await;
+    let _listening = listen(&world, Source::Silent(asked.clone())).await;
     let v2 = world.bump(chunk(1, 1), &[1]).await;
     let delete = Control::Delete { chunk: chunk(1, 1), term: Term(1) };
     let others = [delete, Control::Pull { chunk: v2, from: chain(&[1]), ahead: false, term: Term(1) }];

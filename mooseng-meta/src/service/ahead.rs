@@ -9,7 +9,10 @@ use mooseng_core::{
     error::{ChunkError, MetaError},
     ids::*,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How often servers are asked for one bump: those that fail are replaced by others.
@@ -80,16 +83,17 @@ impl Inner {
         }
     }
 
-    /// Not when a bump has begun.
+    /// `false`: another copies, or a bump has begun.
     async fn copy_ahead(&self, lead: &Lead, copy: CopyAhead, asked: &mut Asked) -> Result<bool, MetaError> {
         let CopyAhead { chunk, from, to } = copy;
         let view = self.view()?;
         let from = from.into_iter().map(|s| self.replica(&view, s)).collect::<Result<Vec<_>, _>>()?;
         drop(view);
         let stop = CancellationToken::new();
-        if let Some(before) = lead.ahead.lock().insert(chunk.id, stop.clone()) {
-            before.cancel();
-        }
+        match lead.ahead.lock().entry(chunk.id) {
+            Entry::Occupied(_) => return Ok(false),
+            Entry::Vacant(free) => free.insert(stop.clone()),
+        };
         let _copying = Copying { lead, chunk: chunk.id };
         for server in &to {
             lead.memory.lock().surplus.remove(&(chunk.id, *server));

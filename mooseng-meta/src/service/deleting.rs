@@ -102,12 +102,13 @@ impl Inner {
         let (mut todo, now) = (Vec::new(), self.now());
         {
             let m = lead.memory.lock();
+            let goes_freely = m.goes_freely();
             let from = at.take().map_or(Bound::Unbounded, Bound::Excluded);
             for ((id, server), surplus) in m.surplus.range((from, Bound::Unbounded)).map(|(k, v)| (*k, *v)) {
                 if !m.is_alive(server, now, self.timings.server_dead) {
                     continue;
                 }
-                let free = m.goes_freely(server, surplus);
+                let free = goes_freely(server, surplus);
                 if free {
                     todo.push((id, server, free));
                 } else if let Some(may) = may.get_mut(&server).filter(|may| may.surplus > 0) {

@@ -231,16 +231,17 @@ impl Memory {
     /// the whole set are asked before it is removed, and the command names the version that its own server tells then.
     /// A master that was restored knows older versions than the copies have: where anything tells of that, or a
     /// server has not told yet what it has, all copies count.
-    pub fn goes_freely(&self, server: ServerId, surplus: Surplus) -> bool {
-        let told = || !self.behind && self.servers.values().all(|s| s.reported.is_some());
-        self.is_emptied(server) || (surplus.older && told())
+    pub fn goes_freely(&self) -> impl Fn(ServerId, Surplus) -> bool + '_ {
+        let told = !self.behind && self.servers.values().all(|s| s.reported.is_some());
+        move |server, surplus| self.is_emptied(server) || (surplus.older && told)
     }
 
     /// Removals that are due at each server and count for the guard: surplus copies, and all.
     fn counted(&self, all: &BTreeMap<ServerId, ServerCare>) -> BTreeMap<ServerId, (u64, u64)> {
+        let goes_freely = self.goes_freely();
         let mut counted: BTreeMap<_, _> = all.iter().map(|(s, c)| (*s, (0, c.due))).collect();
         for ((_, server), surplus) in &self.surplus {
-            let free = self.goes_freely(*server, *surplus);
+            let free = goes_freely(*server, *surplus);
             if let Some((surplus, all)) = counted.get_mut(server).filter(|_| !free) {
                 *surplus += 1;
                 *all += 1;
