@@ -8,7 +8,7 @@ mod mend;
 use crate::{
     format::{DATA_AT, ENTRIES, Entry, Header, PAGE, TABLE_PAGES, decode_page, encode_page, page_at},
     numbers::{Numbers, Writer},
-    redo::{AppendError, Image, Redo},
+    redo::{AppendError, Image, Record, Redo},
 };
 use bytes::Bytes;
 use mooseng_core::{
@@ -29,6 +29,9 @@ use std::{
 
 /// Given for a block whose checksum is not known: its page of the table is lost.
 pub(crate) const UNKNOWN: u32 = u32::MAX;
+
+/// Stands for what was written and is not there.
+const NO_BLOCK: u64 = u64::MAX;
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
@@ -69,6 +72,11 @@ pub(crate) struct ChunkFile {
     behind_pages: BTreeSet<usize>,
     /// Whether the older checksums count.
     pub dirty: bool,
+    /// Blocks whose entries are others than those of the header's pages, where pages were written since, or
+    /// are older than the header says; as of the opening.
+    since: Option<BTreeSet<u64>>,
+    /// Whether one of the two headers did not verify.
+    rotten_header: bool,
     file_len: u64,
 }
 
@@ -139,6 +147,7 @@ impl ChunkFile {
             log_seq,
             members,
             stamps: [0; TABLE_PAGES],
+            written: [0; TABLE_PAGES],
             writers: vec![],
         };
         let mut f = Self {
@@ -156,16 +165,32 @@ impl ChunkFile {
             lost_pages: BTreeSet::new(),
             behind_pages: BTreeSet::new(),
             dirty: true,
+            since: None,
+            rotten_header: false,
             file_len: 0,
         };
         // Both slots take their room now: a sync needs none, however full the disk is by then.
         f.write_header()?;
-        f.write_twin()?;
+        f.put_header()?;
         Ok(f)
     }
 
-    /// A chunk that is there. `None` when no header verifies.
+    /// A chunk that is there. `None` when no header verifies. One that is said to be clean and was written to since
+    /// its last sync is dirty ([`Self::dirty`]): its note was lost.
     pub fn open(
+        file: Arc<dyn DiskFile>,
+        dirty: bool,
+        numbers: Arc<Mutex<Numbers>>,
+    ) -> io::Result<Option<Self>> {
+        let there = Self::open_as(file.clone(), dirty, numbers.clone())?;
+        match there {
+            Some(f) if !dirty && f.since.is_some() => Self::open_as(file, true, numbers),
+            there => Ok(there),
+        }
+    }
+
+    /// A chunk that is there, dirty or not as it is said to be.
+    fn open_as(
         file: Arc<dyn DiskFile>,
         dirty: bool,
         numbers: Arc<Mutex<Numbers>>,
@@ -179,31 +204,40 @@ impl ChunkFile {
             }
             Ok(p)
         };
-        let Some((header, next_slot)) = Header::newest(&page(0)?, &page(PAGE as u64)?) else {
+        let headers = [page(0)?, page(PAGE as u64)?];
+        let Some((header, next_slot)) = Header::newest(&headers[0], &headers[1]) else {
             return Ok(None);
         };
-        let (mut entries, mut lost_pages) = (Vec::new(), BTreeSet::new());
+        let rotten_header = headers.iter().any(|h| Header::decode(h).is_none());
+        let (mut entries, mut lost_pages, mut since) = (Vec::new(), BTreeSet::new(), None);
         let mut pages = Vec::with_capacity(TABLE_PAGES);
         for n in 0..TABLE_PAGES {
             let slots = [page(page_at(n, 0))?, page(page_at(n, 1))?];
+            let decoded = [0, 1].map(|slot| decode_page(header.id, n, &slots[slot]));
             let newest = (0..2)
-                .filter_map(|slot| Some((decode_page(header.id, n, &slots[slot])?, slot)))
+                .filter_map(|slot| Some((decoded[slot].as_ref()?, slot)))
                 .max_by_key(|((stamp, _), _)| *stamp)
                 .filter(|((stamp, _), _)| *stamp >= header.stamps[n]);
             let mut place = PagePlace { slot: 1, stamp: header.stamps[n], fresh: false };
-            match newest {
-                Some(((stamp, page), slot)) => {
-                    place = PagePlace { slot, stamp, fresh: false };
-                    entries.extend(page);
-                }
-                None => {
-                    // A page that no sync knows has nothing that was synced: power tore its first writing.
-                    if header.stamps[n] > 0 || (!dirty && slots.iter().flatten().any(|b| *b != 0)) {
-                        lost_pages.insert(n);
-                    }
-                    entries.resize((n + 1) * ENTRIES, None);
-                }
+            let mut now = vec![None; ENTRIES];
+            if let Some(((stamp, entries), slot)) = newest {
+                (place.slot, place.stamp) = (slot, *stamp);
+                now.clone_from(entries);
+            } else if header.stamps[n] > 0 || (!dirty && slots.iter().flatten().any(|b| *b != 0)) {
+                // A page that no sync knows has nothing that was synced: power tore its first writing.
+                lost_pages.insert(n);
             }
+            if place.stamp != header.written[n] && !lost_pages.contains(&n) {
+                let since = since.get_or_insert_with(BTreeSet::new);
+                if place.stamp < header.written[n] {
+                    since.insert(NO_BLOCK);
+                }
+                let crc = |e: Option<Entry>| e.map(|e| e.now);
+                let before = decoded[1 - place.slot].as_ref();
+                let other = |i: &usize| before.and_then(|(_, p)| crc(p[*i])) != crc(now[*i]);
+                since.extend((0..ENTRIES).filter(other).map(|i| (n * ENTRIES + i) as u64));
+            }
+            entries.extend(now);
             pages.push(place);
         }
         let mut header = header;
@@ -242,18 +276,35 @@ impl ChunkFile {
             lost_pages,
             behind_pages,
             dirty,
+            since,
+            rotten_header,
             file_len,
             header,
         }))
+    }
+
+    /// Whether all that was written to a file since its last sync is in these records of the log.
+    pub fn is_as_logged(file: Arc<dyn DiskFile>, records: &[Record]) -> io::Result<bool> {
+        let Some(f) = Self::open_as(file, false, Arc::default())? else { return Ok(true) };
+        let logged = |block| records.iter().flat_map(|r| &r.images).any(|i| i.block == block);
+        Ok(f.since.iter().flatten().all(|b| logged(*b)))
     }
 
     fn entry(&self, block: u64) -> Option<Entry> {
         self.entries.get(block as usize).copied().flatten()
     }
 
-    fn write_header(&mut self) -> io::Result<()> {
+    /// A newer header in the place of the older one.
+    fn put_header(&mut self) -> io::Result<()> {
         self.header.counter += 1;
-        self.file.write_at(self.next_slot, &self.header.encode())?;
+        for (stamp, place) in self.header.written.iter_mut().zip(&self.pages) {
+            *stamp = place.stamp;
+        }
+        self.file.write_at(self.next_slot, &self.header.encode())
+    }
+
+    fn write_header(&mut self) -> io::Result<()> {
+        self.put_header()?;
         self.next_slot = PAGE as u64 - self.next_slot;
         self.file_len = self.file_len.max(2 * PAGE as u64);
         Ok(())
@@ -281,13 +332,8 @@ impl ChunkFile {
             self.behind = false;
         }
         self.header.writers = self.numbers.lock().list();
-        self.write_twin()
-    }
-
-    /// A newer header over the older one: the one that is durable stays until another is.
-    fn write_twin(&mut self) -> io::Result<()> {
-        self.header.counter += 1;
-        self.file.write_at(self.next_slot, &self.header.encode())
+        // The one that is durable stays until this one is.
+        self.put_header()
     }
 
     fn write_pages(&mut self, pages: Range<usize>) -> io::Result<()> {

@@ -16,6 +16,21 @@ impl Shared {
         slot.open(None).await.map_err(|e| self.disk_error(e))?.ok_or(ChunkError::NotFound(slot.id))
     }
 
+    /// What can be told of a chunk. A file that nobody has opened since the start is opened: what it tells of itself
+    /// counts, too. While something is done to the chunk it is open.
+    async fn looked_at(&self, id: ChunkId) -> Result<ChunkStat, ChunkError> {
+        let slot = self.slot(id)?;
+        let unseen = slot.inside.try_lock().is_ok_and(|inside| inside.file.is_none() && !inside.gone);
+        if unseen {
+            match slot.open(None).await {
+                Ok(Some(_)) => {}
+                Ok(None) => slot.has_no_header(),
+                Err(e) => drop(self.unreadable(&slot, FileError::Io(e))),
+            }
+        }
+        self.stat(id)
+    }
+
     /// Of [`Control::SetVersion`].
     async fn set_version(
         &self,
@@ -174,7 +189,7 @@ impl Shared {
             self.take_term(*term).await?;
         }
         match op {
-            Control::Stat { chunk } => self.stat(chunk).map(ControlReply::Done),
+            Control::Stat { chunk } => self.looked_at(chunk).await.map(ControlReply::Done),
             Control::SetVersion { chunk, to, members, cut_to, create, settle, term } => {
                 let chunk = ChunkRef { id: chunk, version: to };
                 self.set_version(chunk, members, cut_to, (create, settle), term).await.map(ControlReply::Done)

@@ -24,13 +24,15 @@ const ENTRIES_AT: usize = 80;
 const STAMP_AT: usize = ENTRIES_AT + 8 * ENTRIES;
 const MEMBERS_AT: usize = 72;
 const STAMPS_AT: usize = 1024;
+const WRITTEN_AT: usize = 1536;
 const WRITERS_AT: usize = 2048;
 /// Sessions whose write numbers are remembered per chunk.
 pub const WRITERS_MAX: usize = 64;
 
 const _: () = assert!(TABLE_AT + (2 * TABLE_PAGES * PAGE) as u64 <= DATA_AT && STAMP_AT + 8 <= PAGE);
 const _: () =
-    assert!(MEMBERS_AT + 16 * COPIES_MAX as usize <= STAMPS_AT && STAMPS_AT + 8 * TABLE_PAGES <= WRITERS_AT);
+    assert!(MEMBERS_AT + 16 * COPIES_MAX as usize <= STAMPS_AT && STAMPS_AT + 8 * TABLE_PAGES <= WRITTEN_AT);
+const _: () = assert!(WRITTEN_AT + 8 * TABLE_PAGES <= WRITERS_AT);
 const _: () = assert!(WRITERS_AT + 8 + 16 * WRITERS_MAX <= PAGE);
 
 /// Where one of the two slots of a table page is.
@@ -58,6 +60,9 @@ pub struct Header {
     /// The stamps that the table's pages have at least, 0 for one that was never written. An older page
     /// is of a time before the last sync.
     pub stamps: [u64; TABLE_PAGES],
+    /// The stamps of the table's pages that were written when this header was. A page with another one was
+    /// written since, or what this header was flushed with did not all come through.
+    pub written: [u64; TABLE_PAGES],
     /// The last write of each session, at most [`WRITERS_MAX`], that was there at the last sync.
     pub writers: Vec<(SessionId, WriteNumber)>,
 }
@@ -84,9 +89,8 @@ impl Header {
             let at = MEMBERS_AT + 8 * i;
             p[at..at + 8].copy_from_slice(&m.get().to_le_bytes());
         }
-        for (i, stamp) in self.stamps.iter().enumerate() {
-            let at = STAMPS_AT + 8 * i;
-            p[at..at + 8].copy_from_slice(&stamp.to_le_bytes());
+        for (stamps, at) in [(&self.stamps, STAMPS_AT), (&self.written, WRITTEN_AT)] {
+            p[at..at + 8 * TABLE_PAGES].copy_from_slice(&stamps.map(u64::to_le_bytes).concat());
         }
         p[WRITERS_AT..WRITERS_AT + 8].copy_from_slice(&(self.writers.len() as u64).to_le_bytes());
         for (i, (session, number)) in self.writers.iter().enumerate() {
@@ -122,6 +126,7 @@ impl Header {
             log_seq: u64_at(p, 56),
             members: (0..members).map(|i| ServerId(u64_at(p, MEMBERS_AT + 8 * i))).collect(),
             stamps: std::array::from_fn(|i| u64_at(p, STAMPS_AT + 8 * i)),
+            written: std::array::from_fn(|i| u64_at(p, WRITTEN_AT + 8 * i)),
             writers: (0..writers).map(writer).collect(),
         })
     }
@@ -207,6 +212,7 @@ mod tests {
             log_seq: 9,
             members: vec![ServerId(1), ServerId(7)],
             stamps: std::array::from_fn(|i| if i == 1 { 6 } else { 0 }),
+            written: std::array::from_fn(|i| if i == 1 { 8 } else { 0 }),
             writers: vec![(SessionId(0x77), WriteNumber(12))],
         }
     }
@@ -220,7 +226,8 @@ mod tests {
         assert_eq!(p[12..16], crc32c(&p[16..]).to_le_bytes());
         assert_eq!(p[1032..1040], 6u64.to_le_bytes());
         assert_eq!(&p[2048..2072], [1u64, 0x77, 12].map(u64::to_le_bytes).concat());
-        let rest = p[88..1032].iter().chain(&p[1040..2048]).chain(&p[2072..]);
+        assert_eq!(p[1544..1552], 8u64.to_le_bytes());
+        let rest = p[88..1032].iter().chain(&p[1040..1544]).chain(&p[1552..2048]).chain(&p[2072..]);
         assert!(rest.into_iter().all(|b| *b == 0));
         assert_eq!(Header::decode(&p), Some(header()));
     }

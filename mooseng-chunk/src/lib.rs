@@ -25,6 +25,7 @@ mod control;
 mod disk;
 pub mod format;
 mod logkeeper;
+mod notes;
 mod numbers;
 mod peers;
 mod places;

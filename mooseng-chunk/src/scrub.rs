@@ -7,7 +7,7 @@
 //! turn with the next round.
 
 use crate::{
-    chunk_file::FileError,
+    chunk_file::{ChunkFile, FileError},
     disk::DataDisk,
     server::Timings,
     shared::Shared,
@@ -24,7 +24,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{OwnedMutexGuard, watch},
+    task::JoinHandle,
+};
 
 /// Bytes read at once: what a writer of the same chunk may wait for.
 const STEP: u64 = 256 << 10;
@@ -189,10 +192,10 @@ impl One {
             return Ok(None);
         }
         let Some(guard) = opened else {
-            // It is there, and no header of it verifies: nothing of it can be served.
-            slot.known.lock().state = ReplicaState::Damaged;
+            slot.has_no_header();
             return Err(FileError::Damaged(0, 1));
         };
+        let guard = if at == 0 { self.mend_header(slot, guard).await? } else { guard };
         let read = move |inside: &mut Inside, _: &DataDisk| {
             let file = inside.file.as_ref().ok_or_else(stopped)?;
             let frames = file.read(at, STEP)?;
@@ -204,6 +207,27 @@ impl One {
         let (bytes, length) = read?;
         self.state.lock().bytes += bytes;
         Ok(Some(length))
+    }
+
+    /// One header is enough to serve a chunk, but none would be the end of the replica.
+    async fn mend_header(
+        &self,
+        slot: &Arc<Slot>,
+        guard: OwnedMutexGuard<Inside>,
+    ) -> Result<OwnedMutexGuard<Inside>, FileError> {
+        if !guard.file.as_ref().is_some_and(ChunkFile::has_rotten_header) {
+            return Ok(guard);
+        }
+        let mend = move |inside: &mut Inside, _: &DataDisk| {
+            inside.file.as_mut().map_or_else(|| Err(stopped()), ChunkFile::mend_header)
+        };
+        let (guard, mended) = slot.with(true, guard, mend).await?;
+        mended?;
+        tracing::error!(chunk = %slot.id, "one of the two headers of a chunk file was damaged: it was written anew");
+        self.shared.counters.damages.fetch_add(1, Ordering::Relaxed);
+        let mut s = self.state.lock();
+        (s.damages, s.found) = (s.damages + 1, s.found + 1);
+        Ok(guard)
     }
 
     async fn pause(&self, fast: bool) {

@@ -316,13 +316,13 @@ impl Shared {
             }
         }
         let (id, noted) = (slot.id, slot.known.clone());
-        if slot.disk.is_marked(id) {
+        if slot.disk.notes.is_marked(id) {
             noted.lock().dirty = true;
             return Ok(guard);
         }
-        slot.disk.announce(id);
+        slot.disk.notes.announce(id);
         let mark = move |_: &mut Inside, disk: &DataDisk| {
-            disk.mark(id)?;
+            disk.notes.mark(id)?;
             noted.lock().dirty = true;
             Ok::<_, std::io::Error>(())
         };
@@ -367,7 +367,10 @@ impl Shared {
 
     /// Damaged chunks at the versions that they have now.
     pub fn damaged_now(&self) -> Vec<ChunkRef> {
-        let ids: Vec<_> = self.damaged.lock().iter().copied().collect();
+        let mut ids = self.damaged.lock().clone();
+        let suspect =
+            |id: &ChunkId| self.slot(*id).is_ok_and(|s| s.known.lock().state == ReplicaState::Suspect);
+        ids.extend(self.disks.iter().flat_map(|d| d.doubted()).filter(suspect));
         let now = |id| Some(ChunkRef { id, version: self.slot(id).ok()?.known.lock().version });
         ids.into_iter().filter_map(now).collect()
     }
@@ -412,7 +415,7 @@ impl Shared {
         let mut on_disk = 0;
         for disk in &self.disks {
             let d = disk.clone();
-            match on_lane(&disk.commit, move || d.keep_term(term)).await.ok_or_else(stopped).flatten() {
+            match on_lane(&disk.commit, move || d.notes.keep_term(term)).await.ok_or_else(stopped).flatten() {
                 Ok(()) => on_disk += 1,
                 Err(e) => {
                     disk.failed(&e);
@@ -432,10 +435,10 @@ impl Shared {
     /// Makes it durable which chunks are not dirty any more, so that a crash suspects few: of those
     /// that were not written for a while, or of all.
     pub async fn settle_marks(&self, all: bool) {
-        for disk in self.disks.iter().filter(|d| d.is_unsettled()) {
+        for disk in self.disks.iter().filter(|d| d.notes.is_unsettled()) {
             let d = disk.clone();
             if let Err(e) =
-                on_lane(&disk.commit, move || d.settle_marks(all)).await.ok_or_else(stopped).flatten()
+                on_lane(&disk.commit, move || d.notes.settle(all)).await.ok_or_else(stopped).flatten()
             {
                 disk.failed(&e);
             }
@@ -461,7 +464,7 @@ pub(crate) fn clean(disk: &DataDisk, id: ChunkId, known: &Mutex<Known>) {
     known.clean_when_through = known.dirty && known.is_under_way();
     if !known.is_under_way() {
         known.dirty = false;
-        disk.unmark(id);
+        disk.notes.unmark(id);
     }
 }
 

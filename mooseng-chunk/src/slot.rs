@@ -147,6 +147,11 @@ impl Slot {
         self.ahead.lock().cancel();
     }
 
+    /// The file is there, and no header of it verifies: nothing of it can be served.
+    pub fn has_no_header(&self) {
+        self.known.lock().state = ReplicaState::Damaged;
+    }
+
     /// Runs `work` on the chunk's open file, on a lane of its disk, under the order lock.
     pub async fn with<T: Send + 'static>(
         &self,
@@ -179,6 +184,7 @@ impl Slot {
             return Ok(None);
         }
         let chunk = ChunkRef { id: self.id, version: known.version };
+        let was_made = known.made;
         let dirty = known.dirty || known.state == ReplicaState::Suspect;
         let (noted, numbers) = (self.known.clone(), self.numbers.clone());
         let load = move |inside: &mut Inside, disk: &DataDisk| -> io::Result<bool> {
@@ -186,6 +192,10 @@ impl Slot {
             if let Some(file) = &inside.file {
                 let mut known = noted.lock();
                 known.made = true;
+                if file.dirty && !dirty && was_made {
+                    known.state = ReplicaState::Suspect;
+                    disk.doubt(chunk.id);
+                }
                 (known.version, known.length) = (file.header.version, file.header.length);
             }
             Ok(inside.file.is_some())

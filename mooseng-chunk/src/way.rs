@@ -89,7 +89,7 @@ impl Pass {
             known.sent = None;
             if known.clean_when_through && !known.is_under_way() {
                 (known.dirty, known.clean_when_through) = (false, false);
-                self.slot.disk.unmark(self.slot.id);
+                self.slot.disk.notes.unmark(self.slot.id);
             }
         } else {
             tracing::warn!(chunk = %self.slot.id, version = %self.version, next = %self.next, "a chain failed with frames under way");

@@ -33,6 +33,7 @@ fn targets() -> [Target; 3] {
         log_seq: 9,
         members: vec![ServerId(1), ServerId(7)],
         stamps: std::array::from_fn(|i| i as u64),
+        written: std::array::from_fn(|i| i as u64 * 3),
         writers: vec![(SessionId(5), WriteNumber(9)), (SessionId(6), WriteNumber(1))],
     };
     let entry = |i: usize| (!i.is_multiple_of(3)).then_some(Entry { now: i as u32, before: !(i as u32) });

@@ -8,7 +8,7 @@ use mooseng_chunk::{Chunkserver, Timings};
 use mooseng_core::{attr::Timestamp, ids::*, limits::FRAME_BYTES_MAX, meta::*};
 use std::time::Duration;
 
-const DATA: usize = 256 << 10;
+const DATA: usize = 320 << 10;
 const MIB: usize = 1 << 20;
 /// A little less than the wait before the first round.
 const FIRST: Duration = Duration::from_secs(55);
@@ -110,4 +110,29 @@ async fn what_is_dirty_or_gone_is_left_alone() {
     let s = server.status().scrubs[0];
     assert_eq!((s.chunks, s.damages), (1, 0));
     assert_eq!(server.status().damaged, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_damaged_header_of_two_is_written_anew() {
+    for slot in 0..2 {
+        let (world, disk) = (World::new().await, CrashDisk::new());
+        let server = start(&world, &disk, 8 << 20, secs(600)).await;
+        fill(&world, 1..=1, 1).await;
+        disk.rot(&path(1), slot * BLOCK + 20, 1);
+        tokio::time::sleep(FIRST).await;
+        until("a round is done", || server.status().scrubs[0].rounds == 1).await;
+        let s = server.status().scrubs[0];
+        assert_eq!((s.chunks, s.found), (1, 1));
+        assert_eq!(server.status().damaged, 0, "nothing is for the masters to do");
+        // Each is enough by itself, and says the same.
+        drop(server);
+        for gone in 0..2 {
+            let disk = disk.copy();
+            disk.rot(&path(1), gone * BLOCK + 20, 1);
+            let server = world.start(1, &disk).await;
+            let all = world.read(chunk(1, 1), 1, 0, MIB as u64).await.unwrap();
+            assert!(all == pattern(1, FRAME_BYTES_MAX), "slot {slot} was mended, {gone} is damaged");
+            drop(server);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! file when they are durable in the log.
 
 use super::*;
-use crate::redo::{Origin, Record};
+use crate::redo::Origin;
 
 /// Blocks of one chunk that wait in memory at most.
 const WAITING_MAX: usize = (4 << 20) / PAGE;
@@ -110,7 +110,7 @@ impl ChunkFile {
     /// Durable, so that it is not done again.
     pub fn redo(file: Arc<dyn DiskFile>, dirty: bool, records: Vec<Record>) -> io::Result<Option<Header>> {
         let numbers = Arc::default();
-        let Some(mut f) = Self::open(file, dirty, Arc::clone(&numbers))? else { return Ok(None) };
+        let Some(mut f) = Self::open_as(file, dirty, Arc::clone(&numbers))? else { return Ok(None) };
         let applied = f.header.log_seq;
         let mut complete = applied;
         for record in records.into_iter().filter(|r| r.seq > applied) {

@@ -27,6 +27,19 @@ impl ChunkFile {
         damaged
     }
 
+    /// Whether one of the two headers did not verify.
+    pub fn has_rotten_header(&self) -> bool {
+        self.rotten_header
+    }
+
+    /// Writes the header anew that did not verify. Durable.
+    pub fn mend_header(&mut self) -> io::Result<()> {
+        self.put_header()?;
+        self.flush()?;
+        self.rotten_header = false;
+        Ok(())
+    }
+
     /// Whether a block has nothing that a sync promised.
     fn was_never_synced(&self, block: u64) -> bool {
         let was_hole = self.entry(block).is_some_and(Entry::was_hole);

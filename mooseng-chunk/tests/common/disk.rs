@@ -121,6 +121,11 @@ impl CrashDisk {
             *b ^= mask;
         }
     }
+    /// A file is as it was when the other was copied from here.
+    pub fn goes_back(&self, name: &str, to: &Self) {
+        let then = to.0.files.lock()[name].lock().clone();
+        *self.0.files.lock()[name].lock() = then;
+    }
     pub fn len_of(&self, name: &str) -> usize {
         self.0.files.lock()[name].lock().now.len()
     }

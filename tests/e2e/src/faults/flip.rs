@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use std::{
-    fs,
+    fmt, fs,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
@@ -36,11 +36,11 @@ impl Flip {
         Ok(Self { path: path.into(), at, bit, was: byte[0] })
     }
 
-    /// Whether the byte is as it was before; `None` when the file is gone.
+    /// Whether the byte was written since; `None` when the file is gone.
     pub(super) fn is_mended(&self) -> Option<bool> {
         let mut byte = [0];
         fs::File::open(&self.path).ok()?.read_exact_at(&mut byte, self.at).ok()?;
-        Some(byte[0] == self.was)
+        Some(byte[0] != self.was ^ (1 << self.bit))
     }
 
     /// Takes it back where nobody wrote since.
@@ -52,6 +52,12 @@ impl Flip {
             file.write_all_at(&[self.was], self.at)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Flip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bit {} at {} of {}", self.bit, self.at, self.path.display())
     }
 }
 

@@ -11,12 +11,13 @@ mod pause;
 mod power;
 
 use crate::{
-    cluster::{PATIENCE, Plan, ProcessCluster},
+    cluster::{PATIENCE, Plan, ProcessCluster, wait_for},
     report::Report,
     surface::{MountProcess, Sdk, Surface, connect},
 };
 use anyhow::{Context as _, Result};
 use mooseng_client::Client;
+use mooseng_core::meta::{GetScrub, ScrubNow, ServerScrub};
 use std::{
     path::PathBuf,
     sync::Arc,
@@ -133,6 +134,17 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(100));
         }
         anyhow::bail!("repair did not end within {LONG:?}: {last:?}")
+    }
+
+    /// Every chunk on every server is read and verified, once.
+    fn scrub(&self) -> Result<()> {
+        let asked = self.wait(self.client.request(ScrubNow {}))?;
+        wait_for("a whole round of the scrub", LONG, || {
+            let all = self.wait(self.client.request(GetScrub {})).ok()?;
+            let ended =
+                |s: &ServerScrub| !s.disks.is_empty() && s.disks.iter().all(|d| d.answered >= Some(asked));
+            all.iter().all(ended).then_some(())
+        })
     }
 
     /// Waits for all chunks to have all their copies, and complains if that does not come.
