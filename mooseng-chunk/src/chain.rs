@@ -414,8 +414,10 @@ fn acks(
 /// then: a disk may take its time, a server that died is not waited for.
 async fn falls_silent(shared: &Shared, next: &Replica, chunk: ChunkId) {
     let patience = shared.chain_patience / 2;
+    // The first question comes soon: until its answer is missed, who waits waits for a server that died.
+    let mut pause = patience / 3;
     loop {
-        tokio::time::sleep(patience).await;
+        tokio::time::sleep(std::mem::replace(&mut pause, patience)).await;
         let look = async {
             let c = shared.peers.get(&next.addr, patience).await?;
             RemoteChunks::new(c).control(&CallContext::internal(patience), Control::Stat { chunk }).await

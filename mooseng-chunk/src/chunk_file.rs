@@ -4,6 +4,7 @@
 
 mod images;
 mod mend;
+mod open;
 
 use crate::{
     format::{DATA_AT, ENTRIES, Entry, Header, PAGE, TABLE_PAGES, decode_page, encode_page, page_at},
@@ -29,9 +30,6 @@ use std::{
 
 /// Given for a block whose checksum is not known: its page of the table is lost.
 pub(crate) const UNKNOWN: u32 = u32::MAX;
-
-/// Stands for what was written and is not there.
-const NO_BLOCK: u64 = u64::MAX;
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
@@ -70,8 +68,11 @@ pub(crate) struct ChunkFile {
     lost_pages: BTreeSet<usize>,
     /// Table pages that are not on disk as they are here; written with the next sync.
     behind_pages: BTreeSet<usize>,
-    /// Whether the older checksums count.
+    /// Whether there are writes that are not synced.
     pub dirty: bool,
+    /// Whether the older checksums count: a start found it dirty, or a write failed in its midst. Of what this process
+    /// wrote itself an older block is one that the disk lost.
+    torn: bool,
     /// Blocks whose entries are others than those of the header's pages, where pages were written since, or
     /// are older than the header says; as of the opening.
     since: Option<BTreeSet<u64>>,
@@ -165,6 +166,7 @@ impl ChunkFile {
             lost_pages: BTreeSet::new(),
             behind_pages: BTreeSet::new(),
             dirty: true,
+            torn: false,
             since: None,
             rotten_header: false,
             file_len: 0,
@@ -173,121 +175,6 @@ impl ChunkFile {
         f.write_header()?;
         f.put_header()?;
         Ok(f)
-    }
-
-    /// A chunk that is there. `None` when no header verifies. One that is said to be clean and was written to since
-    /// its last sync is dirty ([`Self::dirty`]): its note was lost.
-    pub fn open(
-        file: Arc<dyn DiskFile>,
-        dirty: bool,
-        numbers: Arc<Mutex<Numbers>>,
-    ) -> io::Result<Option<Self>> {
-        let there = Self::open_as(file.clone(), dirty, numbers.clone())?;
-        match there {
-            Some(f) if !dirty && f.since.is_some() => Self::open_as(file, true, numbers),
-            there => Ok(there),
-        }
-    }
-
-    /// A chunk that is there, dirty or not as it is said to be.
-    fn open_as(
-        file: Arc<dyn DiskFile>,
-        dirty: bool,
-        numbers: Arc<Mutex<Numbers>>,
-    ) -> io::Result<Option<Self>> {
-        let file_len = file.len()?;
-        let page = |at: u64| -> io::Result<Vec<u8>> {
-            let mut p = vec![0; PAGE];
-            let there = file_len.saturating_sub(at).min(PAGE as u64) as usize;
-            if there > 0 {
-                file.read_at(at, &mut p[..there])?;
-            }
-            Ok(p)
-        };
-        let headers = [page(0)?, page(PAGE as u64)?];
-        let Some((header, next_slot)) = Header::newest(&headers[0], &headers[1]) else {
-            return Ok(None);
-        };
-        let rotten_header = headers.iter().any(|h| Header::decode(h).is_none());
-        let (mut entries, mut lost_pages, mut since) = (Vec::new(), BTreeSet::new(), None);
-        let mut pages = Vec::with_capacity(TABLE_PAGES);
-        for n in 0..TABLE_PAGES {
-            let slots = [page(page_at(n, 0))?, page(page_at(n, 1))?];
-            let decoded = [0, 1].map(|slot| decode_page(header.id, n, &slots[slot]));
-            let newest = (0..2)
-                .filter_map(|slot| Some((decoded[slot].as_ref()?, slot)))
-                .max_by_key(|((stamp, _), _)| *stamp)
-                .filter(|((stamp, _), _)| *stamp >= header.stamps[n]);
-            let mut place = PagePlace { slot: 1, stamp: header.stamps[n], fresh: false };
-            let mut now = vec![None; ENTRIES];
-            if let Some(((stamp, entries), slot)) = newest {
-                (place.slot, place.stamp) = (slot, *stamp);
-                now.clone_from(entries);
-            } else if header.stamps[n] > 0 || (!dirty && slots.iter().flatten().any(|b| *b != 0)) {
-                // A page that no sync knows has nothing that was synced: power tore its first writing.
-                lost_pages.insert(n);
-            }
-            if place.stamp != header.written[n] && !lost_pages.contains(&n) {
-                let since = since.get_or_insert_with(BTreeSet::new);
-                if place.stamp < header.written[n] {
-                    since.insert(NO_BLOCK);
-                }
-                let crc = |e: Option<Entry>| e.map(|e| e.now);
-                let before = decoded[1 - place.slot].as_ref();
-                let other = |i: &usize| before.and_then(|(_, p)| crc(p[*i])) != crc(now[*i]);
-                since.extend((0..ENTRIES).filter(other).map(|i| (n * ENTRIES + i) as u64));
-            }
-            entries.extend(now);
-            pages.push(place);
-        }
-        let mut header = header;
-        let mut present = entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-        let mut behind_pages = BTreeSet::new();
-        if dirty {
-            // Writes since the last header made it longer: what has a checksum counts. The last
-            // block is whole then; what a file has of it is the masters' to say.
-            let data_end = file_len.saturating_sub(DATA_AT).min(present as u64 * BLOCK_BYTES);
-            header.length = header.length.max(data_end);
-            // Of what is behind the end power took the data: it was never synced.
-            let blocks = header.length.div_ceil(BLOCK_BYTES) as usize;
-            if present > blocks {
-                behind_pages.extend(page_of(blocks as u64)..page_of(present as u64 - 1) + 1);
-                present = blocks;
-            }
-        } else {
-            for e in entries.iter_mut().flatten() {
-                e.before = e.now;
-            }
-        }
-        entries.truncate(present);
-        entries.shrink_to_fit();
-        numbers.lock().load(&header.writers);
-        Ok(Some(Self {
-            file,
-            numbers,
-            next_slot,
-            entries,
-            pages,
-            anchored: false,
-            images: BTreeMap::new(),
-            logged: header.log_seq,
-            in_place: dirty,
-            behind: false,
-            lost_pages,
-            behind_pages,
-            dirty,
-            since,
-            rotten_header,
-            file_len,
-            header,
-        }))
-    }
-
-    /// Whether all that was written to a file since its last sync is in these records of the log.
-    pub fn is_as_logged(file: Arc<dyn DiskFile>, records: &[Record]) -> io::Result<bool> {
-        let Some(f) = Self::open_as(file, false, Arc::default())? else { return Ok(true) };
-        let logged = |block| records.iter().flat_map(|r| &r.images).any(|i| i.block == block);
-        Ok(f.since.iter().flatten().all(|b| logged(*b)))
     }
 
     fn entry(&self, block: u64) -> Option<Entry> {
@@ -376,7 +263,7 @@ impl ChunkFile {
         let crc = block_crc(self.header.id, block, content);
         // Killed between the entry and the data, a block is still what it was: older bytes, or a hole.
         let unwritten = || crc == e.before || (e.was_hole() && content == ZEROS);
-        if crc == e.now || (self.dirty && unwritten()) {
+        if crc == e.now || (self.torn && unwritten()) {
             Ok(Some(crc))
         } else {
             Err(FileError::Damaged(block, 1))
@@ -458,6 +345,7 @@ impl ChunkFile {
         let pages = page_of(blocks.start as u64)..page_of(blocks.end as u64 - 1) + 1;
         let done = self.write_pages(pages).and_then(|()| self.file.write_at(DATA_AT + at, data));
         if let Err(e) = done {
+            self.torn = true;
             self.settle(blocks);
             return Err(e.into());
         }
@@ -538,7 +426,7 @@ impl ChunkFile {
             return self.sync_file(redo);
         }
         self.apply_images(redo)?;
-        self.dirty = false;
+        (self.dirty, self.torn) = (false, false);
         Ok(())
     }
 
@@ -553,29 +441,33 @@ impl ChunkFile {
         for e in self.entries.iter_mut().flatten() {
             e.before = e.now;
         }
-        (self.dirty, self.in_place) = (false, false);
+        (self.dirty, self.torn, self.in_place) = (false, false, false);
         Ok(())
     }
 
-    /// Takes a version and set, cuts when asked to, and makes all of it durable.
+    /// Takes a version and set, cuts when asked to, and makes all of it durable. Answers the block that was to be cut
+    /// in its midst and is damaged, which it stays.
     pub fn set_version(
         &mut self,
         version: ChunkVersion,
         members: Vec<ServerId>,
         cut_to: Option<u64>,
         redo: &Redo,
-    ) -> Result<(), FileError> {
-        if let Some(cut) = cut_to.filter(|c| *c < self.header.length) {
-            self.cut(cut, redo)?;
-        }
+    ) -> Result<Option<u64>, FileError> {
+        let damaged = match cut_to.filter(|c| *c < self.header.length) {
+            Some(cut) => self.cut(cut, redo)?,
+            None => None,
+        };
         self.header.version = version;
         self.header.members = members;
-        Ok(self.sync_file(redo)?)
+        self.sync_file(redo)?;
+        Ok(damaged)
     }
 
     /// Cuts. The new checksums are durable before the data goes, beside the old ones, and with them that
     /// what the log has of the chunk is in the file.
-    fn cut(&mut self, to: u64, redo: &Redo) -> Result<(), FileError> {
+    fn cut(&mut self, to: u64, redo: &Redo) -> Result<Option<u64>, FileError> {
+        let mut damaged = None;
         let block = to / BLOCK_BYTES;
         let within = (to % BLOCK_BYTES) as usize;
         if self.lost_pages.contains(&page_of(block)) && to > (page_of(block) * ENTRIES * PAGE) as u64 {
@@ -593,7 +485,7 @@ impl ChunkFile {
                     self.entries[block as usize] = Some(Entry { now, before });
                 }
                 // It stays damaged, which must not keep the file from being cut.
-                Err(FileError::Damaged(..)) => {}
+                Err(FileError::Damaged(..)) => damaged = Some(block),
                 Err(e) => return Err(e),
             }
         }
@@ -609,6 +501,6 @@ impl ChunkFile {
         self.harden()?;
         self.file.set_len(DATA_AT + to)?;
         self.file_len = DATA_AT + to;
-        Ok(())
+        Ok(damaged)
     }
 }

@@ -76,7 +76,7 @@ impl Shared {
         let noted = slot.known.clone();
         let set = move |inside: &mut Inside, disk: &DataDisk| -> Result<Vec<u64>, FileError> {
             let file = inside.file.as_mut().ok_or_else(stopped)?;
-            let damaged = match known.state {
+            let mut damaged = match known.state {
                 ReplicaState::Suspect => file.settle_all(&disk.redo)?,
                 _ => vec![],
             };
@@ -84,7 +84,7 @@ impl Shared {
             if cut_to == Some(0) {
                 file.forget_numbers();
             }
-            file.set_version(to, members, cut_to, &disk.redo)?;
+            damaged.extend(file.set_version(to, members, cut_to, &disk.redo)?);
             {
                 let mut known = noted.lock();
                 (known.version, known.length, known.state) = (to, file.header.length, ReplicaState::Good);

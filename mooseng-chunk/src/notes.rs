@@ -219,7 +219,12 @@ fn of_redb(e: redb::Error) -> io::Error {
 }
 
 fn open_db(file: Arc<dyn DiskFile>) -> Result<Database, redb::Error> {
-    Ok(redb::Builder::new().set_cache_size(1 << 20).create_with_backend(Backend(file))?)
+    let mut builder = redb::Builder::new();
+    // Pages are not verified when they are read: all of them are looked at once, here.
+    Ok(builder
+        .set_cache_size(1 << 20)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(Backend(file))?)
 }
 
 /// What is noted; `None` in notes that were never begun.

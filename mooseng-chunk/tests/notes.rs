@@ -167,3 +167,23 @@ async fn a_lost_twin_of_the_header_makes_nothing_suspect() {
     assert_eq!(server.status().suspect, 0);
     assert!(disk.len_of(&path(1)) > DATA);
 }
+
+/// That a block is what it was before its last write is right after a kill only.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_the_disk_lost_is_damage_while_its_server_runs() {
+    let (world, disk) = (World::new().await, CrashDisk::new());
+    let server = world.start(1, &disk).await;
+    write(&world, 1, 1, 0, pattern(1, 3 * BLOCK)).await;
+    disk.loses(&path(1), DATA..DATA + BLOCK);
+    let e = world.read(chunk(1, 1), 1, 0, BLOCK as u64).await.unwrap_err();
+    assert!(matches!(e, ChunkError::Damaged { .. }), "not zeros: {e}");
+    let rest = world.read(chunk(1, 1), 1, BLOCK as u64, 2 * BLOCK as u64).await.unwrap();
+    assert!(rest == pattern(1, 3 * BLOCK)[BLOCK..]);
+    drop(server);
+    disk.kill();
+    let _server = world.start(1, &disk).await;
+    assert_eq!(state(&world, 1).await, ReplicaState::Suspect);
+    world.control(1, settle(chunk(1, 2), &[1])).await.unwrap();
+    let all = world.read(chunk(1, 2), 1, 0, 3 * BLOCK as u64).await.unwrap();
+    assert!(all[..BLOCK].iter().all(|b| *b == 0) && all[BLOCK..] == pattern(1, 3 * BLOCK)[BLOCK..]);
+}

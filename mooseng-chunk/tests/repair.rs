@@ -122,7 +122,13 @@ async fn a_damaged_block_does_not_keep_a_chunk_from_being_cut_within_it() {
     let mut s = servers(&world, 1).await;
     let whole = filled(&world, 1).await;
     rotten(&world, 1, &mut s, |d| d.rot(&path(1), DATA + 2 * BLOCK + 9, 1)).await;
-    world.control(1, set_version(1, 2, Some(2 * BLOCK as u64 + 100))).await.unwrap();
+    let told = world.control(1, set_version(1, 2, Some(2 * BLOCK as u64 + 100))).await.unwrap();
+    let ControlReply::Done(told) = told else { panic!("{told:?}") };
+    assert_eq!(
+        told.report.state,
+        ReplicaState::Damaged,
+        "a copy elsewhere may be all that is left of the block"
+    );
     let before = world.read(chunk(1, 2), 1, 0, 2 * BLOCK as u64).await.unwrap();
     assert!(before == whole[..2 * BLOCK]);
     let within = world.read(chunk(1, 2), 1, 2 * BLOCK as u64, 1).await;

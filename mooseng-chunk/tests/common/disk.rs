@@ -121,6 +121,10 @@ impl CrashDisk {
             *b ^= mask;
         }
     }
+    /// What was written to a place went elsewhere: there are zeros.
+    pub fn loses(&self, name: &str, place: std::ops::Range<usize>) {
+        self.0.files.lock()[name].lock().now[place].fill(0);
+    }
     /// A file is as it was when the other was copied from here.
     pub fn goes_back(&self, name: &str, to: &Self) {
         let then = to.0.files.lock()[name].lock().clone();

@@ -84,9 +84,11 @@ pub(super) async fn sync_chunk(
 /// waited for.
 async fn falls_silent(cx: &Context, head: &Replica, place: &Place) {
     let patience = WRITE_PATIENCE / 2;
+    // The first question comes soon: until its answer is missed, who waits waits for a server that died.
+    let mut pause = patience / 3;
     let call = CallContext::internal(patience);
     loop {
-        tokio::time::sleep(patience).await;
+        tokio::time::sleep(std::mem::replace(&mut pause, patience)).await;
         let (chunk, capability) = (place.place.chunk, place.capability.clone());
         let nothing = ReadRequest { chunk, at: Offset(0), len: 0, capability };
         let look = async { cx.pool.get(&head.addr, patience).await?.read(&call, nothing).await.map(drop) };

@@ -14,7 +14,7 @@ use crate::{
 };
 use futures::future::join_all;
 use mooseng_core::{
-    chunk::{Control, ControlReply},
+    chunk::{ChunkStat, Control, ControlReply},
     context::CallContext,
     error::{ChunkError, MetaError},
     ids::*,
@@ -31,6 +31,19 @@ const HURRY: u32 = 8;
 const HURRY_DOUBTED: u32 = 5;
 /// Steps of one look at a chunk: a bump, what it leaves to be mended, a last look.
 const STEPS_MAX: usize = 5;
+
+/// What servers said to a chunk's new version.
+#[derive(Default)]
+struct Taken {
+    /// Who took it.
+    ready: Vec<ServerId>,
+    /// Who has nothing of the chunk.
+    empty: Vec<ServerId>,
+    /// Whether one of those who took it is not damaged.
+    whole: bool,
+    /// Whether one did not take it, or did not answer.
+    silent: bool,
+}
 
 /// Forgets that a chunk is being driven when it is dropped.
 struct Driving {
@@ -218,7 +231,7 @@ impl Inner {
         Ok(true)
     }
 
-    /// Tells servers a chunk's new version; who took it, and who has nothing of the chunk.
+    /// Tells servers a chunk's new version, and answers what they said.
     async fn set_version(
         &self,
         lead: &Lead,
@@ -226,7 +239,7 @@ impl Inner {
         bump: &PendingBump,
         servers: &[ServerId],
         create: bool,
-    ) -> (Vec<ServerId>, Vec<ServerId>) {
+    ) -> Taken {
         let members: Vec<_> = bump.survivors.iter().chain(&bump.joining).copied().collect();
         // A set without a survivor begins with nothing, whatever an old copy has.
         let cut_to = if bump.survivors.is_empty() { Some(0) } else { bump.cut_to };
@@ -235,15 +248,22 @@ impl Inner {
             let op = Control::SetVersion { chunk: id, to, members, cut_to, create, settle, term };
             async move { (server, self.command(server, op, self.timings.control).await) }
         };
-        let (mut ready, mut empty) = (Vec::new(), Vec::new());
+        let mut taken = Taken::default();
         for (server, done) in join_all(servers.iter().map(|s| set(*s))).await {
             match done {
-                Ok(_) => ready.push(server),
-                Err(ChunkError::NotFound(_)) => empty.push(server),
-                Err(e) => tracing::warn!(%id, %server, error = %e, "a member did not take the new version"),
+                Ok(reply) => {
+                    taken.ready.push(server);
+                    let damaged = |stat: &ChunkStat| stat.report.state == ReplicaState::Damaged;
+                    taken.whole |= !matches!(&reply, ControlReply::Done(stat) if damaged(stat));
+                }
+                Err(ChunkError::NotFound(_)) => taken.empty.push(server),
+                Err(e) => {
+                    taken.silent = true;
+                    tracing::warn!(%id, %server, error = %e, "a member did not take the new version");
+                }
             }
         }
-        (ready, empty)
+        taken
     }
 
     /// Steps 2 to 4: the survivors take the version, everybody else is filled from them, the version
@@ -257,10 +277,15 @@ impl Inner {
     ) -> Result<bool, MetaError> {
         let anew = bump.survivors.is_empty();
         let first = if anew { &bump.joining } else { &bump.survivors };
-        let (mut ready, empty) = self.set_version(lead, id, &bump, first, anew).await;
+        let Taken { mut ready, empty, whole, silent } = self.set_version(lead, id, &bump, first, anew).await;
+        if !ready.is_empty() && !whole && silent {
+            // Who did not answer may have what all others lack, and would be left behind.
+            tracing::warn!(%id, ?ready, "all that took the new version are damaged: the others are waited for");
+            return Ok(false);
+        }
         if ready.is_empty() && !rec.committed {
             // Never written anywhere: empty replicas keep a late first write to the old version out.
-            ready = self.set_version(lead, id, &bump, &empty, true).await.0;
+            ready = self.set_version(lead, id, &bump, &empty, true).await.ready;
         }
         if ready.is_empty() {
             return Ok(false);

@@ -181,3 +181,28 @@ async fn of_server(w: &World, server: ServerId) -> RemoteMeta {
 fn secs(n: u64) -> std::time::Duration {
     std::time::Duration::from_secs(n)
 }
+
+/// It has what the others lack, and would be left behind.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_did_not_take_a_version_is_waited_for_when_all_that_did_are_damaged() {
+    let w = World::of(3, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    let (bad, good, id) = (place.chain[0].server, place.chain[1].server, place.chunk.id);
+    // Nobody knows of the damage before the version is taken.
+    w.fake(bad).0.lock().held.insert("set-version");
+    w.fake(good).0.lock().deaf_to.insert("set-version");
+    let comes = async {
+        until("it is told", async || w.fake(bad).0.lock().waiting > 0).await;
+        w.fake(bad).0.lock().has.get_mut(&id).unwrap().state = ReplicaState::Damaged;
+        w.fake(bad).free();
+    };
+    let (reported, ()) = tokio::join!(w.report(s, inode, place.chunk, bad), comes);
+    assert!(matches!(reported, Err(MetaError::ChunkBusy(_))), "{reported:?}");
+    w.fake(good).0.lock().deaf_to.clear();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain[0].server, good);
+    let filled =
+        |op: &Control| matches!(op, Control::Pull { from, ahead: false, .. } if from[0].server == good);
+    assert!(w.fake(bad).0.lock().heard.iter().any(filled), "it is mended");
+}

@@ -142,6 +142,17 @@ enum Fault {
     Clock(String, u32, i64),
 }
 
+impl Fault {
+    /// Whether it damages data that is on a disk.
+    fn damages(&self) -> bool {
+        match self {
+            Self::Rot => true,
+            Self::Sick(sick) => matches!(sick.node, Node::Chunkserver(_)) && sick.ill.is_damage(),
+            _ => false,
+        }
+    }
+}
+
 /// The one who makes trouble.
 pub struct Troublemaker {
     cluster: Cluster,
@@ -223,6 +234,10 @@ impl Troublemaker {
         while is_working() {
             tokio::time::sleep(self.millis(100, 3000)).await;
             let fault = self.choose();
+            if fault.damages() {
+                // What has only one copy at the moment no filesystem gives back.
+                self.whole(WHOLE_AGAIN, false).await.context("before data is damaged")?;
+            }
             self.begin(&fault).await?;
             self.last(&fault).await;
             self.compare_masters().await?;

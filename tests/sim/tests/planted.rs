@@ -25,15 +25,16 @@ const THREADS: usize = 2;
 const fn caught_by(bug: Bug) -> u64 {
     match bug {
         Bug::CapabilityUnbound | Bug::CommitAfterTruncate => 0,
-        Bug::AckBeforeQuorum | Bug::BadTailCut | Bug::PurgePastDurable => 1,
+        Bug::BadTailCut | Bug::PurgePastDurable => 1,
+        Bug::AckBeforeQuorum => 2,
         Bug::DeposedReads => 12,
         Bug::ReplyDropped => 14,
-        Bug::VersionUnchecked => 17,
+        Bug::VersionUnchecked => 19,
         Bug::SurplusDeletedEarly => 21,
         Bug::SuspectServed => 29,
         Bug::CopyUncompared => 31,
         Bug::FsyncSkipped => 34,
-        Bug::IncarnationIgnored => 53,
+        Bug::IncarnationIgnored => 59,
         Bug::RepeatApplied => 107,
         Bug::FenceNotAwaited => 144,
     }

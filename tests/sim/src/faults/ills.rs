@@ -3,7 +3,7 @@
 
 use super::{NODES, Node, Troublemaker};
 use crate::{
-    disk::{CHUNKS, DATA_FROM, Ill, PAGE_BYTES, SimMedium},
+    disk::{CHUNKS, Ill, SimMedium},
     replicas::{self, has_moved},
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,11 +13,6 @@ use tokio::time::Instant;
 
 /// A master whose disk has failed is stopped within this.
 const FAILS: Duration = Duration::from_secs(10);
-/// Pages of a chunk's file before this, its headers and its table, do not rot. Behind a sync only one of the two
-/// headers, and one of the two slots of a page, is durable and of the present: when a bit of it flips and power
-/// takes its twin, the older one passes for the newest, and what it has not reads as zeros. From page 0 on the
-/// seeds of docs/simulation.md show it.
-const ROTS_FROM: u64 = DATA_FROM / PAGE_BYTES;
 /// Files of a master that must be as it wrote them.
 const VITAL: [&str; 3] = ["raft/log", "raft/vote", "state.redb"];
 /// Damage that was read is mended within this.
@@ -36,7 +31,7 @@ pub(super) struct Sick {
 
 impl Ill {
     /// Whether data may be lost by it.
-    fn is_damage(self) -> bool {
+    pub(super) fn is_damage(self) -> bool {
         matches!(self, Self::Writes(_) | Self::Syncs(_) | Self::Strays(_))
     }
 }
@@ -133,7 +128,7 @@ impl Troublemaker {
         self.sick = Some(at);
         for medium in self.media.of(&name) {
             for _ in 0..=self.pick(BITS_MAX) {
-                if let Some((file, bit)) = medium.rots(&self.rng, |n| n.starts_with(CHUNKS), ROTS_FROM) {
+                if let Some((file, bit)) = medium.rots(&self.rng, |n| n.starts_with(CHUNKS), 0) {
                     self.note(format_args!("{name}: bit {bit} of {file} flips"));
                 }
             }
