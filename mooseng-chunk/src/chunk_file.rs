@@ -220,7 +220,9 @@ impl ChunkFile {
         }
         self.header.writers = self.numbers.lock().list();
         // The one that is durable stays until this one is.
-        self.put_header()
+        self.put_header()?;
+        self.rotten_header = false;
+        Ok(())
     }
 
     fn write_pages(&mut self, pages: Range<usize>) -> io::Result<()> {

@@ -340,8 +340,8 @@ fn claim(disk: &dyn Disk, ours: Identity) -> Result<DiskId, StartError> {
             let mut bytes = vec![0; file.len().map_err(failed)? as usize];
             file.read_at(0, &mut bytes).map_err(failed)?;
             let damaged = || {
-                let cause = "its identity file is damaged: nothing of it is used; put back the file from another \
-                             copy, or empty the directory, and what it had is copied from other servers";
+                let cause = "its identity file is damaged, and nothing in it is used. When `mooseng status` tells of \
+                             other copies of all chunks, empty the directory: it is filled from them";
                 failed(io::Error::new(io::ErrorKind::InvalidData, cause))
             };
             let (body, crc) = bytes.split_last_chunk().ok_or_else(damaged)?;

@@ -192,7 +192,7 @@ impl Slot {
             if let Some(file) = &inside.file {
                 let mut known = noted.lock();
                 known.made = true;
-                if file.dirty && !dirty && was_made {
+                if file.dirty && !dirty && was_made && known.state == ReplicaState::Good {
                     known.state = ReplicaState::Suspect;
                     disk.doubt(chunk.id);
                 }

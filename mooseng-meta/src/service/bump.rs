@@ -41,7 +41,7 @@ struct Taken {
     empty: Vec<ServerId>,
     /// Whether one of those who took it is not damaged.
     whole: bool,
-    /// Whether one did not take it, or did not answer.
+    /// Whether one did not answer.
     silent: bool,
 }
 
@@ -258,7 +258,7 @@ impl Inner {
                 }
                 Err(ChunkError::NotFound(_)) => taken.empty.push(server),
                 Err(e) => {
-                    taken.silent = true;
+                    taken.silent |= matches!(e, ChunkError::Net(_) | ChunkError::Busy(_));
                     tracing::warn!(%id, %server, error = %e, "a member did not take the new version");
                 }
             }
@@ -278,7 +278,7 @@ impl Inner {
         let anew = bump.survivors.is_empty();
         let first = if anew { &bump.joining } else { &bump.survivors };
         let Taken { mut ready, empty, whole, silent } = self.set_version(lead, id, &bump, first, anew).await;
-        if !ready.is_empty() && !whole && silent {
+        if !anew && !ready.is_empty() && !whole && silent {
             // Who did not answer may have what all others lack, and would be left behind.
             tracing::warn!(%id, ?ready, "all that took the new version are damaged: the others are waited for");
             return Ok(false);
