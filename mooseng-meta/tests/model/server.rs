@@ -231,7 +231,7 @@ impl State {
         }
     }
 
-    /// Whether the durable note that the chunk is dirty may have gone (`DataDisk::settle_marks`: a while
+    /// Whether the durable note that the chunk is dirty may have gone (`Notes::settle`: a while
     /// after a sync, or at a clean stop). It stays while frames are under way behind this server, and while
     /// its chain is broken.
     pub fn is_settled(&self, cfg: &Config, server: usize) -> bool {
