@@ -32,6 +32,7 @@
 mod adapter;
 mod convert;
 mod creds;
+mod device;
 mod dir;
 mod error;
 mod mount;

@@ -1,9 +1,9 @@
 //! A mount from its start to its end.
 
 use crate::{
-    adapter::Adapter, error::MountError, options::MountOptions, point, serve::Server, shared::Shared,
+    adapter::Adapter, device, error::MountError, options::MountOptions, point, serve::Server, shared::Shared,
 };
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 use mooseng_client::Vfs;
 use nix::errno::Errno;
 use std::{
@@ -35,19 +35,13 @@ pub struct Mount {
     ended: watch::Receiver<Option<Ended>>,
 }
 
-fn config(options: &MountOptions) -> Config {
-    let access = if options.read_only { MountOption::RO } else { MountOption::RW };
+fn session(adapter: Adapter, point: &Path, options: &MountOptions) -> io::Result<Session<Adapter>> {
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(options.fs_name.clone()),
-        // As fuser's own option it would reach fusermount3 only, and a mount by root would have none.
-        MountOption::CUSTOM(format!("subtype={}", options.subtype)),
-        access,
-    ];
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     // More threads were never faster (the thread only parses and sends), and each has 16 MiB.
     config.n_threads = Some(1);
-    config
+    let device = device::mounted(point, options)?;
+    Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| point::clear_dead(point))
 }
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
@@ -73,15 +67,20 @@ impl Mount {
         let (at, read_ahead) = (asked.clone(), options.read_ahead_kib);
         let mounted = blocking(move || {
             let point = point::prepare(&at)?;
-            let session = Session::new(adapter, &point, &config(&options)).and_then(Session::spawn);
-            Ok((session.map_err(|e| point::refused(&point, e))?, point))
+            let session = session(adapter, &point, &options).map_err(|e| point::refused(&point, e))?;
+            Ok((session, point))
         });
         let (session, point) = mounted.await.map_err(failed)??;
         let (tell, ended) = watch::channel(None);
         let (over, heard) = oneshot::channel();
-        // Joined on a thread of its own: that takes as long as the mount lives.
-        let watcher = thread::Builder::new().name("mooseng-mount".into());
-        watcher.spawn(move || drop(over.send(session.join()))).map_err(failed)?;
+        let (thread, at) = (thread::Builder::new().name("mooseng-mount".into()), point.clone());
+        let serve = move || {
+            let how = session.run();
+            // The kernel's answer to its own unmount is success; after anything else the point is dead.
+            point::clear_dead(&at);
+            drop(over.send(how));
+        };
+        thread.spawn(serve).map_err(failed)?;
         tokio::spawn(finish(shared.clone(), heard, tell));
         let mount = Self { point, shared, deadline, ended };
         mount.first_answer(read_ahead).await?;

@@ -16,17 +16,31 @@ use std::{
 };
 
 const DEVICE: &str = "/dev/fuse";
-const HELPER: &str = "fusermount3";
+pub(crate) const HELPER: &str = "fusermount3";
 
 /// The mount point's full path, when it can be mounted on. What a dead mount left there is cleared.
 pub(crate) fn prepare(point: &Path) -> Result<PathBuf, MountError> {
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoDevice);
     }
-    if fs::metadata(point).is_err_and(|e| e.raw_os_error() == Some(Errno::ENOTCONN as i32)) {
+    if is_dead(point) {
         clear_stale(point)?;
     }
     fit(point)
+}
+
+/// Whether a mount is there that nobody serves any more.
+fn is_dead(point: &Path) -> bool {
+    fs::metadata(point).is_err_and(|e| e.raw_os_error() == Some(Errno::ENOTCONN as i32))
+}
+
+/// After a session: its mount is taken away if it is still there. Another's, that came since, is not.
+pub(crate) fn clear_dead(point: &Path) {
+    if is_dead(point)
+        && let Err(e) = clear_stale(point)
+    {
+        tracing::warn!(error = %e, "a dead mount stays");
+    }
 }
 
 fn fit(point: &Path) -> Result<PathBuf, MountError> {

@@ -10,14 +10,12 @@ use nix::{
     unistd::Pid,
 };
 use std::{
-    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::TcpStream,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -35,17 +33,8 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A port that is free for TCP and UDP.
 fn free_port() -> u16 {
-    // Tests beside each other must not be given the same one.
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = tcp.local_addr().unwrap().port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() && GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
+    mooseng_e2e::cluster::free_port().unwrap()
 }
 
 /// Status and body of a GET.

@@ -68,6 +68,24 @@ async fn a_dropped_mount_ends_with_its_last_file() -> Result<()> {
     w.end().await
 }
 
+/// What ends after a lazy unmount takes nothing away with it that was mounted in its place since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detached_mount_leaves_the_one_that_took_its_place() -> Result<()> {
+    if no_fuse() {
+        return Ok(());
+    }
+    let mut w = World::one().await?;
+    let at = w.at(0);
+    let open = w.on(|at| Ok(File::create(at.join("f"))?)).await?;
+    umount2(&at, MntFlags::MNT_DETACH)?;
+    let second = Mount::start(w.clients[0].vfs().clone(), &at, MountOptions::default()).await?;
+    drop(open);
+    tokio::time::timeout(PATIENCE, w.mounts[0].wait()).await??;
+    ensure!(w.on(|at| Ok(fs::read_dir(at)?.count())).await? == 1, "the second is gone with the first");
+    w.mounts[0] = second;
+    w.end().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_else_unmounts() -> Result<()> {
     if no_fuse() {

@@ -27,6 +27,8 @@ use tokio::sync::watch;
 pub const COMMAND_BYTES_MAX: usize = 16 << 20;
 /// Between two tries while nobody leads.
 const RETRY: Duration = Duration::from_millis(20);
+/// How often it is told who is waited for.
+const TELL: Duration = Duration::from_secs(5);
 
 /// Who leads, as this node knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -172,6 +174,7 @@ impl RaftNode {
     /// been seen empty it waits: one that has a log tells that this one lost its own.
     pub async fn bootstrap(&self, members: &[Member]) -> Result<(), RaftFailure> {
         let voters: Vec<_> = members.iter().map(|m| (m.id.get(), m.raft_addr.clone())).collect();
+        let mut tell = tokio::time::Instant::now() + TELL;
         loop {
             if self.0.gate.last().is_some() {
                 return Ok(());
@@ -182,7 +185,13 @@ impl RaftNode {
                     tracing::info!("another master has a log already: this one is filled by it");
                     return Ok(());
                 }
-                Err(_) => tokio::time::sleep(RETRY).await,
+                Err(e) => {
+                    if tell.elapsed() > Duration::ZERO {
+                        tracing::warn!(error = %e, "a new cluster waits until each of its masters answers");
+                        tell += TELL;
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
         let nodes: BTreeMap<_, _> = members.iter().map(|m| (m.id.get(), m.node())).collect();

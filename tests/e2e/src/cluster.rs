@@ -9,10 +9,13 @@ use nix::{
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -64,15 +67,22 @@ fn build() -> Result<PathBuf> {
     Ok(target.join("release"))
 }
 
-/// A port that nobody uses, for TCP and UDP.
+/// Ports below those that Linux gives to whom asks for any: nobody takes one before its daemon does.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// A port that nobody uses, for TCP and UDP, and that this process was not given before.
 pub fn free_port() -> Result<u16> {
-    loop {
-        let tcp = TcpListener::bind("127.0.0.1:0")?;
-        let port = tcp.local_addr()?.port();
-        if std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes beside each other begin at different ones.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in PORTS {
+        let nth = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)).wrapping_add(begin);
+        let port = PORTS.start + u16::try_from(nth % u32::from(PORTS.end - PORTS.start))?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
     }
+    bail!("no port of {PORTS:?} is free")
 }
 
 /// `GET path` of a daemon's HTTP port: status and body.
@@ -205,18 +215,35 @@ impl Daemon {
 
     /// Waits until it says that it is ready.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        loop {
-            if self.http("/readyz").is_ok_and(|(status, _)| status == 200) {
-                return Ok(());
-            }
-            let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
-            let ended = child.try_wait()?;
-            if ended.is_some() || begin.elapsed() > PATIENCE {
-                bail!("{} is not ready ({ended:?}); its log ends:\n{}", self.name, self.log_end(20));
-            }
-            std::thread::sleep(Duration::from_millis(50));
+        all_ready(&mut [self])
+    }
+
+    /// Fails when it has ended.
+    fn is_ready(&mut self) -> Result<bool> {
+        if self.http("/readyz").is_ok_and(|(status, _)| status == 200) {
+            return Ok(true);
         }
+        let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
+        match child.try_wait()? {
+            None => Ok(false),
+            Some(how) => bail!("{} has ended ({how}); its log ends:\n{}", self.name, self.log_end(20)),
+        }
+    }
+}
+
+/// Waits until all are ready: one that ended tells more than one that waits for it.
+fn all_ready(daemons: &mut [&mut Daemon]) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let mut waiting = None;
+        for d in &mut *daemons {
+            if !d.is_ready()? {
+                waiting.get_or_insert((d.name.clone(), d.log_end(20)));
+            }
+        }
+        let Some((name, log)) = waiting else { return Ok(()) };
+        ensure!(begin.elapsed() < PATIENCE, "{name} is not ready; its log ends:\n{log}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -328,7 +355,7 @@ impl ProcessCluster {
         for d in self.masters.iter_mut().chain(&mut self.chunkservers) {
             d.start()?;
         }
-        self.masters.iter_mut().chain(&mut self.chunkservers).try_for_each(Daemon::wait_ready)
+        all_ready(&mut self.masters.iter_mut().chain(&mut self.chunkservers).collect::<Vec<_>>())
     }
 
     /// Kills every daemon with -9.

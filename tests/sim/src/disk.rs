@@ -209,7 +209,7 @@ impl SimMedium {
         Some((name.clone(), bit))
     }
 
-    /// Tells somebody of each file that is removed and was synced once, by its name.
+    /// Tells somebody of each file that is removed and was synced once, by its name and first bytes.
     pub fn watch(&self, removed: Arc<Removed>) {
         *self.removed.lock() = Some(removed);
     }
@@ -220,8 +220,10 @@ impl SimMedium {
     }
 }
 
+/// Bytes of a removed file that are told.
+const HEAD: usize = 2 * mooseng_chunk::format::PAGE;
 /// Hears of a file that is removed.
-pub type Removed = dyn Fn(&str) + Send + Sync;
+pub type Removed = dyn Fn(&str, &[u8]) + Send + Sync;
 
 struct SimDisk {
     medium: SimMedium,
@@ -281,7 +283,9 @@ impl Disk for SimDisk {
         // One that was never finished was nothing yet.
         let removed = self.medium.removed.lock().clone().filter(|_| file.lock().synced);
         if let Some(removed) = removed {
-            removed(name);
+            let mut head = vec![0; HEAD];
+            file.lock().current.read(0, &mut head)?;
+            removed(name, &head);
         }
         Ok(())
     }

@@ -19,8 +19,9 @@ use crate::{
     weather::{Wall, node_of},
 };
 use anyhow::{Context as _, Result};
+use mooseng_chunk::format::{Header, PAGE};
 use mooseng_client::{Client, embedded::Cluster};
-use mooseng_core::seam::Rng as _;
+use mooseng_core::{ids::ChunkVersion, seam::Rng as _};
 use mooseng_host::SeededRng;
 use parking_lot::Mutex;
 use std::{
@@ -58,6 +59,12 @@ pub struct Removal {
     pub others: usize,
 }
 
+/// Whether a chunk's file is of no version: a copy that is being made, over what no set had any more.
+fn is_unfinished(head: &[u8]) -> bool {
+    let (a, b) = head.split_at(PAGE);
+    Header::newest(a, b).is_some_and(|(h, _)| h.version == ChunkVersion(0))
+}
+
 impl Media {
     /// The medium of this name, empty when it is new.
     pub fn get(&self, name: &str) -> SimMedium {
@@ -68,8 +75,8 @@ impl Media {
         let medium = SimMedium::new(name, MEDIUM_BYTES);
         let (all, removals) = (Arc::downgrade(&self.0), self.1.clone());
         let node = node_of(name).to_owned();
-        medium.watch(Arc::new(move |file: &str| {
-            if let Some(all) = all.upgrade().filter(|_| file.starts_with(CHUNKS)) {
+        medium.watch(Arc::new(move |file: &str, head: &[u8]| {
+            if let Some(all) = all.upgrade().filter(|_| file.starts_with(CHUNKS) && !is_unfinished(head)) {
                 let all = all.lock();
                 let having = all.iter().filter(|(n, m)| node_of(n) != node && m.has(file));
                 let others = having.map(|(n, _)| node_of(n)).collect::<BTreeSet<_>>().len();

@@ -6,7 +6,7 @@ use mooseng_core::{
     wire::{FrameHeader, FrameKind, HEADER_BYTES},
 };
 use mooseng_net::identity::{Identity, client_config};
-use std::io::ErrorKind;
+use std::{io::ErrorKind, net::UdpSocket};
 
 /// Bad messages of each sort to each port.
 const ROUNDS: u64 = 100;
