@@ -5,7 +5,7 @@
 mod place;
 
 pub(crate) use self::place::sync_chunk_left;
-use self::place::{Located, locate, sync_chunk};
+use self::place::{Located, goes_silent, locate, sync_chunk};
 use crate::{
     error::{Error, Result},
     masters::{Masters, NO_SPACE},
@@ -15,7 +15,7 @@ use crate::{
     reader::Place,
 };
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use mooseng_core::{
     checksum::frame_crcs,
     chunk::{ChunkStore as _, Frame, FrameHead, ReadRequest, SyncRequest, WriteRequest},
@@ -23,7 +23,7 @@ use mooseng_core::{
     error::{ChunkError, MetaError, NetError},
     ids::*,
     limits::FRAME_BYTES_MAX,
-    meta::{Allocate, CommitWrite, GetLayout, Replica, ReportReplica},
+    meta::{Allocate, CommitWrite, GetLayout, ReportReplica},
 };
 use parking_lot::Mutex;
 use std::{
@@ -40,6 +40,9 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Silence of a chain after which the leader is asked to look at its head: longer than any member of the chain
 /// waits for the one behind it, which knows better who is at fault.
 const WRITE_PATIENCE: Duration = Duration::from_millis(1200);
+/// Silence after which a server is asked whether it lives at all: until its answer is missed, who waits waits for a
+/// server that died.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
 /// Bytes of one chunk on their way without an acknowledgement.
 const WINDOW_BYTES: usize = 16 * FRAME_BYTES_MAX;
 /// Frames, when they are small.
@@ -86,6 +89,8 @@ struct Stream {
     sent: u64,
     /// When progress was last made, or waited for from.
     moved: Instant,
+    /// Without progress since: ends when the head does not answer.
+    look: Option<BoxFuture<'static, ()>>,
 }
 
 impl Drop for Stream {
@@ -216,19 +221,29 @@ impl Writer {
             self.open().await?;
         }
         self.push();
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        let until = stream.moved + WRITE_PATIENCE;
+        let Some(Stream { progress, moved, look, .. }) = &mut self.stream else { return Ok(()) };
+        let (ask, until) = (*moved + FIRST_LOOK, *moved + WRITE_PATIENCE);
+        let silence = async {
+            match look.as_mut() {
+                Some(gone) => gone.await,
+                None => tokio::time::sleep_until(ask).await,
+            }
+        };
         tokio::select! {
             biased;
-            changed = stream.progress.changed() => {
-                let p = stream.progress.borrow_and_update().clone();
+            changed = progress.changed() => {
+                let p = progress.borrow_and_update().clone();
                 if p.failed.is_some() || changed.is_err() {
                     return Err(p.failed.unwrap_or_else(silent).into());
                 }
-                stream.moved = Instant::now();
+                (*moved, *look) = (Instant::now(), None);
                 self.acknowledged(&p);
             }
             () = self.queue.work.notified() => {}
+            () = silence => match look {
+                Some(_) => return Err(gone().into()),
+                None => *look = self.queue.place().map(|place| goes_silent(self.cx.clone(), place).boxed()),
+            },
             () = tokio::time::sleep_until(until) => return Err(silent().into()),
         }
         Ok(())
@@ -239,7 +254,7 @@ impl Writer {
         let acked = self.queue.status.borrow().acked;
         let Some(stream) = &mut self.stream else { return };
         if stream.sent <= acked {
-            stream.moved = Instant::now();
+            (stream.moved, stream.look) = (Instant::now(), None);
         }
         loop {
             let frame = {
@@ -384,7 +399,7 @@ impl Writer {
             said.send_modify(|p| p.failed = Some(failed));
         });
         self.queue.rewind();
-        self.stream = Some(Stream { frames, progress, task, sent: 0, moved: Instant::now() });
+        self.stream = Some(Stream { frames, progress, task, sent: 0, moved: Instant::now(), look: None });
         Ok(())
     }
 
@@ -523,6 +538,10 @@ impl Writer {
 
 fn silent() -> ChunkError {
     ChunkError::Busy(format!("no progress within {WRITE_PATIENCE:?}"))
+}
+
+fn gone() -> ChunkError {
+    ChunkError::Busy("it does not answer any more".into())
 }
 
 /// Whom the leader is to look at.

@@ -76,28 +76,33 @@ pub(super) async fn sync_chunk(
     tokio::select! {
         biased;
         done = tokio::time::timeout(SYNC_PATIENCE, store.sync(&call, req)) => done.map_err(|_| silent())?.map(drop),
-        () = falls_silent(cx, head, place) => Err(ChunkError::Busy("it does not answer any more".into())),
+        () = falls_silent(cx.clone(), place.clone()) => Err(gone()),
     }
 }
 
-/// Ends when a server does not answer a read of nothing: a disk may take its time, a server that died is not
-/// waited for.
-async fn falls_silent(cx: &Context, head: &Replica, place: &Place) {
+/// Ends when the head of a chain that is waited for does not answer.
+async fn falls_silent(cx: Context, place: Place) {
+    tokio::time::sleep(FIRST_LOOK).await;
+    goes_silent(cx, place).await;
+}
+
+/// Asks the head of a chain for a read of nothing, again and again, until it does not answer: a disk may take its
+/// time, a server that died is not waited for.
+pub(super) async fn goes_silent(cx: Context, place: Place) {
     let patience = WRITE_PATIENCE / 2;
-    // The first question comes soon: until its answer is missed, who waits waits for a server that died.
-    let mut pause = patience / 3;
     let call = CallContext::internal(patience);
+    let (chunk, head) =
+        (place.place.chunk, place.place.chain.first().map(|r| r.addr.clone()).unwrap_or_default());
     loop {
-        tokio::time::sleep(std::mem::replace(&mut pause, patience)).await;
-        let (chunk, capability) = (place.place.chunk, place.capability.clone());
-        let nothing = ReadRequest { chunk, at: Offset(0), len: 0, capability };
-        let look = async { cx.pool.get(&head.addr, patience).await?.read(&call, nothing).await.map(drop) };
+        let nothing = ReadRequest { chunk, at: Offset(0), len: 0, capability: place.capability.clone() };
+        let look = async { cx.pool.get(&head, patience).await?.read(&call, nothing).await.map(drop) };
         // Whatever it answers, it lives.
         match tokio::time::timeout(patience, look).await {
             Ok(Err(ChunkError::Net(NetError::Limit { .. } | NetError::Refused { .. }))) => {}
             Err(_) | Ok(Err(ChunkError::Net(_))) => return,
             Ok(_) => {}
         }
+        tokio::time::sleep(patience).await;
     }
 }
 
