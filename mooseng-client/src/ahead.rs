@@ -28,7 +28,7 @@ const PIECE: u64 = 1 << 20;
 /// Pieces of one large read that are fetched side by side.
 const PIECES_AT_ONCE: usize = 8;
 /// Longest use of a piece after it was asked for.
-const FRESH: Duration = Duration::from_secs(1);
+pub(crate) const FRESH: Duration = Duration::from_secs(1);
 /// How far a read may be from the expected position and still count as in sequence: requests of one
 /// reader may overtake each other.
 const JITTER: u64 = 1 << 20;

@@ -1,6 +1,7 @@
 //! [`File`]: an open file.
 
 use crate::{
+    ahead::FRESH,
     error::Result,
     vfs::{FileHandle, Vfs},
 };
@@ -14,9 +15,13 @@ use parking_lot::Mutex;
 use std::{
     io,
     pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
 };
-use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 /// Bytes read at once behind `AsyncRead`.
 const READ_STEP: u64 = 1 << 20;
@@ -58,16 +63,37 @@ pub struct File {
     closed: bool,
     pos: u64,
     /// Read and not yet taken, at `pos`.
-    ahead: Bytes,
+    ahead: Ahead,
     work: Mutex<Option<Work>>,
     seek_to: Option<io::SeekFrom>,
+    /// Changes at positions so far: what was begun before one does not count after it.
+    changes: AtomicU64,
 }
 
+#[derive(Default)]
+struct Ahead {
+    bytes: Bytes,
+    changes: u64,
+    /// When it was asked for.
+    since: Option<Instant>,
+}
+
+impl Ahead {
+    fn is_fresh(&self, changes: u64) -> bool {
+        !self.bytes.is_empty() && self.changes == changes && self.since.is_some_and(|s| s.elapsed() < FRESH)
+    }
+}
+
+/// What a poll began and did not end. The call may have been dropped: another one goes on with it only when it asks
+/// for the same.
 enum Work {
-    Read(BoxFuture<'static, Result<Bytes>>),
-    Write(BoxFuture<'static, Result<usize>>),
-    Done(BoxFuture<'static, Result<()>>),
-    Size(BoxFuture<'static, Result<Attr>>),
+    /// At a position, after so many changes.
+    Read((u64, u64, Instant), BoxFuture<'static, Result<Bytes>>),
+    /// At a position.
+    Write((u64, Bytes), BoxFuture<'static, Result<usize>>),
+    /// After so many changes.
+    Done(u64, BoxFuture<'static, Result<()>>),
+    Size((), BoxFuture<'static, Result<Attr>>),
 }
 
 impl std::fmt::Debug for File {
@@ -78,8 +104,8 @@ impl std::fmt::Debug for File {
 
 impl File {
     pub(crate) fn new(vfs: Vfs, creds: Credentials, attr: Attr, fh: FileHandle) -> Self {
-        let work = Mutex::new(None);
-        Self { vfs, creds, attr, fh, closed: false, pos: 0, ahead: Bytes::new(), work, seek_to: None }
+        let (ahead, work, changes) = (Ahead::default(), Mutex::new(None), AtomicU64::new(0));
+        Self { vfs, creds, attr, fh, closed: false, pos: 0, ahead, work, seek_to: None, changes }
     }
 
     /// Attributes when it was opened.
@@ -99,6 +125,7 @@ impl File {
 
     /// Writes all of `data` at a position. Returns when the client has it.
     pub async fn write_at(&self, at: u64, data: impl Into<Bytes>) -> Result<()> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         self.vfs.write(self.fh, at, data.into()).await.map(drop)
     }
 
@@ -116,6 +143,7 @@ impl File {
 
     /// Cuts or grows the file.
     pub async fn set_len(&self, size: u64) -> Result<()> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         self.vfs.setattr(&self.creds, self.attr.inode, set, Some(self.fh)).await.map(drop)
     }
@@ -144,30 +172,39 @@ impl Drop for File {
     }
 }
 
-/// Drives one kind of work at a time; another kind begins when it is done.
+/// Drives one kind of work at a time; another kind, and the same kind of something else, begins anew.
 macro_rules! drive {
-    ($self:ident, $cx:ident, $kind:ident, $make:expr) => {{
+    ($self:ident, $cx:ident, $kind:ident, $is_it:expr, $make:expr) => {{
         let mut slot = $self.work.lock();
-        if !matches!(&*slot, Some(Work::$kind(_))) {
-            *slot = Some(Work::$kind($make));
+        if !matches!(&*slot, Some(Work::$kind(of, _)) if $is_it(of)) {
+            let (of, work) = $make;
+            *slot = Some(Work::$kind(of, work));
         }
-        let Some(Work::$kind(work)) = &mut *slot else { return Poll::Pending };
+        let Some(Work::$kind(_, work)) = &mut *slot else { return Poll::Pending };
         let done = ready!(work.as_mut().poll($cx));
-        *slot = None;
-        done
+        (slot.take(), done)
     }};
 }
 
 impl AsyncRead for File {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.ahead.is_empty() {
-            let (vfs, fh, at) = (this.vfs.clone(), this.fh, this.pos);
-            let data = drive!(this, cx, Read, Box::pin(async move { vfs.read(fh, at, READ_STEP).await }));
-            this.ahead = data.map_err(io::Error::from)?;
+        let (vfs, fh, at, changes) = (this.vfs.clone(), this.fh, this.pos, *this.changes.get_mut());
+        if !this.ahead.is_fresh(changes) {
+            let is_it = |of: &(u64, u64, Instant)| (of.0, of.1) == (at, changes);
+            let make = || -> (_, BoxFuture<'static, Result<Bytes>>) {
+                let read = async move { vfs.read(fh, at, READ_STEP).await };
+                ((at, changes, Instant::now()), Box::pin(read))
+            };
+            let (of, data) = drive!(this, cx, Read, is_it, make());
+            let since = match of {
+                Some(Work::Read((_, _, since), _)) => Some(since),
+                _ => None,
+            };
+            this.ahead = Ahead { bytes: data.map_err(io::Error::from)?, changes, since };
         }
-        let n = this.ahead.len().min(buf.remaining());
-        buf.put_slice(&this.ahead.split_to(n));
+        let n = this.ahead.bytes.len().min(buf.remaining());
+        buf.put_slice(&this.ahead.bytes.split_to(n));
         this.pos += n as u64;
         Poll::Ready(Ok(()))
     }
@@ -177,20 +214,25 @@ impl AsyncWrite for File {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let (vfs, fh, at) = (this.vfs.clone(), this.fh, this.pos);
-        let make = || -> BoxFuture<'static, Result<usize>> {
-            let data = Bytes::copy_from_slice(&buf[..buf.len().min(READ_STEP as usize)]);
-            Box::pin(async move { vfs.write(fh, at, data).await })
+        let buf = &buf[..buf.len().min(READ_STEP as usize)];
+        let is_it = |of: &(u64, Bytes)| of.0 == at && of.1 == buf;
+        let make = || -> (_, BoxFuture<'static, Result<usize>>) {
+            let data = Bytes::copy_from_slice(buf);
+            ((at, data.clone()), Box::pin(async move { vfs.write(fh, at, data).await }))
         };
-        let n = drive!(this, cx, Write, make()).map_err(io::Error::from)?;
+        let n = drive!(this, cx, Write, is_it, make()).1.map_err(io::Error::from)?;
         this.pos += n as u64;
-        this.ahead = Bytes::new();
+        this.ahead = Ahead::default();
         Poll::Ready(Ok(n))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let (vfs, fh) = (this.vfs.clone(), this.fh);
-        let done = drive!(this, cx, Done, Box::pin(async move { vfs.flush(fh).await }));
+        let (vfs, fh, changes) = (this.vfs.clone(), this.fh, *this.changes.get_mut());
+        let make = || -> (_, BoxFuture<'static, Result<()>>) {
+            (changes, Box::pin(async move { vfs.flush(fh).await }))
+        };
+        let (_, done) = drive!(this, cx, Done, |of: &u64| *of == changes, make());
         Poll::Ready(done.map_err(io::Error::from))
     }
 
@@ -201,7 +243,9 @@ impl AsyncWrite for File {
 
 impl AsyncSeek for File {
     fn start_seek(self: Pin<&mut Self>, position: io::SeekFrom) -> io::Result<()> {
-        self.get_mut().seek_to = Some(position);
+        let this = self.get_mut();
+        this.seek_to = Some(position);
+        *this.work.get_mut() = None;
         Ok(())
     }
 
@@ -213,14 +257,17 @@ impl AsyncSeek for File {
             io::SeekFrom::Current(by) => this.pos.checked_add_signed(by),
             io::SeekFrom::End(by) => {
                 let (vfs, creds, inode) = (this.vfs.clone(), this.creds.clone(), this.attr.inode);
-                let attr = drive!(this, cx, Size, Box::pin(async move { vfs.getattr(&creds, inode).await }));
+                let make = || -> (_, BoxFuture<'static, Result<Attr>>) {
+                    ((), Box::pin(async move { vfs.getattr(&creds, inode).await }))
+                };
+                let (_, attr) = drive!(this, cx, Size, |_: &()| true, make());
                 attr.map_err(io::Error::from)?.size.checked_add_signed(by)
             }
         };
         this.seek_to = None;
         let at = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         this.pos = at;
-        this.ahead = Bytes::new();
+        this.ahead = Ahead::default();
         Poll::Ready(Ok(at))
     }
 }

@@ -31,6 +31,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
 };
+use tokio::time::Instant;
 
 /// Queues without work that are kept, with their streams, for the next write to their chunks.
 const IDLE_QUEUES: usize = 4;
@@ -59,6 +60,8 @@ pub(crate) struct State {
     pub size: u64,
     /// The change counter that this picture was taken at.
     change: u64,
+    /// When the masters last said that this picture is the present one.
+    seen: Option<Instant>,
     /// The session that what is held was written under, when it is known.
     session: Option<SessionStamp>,
     /// Commits under way: the change counter may be ahead of what is known.
@@ -140,6 +143,7 @@ impl State {
         Self {
             size: 0,
             change: 0,
+            seen: None,
             session: None,
             commits: 0,
             inline: None,
@@ -168,6 +172,7 @@ impl State {
     /// it was looked at, what is known here is out of date.
     fn changed_here(&mut self, now: u64) {
         self.change = if now == self.change + 1 { now } else { 0 };
+        self.seen = Some(Instant::now());
     }
 
     /// After a cut only what is still held is told to the masters with its end: it is written anew.
@@ -237,6 +242,7 @@ impl Node {
         if s.is_dirty() || known.attr.change < s.change {
             return;
         }
+        s.seen = Some(Instant::now());
         if known.attr.change == s.change && s.change > 0 {
             // Nothing changed: what is known of places serves until a server says otherwise.
             return;
@@ -254,12 +260,20 @@ impl Node {
     /// Own size over what the masters said. Never waits. The answer: whether what is known here is
     /// out of date, because somebody else changed the file.
     pub(crate) fn overlay(&self, attr: &mut Attr) -> bool {
-        let s = self.state.lock();
+        let mut s = self.state.lock();
         if s.is_dirty() {
             attr.size = attr.size.max(s.size);
             return false;
         }
+        if attr.change == s.change {
+            s.seen = Some(Instant::now());
+        }
         attr.change > s.change
+    }
+
+    /// For one who asks the masters while the read runs: what is known serves until they have answered.
+    pub(crate) fn trust(&self) {
+        self.state.lock().seen = Some(Instant::now());
     }
 
     /// This client changed the file's attributes.

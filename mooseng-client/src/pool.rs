@@ -96,7 +96,7 @@ impl Pool {
         *n
     }
 
-    /// Remembers what the last handle of a file leaves unsynced.
+    /// Remembers what the last handle of a file, or a cut, leaves unsynced.
     pub(crate) fn leave_unsynced(&self, inode: InodeId, index: ChunkIndex, left: Unsynced) {
         let mut unsynced = self.unsynced.lock();
         let known = unsynced.entry((inode, index)).or_insert_with(|| left.clone());
@@ -113,11 +113,6 @@ impl Pool {
         self.unsynced.lock().range(all).map(|((_, i), u)| (*i, u.clone())).collect()
     }
 
-    /// A chunk was synced, or is not the file's any more.
-    pub(crate) fn synced(&self, inode: InodeId, index: ChunkIndex) {
-        self.unsynced.lock().remove(&(inode, index));
-    }
-
     /// That a member restarted before the writes were on disk is known now: whoever has the chunk may
     /// sync what is left of them.
     pub(crate) fn loss_was_told(&self, inode: InodeId, index: ChunkIndex) {
@@ -131,7 +126,7 @@ impl Pool {
         self.unsynced.lock().iter().map(|((inode, i), u)| (*inode, *i, u.clone())).collect()
     }
 
-    /// A chunk was synced as it was remembered; what was added since stays.
+    /// A chunk was synced as it was remembered, or is not the file's any more; what was added since stays.
     pub(crate) fn synced_as(&self, inode: InodeId, index: ChunkIndex, as_of: &Unsynced) {
         let mut unsynced = self.unsynced.lock();
         if unsynced.get(&(inode, index)) == Some(as_of) {

@@ -124,6 +124,13 @@ impl Default for Inner {
 }
 
 impl Inner {
+    /// Who acknowledged writes up to one that are not synced.
+    pub(crate) fn unsynced(&self, upto: u64) -> Option<Unsynced> {
+        let chunk = self.place.as_ref()?.place.chunk.id;
+        let first = self.held.front()?.seq;
+        (first <= upto).then(|| Unsynced { chunk, members: self.members.clone() })
+    }
+
     /// Takes out what is not needed any more.
     fn let_go(&mut self, upto: u64) -> Vec<Held> {
         let gone = self.held.partition_point(|h| h.seq <= upto);
@@ -426,9 +433,7 @@ impl Queue {
 
     /// What would be lost with this client's memory: who acknowledged writes that are not synced.
     pub(crate) fn unsynced(&self) -> Option<Unsynced> {
-        let q = self.inner.lock();
-        let chunk = q.place.as_ref()?.place.chunk.id;
-        (!q.held.is_empty()).then(|| Unsynced { chunk, members: q.members.clone() })
+        self.inner.lock().unsynced(u64::MAX)
     }
 }
 

@@ -507,11 +507,13 @@ impl Writer {
             self.queue.forget_synced();
         }
         let mut q = self.queue.inner.lock();
-        let mut cut_away = None;
+        let (mut cut_away, mut left) = (None, None);
         let was_cut = before.is_some_and(|b| b.id != now.id || q.truncates != Some(truncates));
         if was_cut {
             q.held.iter_mut().for_each(|h| h.number = None);
             cut_away = Some(q.committed);
+            // The cut may have left some of it: the next fsync has it on the disks, or tells that it is not there.
+            left = q.unsynced(q.committed).filter(|left| left.chunk == now.id);
         }
         if before != Some(now) {
             q.members.clear();
@@ -523,6 +525,9 @@ impl Writer {
         q.relocate = false;
         let moving = q.base.is_some();
         drop(q);
+        if let Some(left) = left {
+            self.cx.pool.leave_unsynced(self.cx.inode, self.queue.index, left);
+        }
         if let Some(upto) = cut_away {
             self.queue.cut_away(upto);
         }

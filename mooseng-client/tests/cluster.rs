@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use futures::StreamExt as _;
 use mooseng_client::{Filesystem, OpenFlags, embedded::Cluster};
-use mooseng_core::{attr::SetAttr, error::Errno};
+use mooseng_core::{attr::SetAttr, context::Credentials, error::Errno};
 use std::time::Duration;
 
 fn content(seed: u64, len: usize) -> Bytes {
@@ -162,6 +162,45 @@ async fn a_loss_is_told_also_when_a_later_handle_wrote_more() {
     assert_eq!(e.errno(), Errno::EIO);
     last.sync_all().await.unwrap();
     last.close().await.unwrap();
+}
+
+/// Whoever asks: it needs no right to write for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_users_fsync_reaches_what_an_earlier_handle_wrote() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let fs = cluster.client().await.unwrap().filesystem();
+    fs.create_dir("/d").await.unwrap();
+    fs.set_permissions("/d", 0o777).await.unwrap();
+    let [alice, bob] = [5, 6].map(|id| fs.with_credentials(Credentials::user(id, id)));
+    alice.write("/d/f", content(5, 300_000)).await.unwrap();
+    assert!(cluster.dirty_chunks() > 0, "closed, not synced");
+    let file = bob.open("/d/f").await.unwrap();
+    file.sync_all().await.unwrap();
+    assert_eq!(cluster.dirty_chunks(), 0);
+}
+
+/// What a cut did not touch is not synced by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_clients_cut_does_not_stand_for_a_sync() {
+    let mut cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let (fs, other) =
+        (cluster.client().await.unwrap().filesystem(), cluster.client().await.unwrap().filesystem());
+    let file = fs.create("/f").await.unwrap();
+    file.write_at(0, content(5, 1 << 20)).await.unwrap();
+    file.flush_all().await.unwrap();
+    other.set_attr("/f", SetAttr { size: Some(512 << 10), ..SetAttr::default() }).await.unwrap();
+    // What is not synced may be gone with those who had it in memory.
+    for at in 0..3 {
+        cluster.kill_chunkserver(at);
+    }
+    for at in 0..3 {
+        cluster.start_chunkserver(at).await.unwrap();
+    }
+    cluster.wait_ready(Duration::from_secs(30)).await.unwrap();
+    let e = file.sync_all().await.expect_err("the half that was not cut may be gone");
+    assert_eq!(e.errno(), Errno::EIO);
+    file.sync_all().await.unwrap();
+    file.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

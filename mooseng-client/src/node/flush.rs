@@ -66,18 +66,21 @@ impl Node {
         self.flush_now(true).await
     }
 
-    /// Syncs what handles that are closed now wrote through this client. A loss is told once; what is
-    /// there in spite of it goes to the disks with the next sync, so that its success binds.
+    /// Syncs what handles that are closed now wrote through this client, and what this one holds no more. A loss is
+    /// told once; what is there in spite of it goes to the disks with the next sync, so that its success binds. Whoever
+    /// asks, it is this client's own to be synced.
     async fn sync_left(&self) -> Result<()> {
+        let cx = Context { creds: Credentials::root(), ..self.cx.clone() };
         for (index, left) in self.cx.pool.unsynced(self.cx.inode) {
             self.state.lock().places.remove(&index);
-            let done = sync_chunk_left(&self.cx, index, &left).await;
+            let done = sync_chunk_left(&cx, index, &left).await;
             match &done {
+                Ok(()) => self.cx.pool.synced_as(self.cx.inode, index, &left),
                 Err(Error::Chunk { last: ChunkError::Lost { .. }, .. }) => {
                     self.cx.pool.loss_was_told(self.cx.inode, index);
                 }
-                Err(e) if e.is_retryable() => {}
-                _ => self.cx.pool.synced(self.cx.inode, index),
+                // Not synced is not forgotten.
+                Err(_) => {}
             }
             done?;
         }
@@ -229,11 +232,26 @@ impl Node {
             match layout.chunks.iter().find(|p| p.index == index).map(|p| p.chunk) {
                 Some(there) if there == chunk && queue.inner.lock().truncates == Some(now.truncates) => {}
                 Some(there) if there.id == chunk.id => queue.relocate(),
-                _ if !queue.is_synced() => queue.relocate(),
-                _ => drop(self.state.lock().queues.remove(&index)),
+                _ => self.follow_cut(&queue),
             }
         }
         Ok(())
+    }
+
+    /// The chunk of a queue is the file's no more: what it holds goes to another one, and without anything held it ends.
+    fn follow_cut(&self, queue: &Arc<Queue>) {
+        // Who writes has the state, too: nothing comes between the look and the end.
+        let mut s = self.state.lock();
+        if !s.queues.get(&queue.index).is_some_and(|w| Arc::ptr_eq(&w.queue, queue)) {
+            return;
+        }
+        if queue.is_synced() {
+            let gone = s.queues.remove(&queue.index);
+            drop(s);
+            drop(gone);
+        } else {
+            queue.relocate();
+        }
     }
 
     /// Writes the parts of a small file into its inode, on top of what is there.

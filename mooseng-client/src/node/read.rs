@@ -1,7 +1,7 @@
 //! Reading an open file.
 
 use super::*;
-use crate::reader::read_chunk;
+use crate::{ahead::FRESH, reader::read_chunk};
 use mooseng_core::{error::ChunkError, limits::LAYOUT_CHUNKS_MAX};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -84,8 +84,9 @@ impl Node {
 
     fn look(&self, at: u64, len: u64, reloaded: bool, again: bool) -> Look {
         let s = self.state.lock();
-        // The end may have moved, or somebody else changed the file between two looks at it.
-        let doubtful = s.change == 0 || at.saturating_add(len) > s.size;
+        // The end may have moved, or somebody else changed the file between two looks at it, or since a while.
+        let old = s.seen.is_none_or(|seen| seen.elapsed() >= FRESH);
+        let doubtful = old || s.change == 0 || at.saturating_add(len) > s.size;
         if doubtful && !reloaded && !s.is_dirty() {
             return Look::Reload;
         }

@@ -1,0 +1,90 @@
+//! Calls of a handle that are dropped half-way, and what a handle sees that stays open.
+#![cfg(feature = "embedded")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use futures::poll;
+use mooseng_client::{File, OpenFlags, embedded::Cluster};
+use std::{io::SeekFrom, pin::pin};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+
+const MIB: usize = 1 << 20;
+
+async fn open(cluster: &Cluster, path: &str, append: bool) -> File {
+    let flags = OpenFlags { read: true, write: true, create: true, append, ..OpenFlags::default() };
+    cluster.client().await.unwrap().filesystem().open_with(path, flags, 0o644).await.unwrap()
+}
+
+fn pieces(n: usize) -> Vec<u8> {
+    (0..n).flat_map(|i| std::iter::repeat_n(b'a' + i as u8, MIB)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_read_gives_nothing_to_a_later_one() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    open(&cluster, "/f", false).await.write_all(&pieces(3)).await.unwrap();
+    let mut file = open(&cluster, "/f", false).await;
+    // The first one's close goes on in the background.
+    while file.metadata().await.unwrap().size < 3 * MIB as u64 {
+        tokio::task::yield_now().await;
+    }
+    let mut buf = [0; 10];
+    assert!(poll!(pin!(file.read(&mut buf))).is_pending());
+    file.seek(SeekFrom::Start(2 * MIB as u64)).await.unwrap();
+    file.read_exact(&mut buf).await.unwrap();
+    assert_eq!(&buf, b"cccccccccc");
+    // What it read ahead is not what it has written since.
+    let at = 2 * MIB as u64 + 10;
+    file.write_at(at, &b"0123456789"[..]).await.unwrap();
+    file.read_exact(&mut buf).await.unwrap();
+    assert_eq!(&buf, b"0123456789");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_write_gives_nothing_to_a_later_one() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let mut file = open(&cluster, "/f", true).await;
+    // An append asks for the end first.
+    assert!(poll!(pin!(file.write(b"the first, which is dropped"))).is_pending());
+    file.write_all(b"the second").await.unwrap();
+    file.sync_all().await.unwrap();
+    assert_eq!(&file.read_at(0, 100).await.unwrap()[..], b"the second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_flush_does_not_stand_for_a_later_one() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let (mut file, other) = (open(&cluster, "/f", false).await, open(&cluster, "/f", false).await);
+    file.write_at(0, pieces(1)).await.unwrap();
+    // Stays as far as it comes in these polls.
+    let mut polls = 0;
+    while polls < 3 && poll!(pin!(file.flush())).is_pending() {
+        polls += 1;
+    }
+    file.write_at(MIB as u64, &b"and more"[..]).await.unwrap();
+    file.flush().await.unwrap();
+    assert_eq!(&other.read_at(MIB as u64, 100).await.unwrap()[..], b"and more");
+}
+
+/// No later than some two seconds: what a picture of the file allows, and what was read ahead by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_handle_sees_what_others_wrote_without_being_told() {
+    let cluster = Cluster::builder().masters(1).start().await.unwrap();
+    for len in [100, MIB] {
+        let path = format!("/{len}");
+        let (reader, writer) = (open(&cluster, &path, false).await, open(&cluster, &path, false).await);
+        writer.write_at(0, vec![b'o'; len]).await.unwrap();
+        writer.sync_all().await.unwrap();
+        let old = reader.read_at(0, len as u64).await.unwrap();
+        assert!(old.len() == len && old.iter().all(|b| *b == b'o'));
+        // A replaced chunk, and another end.
+        writer.set_len(0).await.unwrap();
+        writer.write_at(0, vec![b'n'; len / 2]).await.unwrap();
+        writer.sync_all().await.unwrap();
+        let seen = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+            while reader.read_at(0, 10).await.unwrap()[..] != [b'n'; 10] {
+                tokio::task::yield_now().await;
+            }
+        });
+        seen.await.expect("it is seen");
+    }
+}
