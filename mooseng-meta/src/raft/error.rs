@@ -110,9 +110,11 @@ impl From<RaftFailure> for MetaError {
     fn from(e: RaftFailure) -> Self {
         match e {
             RaftFailure::NotLeader { leader } => Self::NotLeader { leader },
-            RaftFailure::NoQuorum(_) | RaftFailure::Unknown(_) => Self::NoQuorum(e.to_string()),
+            // Another master may answer what one that ends cannot.
+            RaftFailure::NoQuorum(_) | RaftFailure::Unknown(_) | RaftFailure::Stopped(_) => {
+                Self::NoQuorum(e.to_string())
+            }
             RaftFailure::TooLarge { .. } | RaftFailure::Members(_) => Self::Invalid(e.to_string()),
-            RaftFailure::Stopped(_) => Self::Internal(e.to_string()),
         }
     }
 }
