@@ -271,11 +271,6 @@ impl Node {
         attr.change > s.change
     }
 
-    /// For one who asks the masters while the read runs: what is known serves until they have answered.
-    pub(crate) fn trust(&self) {
-        self.state.lock().seen = Some(Instant::now());
-    }
-
     /// This client changed the file's attributes.
     pub(crate) fn note_change(&self, change: u64) {
         let mut s = self.state.lock();

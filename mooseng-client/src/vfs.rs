@@ -394,7 +394,6 @@ impl Vfs {
 
     async fn read_and_ask(&self, fh: FileHandle, node: &Node, at: u64, len: u64) -> Result<Bytes> {
         let before = node.epoch();
-        node.trust();
         let (changed, data) = futures::future::join(self.refresh(fh), self.read(fh, at, len)).await;
         // A read past the end looks at the file anew by itself; what it had until then may be old.
         if changed? || node.epoch() != before { self.read(fh, at, len).await } else { data }

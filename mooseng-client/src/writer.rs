@@ -82,6 +82,8 @@ struct Progress {
 }
 
 struct Stream {
+    /// Where it goes.
+    place: Place,
     frames: mpsc::Sender<Frame>,
     progress: watch::Receiver<Progress>,
     task: tokio::task::JoinHandle<()>,
@@ -221,7 +223,7 @@ impl Writer {
             self.open().await?;
         }
         self.push();
-        let Some(Stream { progress, moved, look, .. }) = &mut self.stream else { return Ok(()) };
+        let Some(Stream { place, progress, moved, look, .. }) = &mut self.stream else { return Ok(()) };
         let (ask, until) = (*moved + FIRST_LOOK, *moved + WRITE_PATIENCE);
         let silence = async {
             match look.as_mut() {
@@ -242,7 +244,7 @@ impl Writer {
             () = self.queue.work.notified() => {}
             () = silence => match look {
                 Some(_) => return Err(gone().into()),
-                None => *look = self.queue.place().map(|place| goes_silent(self.cx.clone(), place).boxed()),
+                None => *look = Some(goes_silent(self.cx.clone(), place.clone()).boxed()),
             },
             () = tokio::time::sleep_until(until) => return Err(silent().into()),
         }
@@ -367,10 +369,10 @@ impl Writer {
         let req = WriteRequest {
             chunk: place.place.chunk,
             chain,
-            makers: place.place.makers,
+            makers: place.place.makers.clone(),
             head: None,
             session: self.session,
-            capability: place.capability,
+            capability: place.capability.clone(),
         };
         let (said, progress) = watch::channel(Progress::default());
         let task = tokio::spawn(async move {
@@ -399,7 +401,8 @@ impl Writer {
             said.send_modify(|p| p.failed = Some(failed));
         });
         self.queue.rewind();
-        self.stream = Some(Stream { frames, progress, task, sent: 0, moved: Instant::now(), look: None });
+        let moved = Instant::now();
+        self.stream = Some(Stream { place, frames, progress, task, sent: 0, moved, look: None });
         Ok(())
     }
 

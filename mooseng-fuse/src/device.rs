@@ -23,8 +23,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-const DEVICE: &str = "/dev/fuse";
-
 /// Mounts at `point`: by itself where that is permitted, else by fusermount3.
 pub(crate) fn mounted(point: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
     if geteuid().is_root() {
@@ -38,7 +36,7 @@ pub(crate) fn mounted(point: &Path, options: &MountOptions) -> io::Result<OwnedF
 }
 
 fn by_syscall(point: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
-    let device = File::options().read(true).write(true).open(DEVICE)?;
+    let device = File::options().read(true).write(true).open(point::DEVICE)?;
     let mut data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},subtype={}",
         device.as_raw_fd(),

@@ -15,7 +15,7 @@ use std::{
     process::Command,
 };
 
-const DEVICE: &str = "/dev/fuse";
+pub(crate) const DEVICE: &str = "/dev/fuse";
 pub(crate) const HELPER: &str = "fusermount3";
 
 /// The mount point's full path, when it can be mounted on. What a dead mount left there is cleared.

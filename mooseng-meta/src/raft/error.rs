@@ -118,3 +118,14 @@ impl From<RaftFailure> for MetaError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_master_that_ends_cannot_answer_is_asked_of_another() {
+        let e = MetaError::from(RaftFailure::Stopped("its disk failed".into()));
+        assert!(e.is_retryable() && e.outcome() == Outcome::Unknown, "{e}");
+    }
+}
