@@ -7,12 +7,13 @@ use futures::TryStreamExt as _;
 use mooseng_client::{Client, Error, OpenFlags, embedded::Cluster};
 use mooseng_core::{
     attr::SetAttr,
+    capability::Capability,
     chunk::{ChunkStore as _, ReadRequest},
     context::CallContext,
     error::{ChunkError, MetaError},
     ids::{ChunkIndex, Offset},
     limits::BLOCK_BYTES,
-    meta::{CommitWrite, GetLayout},
+    meta::{ChunkPlace, CommitWrite, GetLayout},
     net::Role,
     rpc::RemoteChunks,
     seam::Rng,
@@ -30,12 +31,7 @@ pub async fn theft(cluster: &Cluster, owner: &Client) -> Result<()> {
     let at = GetLayout { inode: file.attr().inode, from: ChunkIndex(0), count: 1 };
     let layout = owner.request(at).await?;
     let place = layout.chunks.first().context("the loot has no chunk")?;
-    let head = place.chain.first().context("a chunk without a head")?;
-    let thief = cluster.transport(Role::Client, 97, "thief").connect(&head.addr).await?;
-    let req =
-        ReadRequest { chunk: place.chunk, at: Offset(0), len: BLOCK_BYTES, capability: layout.capability };
-    let cx = CallContext::internal(Duration::from_secs(5));
-    let read = async { RemoteChunks::new(thief).read(&cx, req).await?.try_collect::<Vec<_>>().await };
+    let read = ask_head(cluster, "thief", place, layout.capability);
     match read.await {
         Err(ChunkError::Forbidden(_)) => {}
         Ok(_) => bail!("a capability was good in another client's hand"),
@@ -43,6 +39,22 @@ pub async fn theft(cluster: &Cluster, owner: &Client) -> Result<()> {
     }
     file.close().await?;
     Ok(())
+}
+
+/// What a chunk's head answers to a node of this name that asks for the chunk's first block, past all that
+/// a client does: it may know nothing of a change of the chain. Errors: those of the head.
+pub async fn ask_head(
+    cluster: &Cluster,
+    name: &str,
+    place: &ChunkPlace,
+    capability: Option<Capability>,
+) -> Result<Vec<u8>, ChunkError> {
+    let head = place.chain.first().ok_or(ChunkError::NotFound(place.chunk.id))?;
+    let store = RemoteChunks::new(cluster.transport(Role::Client, 97, name).connect(&head.addr).await?);
+    let req = ReadRequest { chunk: place.chunk, at: Offset(0), len: BLOCK_BYTES, capability };
+    let cx = CallContext::internal(Duration::from_secs(5));
+    let frames: Vec<_> = store.read(&cx, req).await?.try_collect().await?;
+    Ok(frames.iter().flat_map(|f| f.data.iter().copied().chain((0..f.head.hole).map(|_| 0))).collect())
 }
 
 /// A commit that was under way while another client cut the file does not make it longer again. Errors: it does.

@@ -25,17 +25,18 @@ const THREADS: usize = 2;
 const fn caught_by(bug: Bug) -> u64 {
     match bug {
         Bug::CapabilityUnbound | Bug::CommitAfterTruncate => 0,
-        Bug::BadTailCut | Bug::PurgePastDurable => 1,
+        Bug::BadTailCut => 1,
         Bug::AckBeforeQuorum => 2,
+        Bug::PurgePastDurable => 4,
         Bug::DeposedReads => 12,
         Bug::ReplyDropped => 14,
+        Bug::SuspectServed => 17,
         Bug::VersionUnchecked => 19,
-        Bug::SurplusDeletedEarly => 21,
-        Bug::SuspectServed => 29,
+        Bug::SurplusDeletedEarly => 22,
         Bug::CopyUncompared => 31,
         Bug::FsyncSkipped => 34,
         Bug::IncarnationIgnored => 59,
-        Bug::RepeatApplied => 107,
+        Bug::RepeatApplied => 132,
         Bug::FenceNotAwaited => 144,
     }
 }

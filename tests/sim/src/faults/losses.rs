@@ -3,9 +3,9 @@
 
 use super::{
     End, NODES, Node, Troublemaker,
-    drills::{AT, VALUE, open, try_for, value},
+    drills::{AT, EXTRAS, VALUE, open, try_for, value},
 };
-use crate::weather::Wall;
+use crate::{acts::ask_head, weather::Wall};
 use anyhow::{Context as _, Result, ensure};
 use mooseng_core::{ids::ChunkIndex, meta::GetLayout};
 use std::time::Duration;
@@ -14,8 +14,6 @@ use std::time::Duration;
 const STEP: Duration = Duration::from_secs(10);
 /// A chunkserver that has started hears from the masters.
 const KEYS_COME: Duration = Duration::from_millis(1500);
-/// What was read ahead is not used any more.
-const READ_AHEAD_ENDS: Duration = Duration::from_millis(1200);
 
 impl Troublemaker {
     /// The power of these chunkservers fails, and comes back at once.
@@ -41,42 +39,37 @@ impl Troublemaker {
     /// did, with what was there before.
     pub(super) async fn suspect(&mut self) -> Result<()> {
         let path = format!("/suspect-{}", self.pick(1 << 40));
-        let (heir, asker) = (self.extras.heir.clone(), self.extras.asker.filesystem());
+        let (heir, asker) = (self.extras.heir.clone(), self.extras.asker.clone());
         let Some(file) = open(&heir.filesystem(), &path, true).await else { return Ok(()) };
-        let first = async {
+        let at = GetLayout { inode: file.attr().inode, from: ChunkIndex(0), count: 1 };
+        let written = async {
             file.write_at(AT, value(1)).await?;
             file.sync_all().await?;
-            heir.request(GetLayout { inode: file.attr().inode, from: ChunkIndex(0), count: 1 }).await
-        };
-        let Some(layout) = try_for(STEP, first).await else { return Ok(()) };
-        let head = layout.chunks.first().and_then(|c| c.chain.first()).context("a chunk without a head")?;
-        let head = head.addr.clone();
-        let at = (0..NODES).find(|n| Node::Chunkserver(*n).name() == head).context("a head of no name")?;
-        let Some(reader) = open(&asker, &path, false).await else { return Ok(()) };
-        if try_for(STEP, reader.read_at(AT, VALUE as u64)).await.is_none() {
-            return Ok(());
-        }
-        let second = async {
             file.write_at(AT, value(2)).await?;
-            file.flush_all().await
+            file.flush_all().await?;
+            asker.request(at).await
         };
-        let (age, done) = (self.age(), try_for(STEP, second).await);
-        if done.is_none() {
-            return Ok(());
-        }
+        let (age, written) = (self.age(), try_for(STEP * 2, written).await);
+        let Some(layout) = written else { return Ok(()) };
+        let place = layout.chunks.first().context("a file without a chunk")?;
+        let head = place.chain.first().context("a chunk without a head")?.addr.clone();
+        let at = (0..NODES).find(|n| Node::Chunkserver(*n).name() == head).context("a head of no name")?;
         // Nobody fills it.
         for other in (0..NODES).filter(|n| *n != at) {
             self.stage.weather.wall(Wall::Between(Node::Chunkserver(other).name(), head.clone()));
         }
-        tokio::time::sleep(READ_AHEAD_ENDS).await;
         self.flicker(&[at]).await?;
         // It needs the masters' keys before it answers anybody.
         tokio::time::sleep(KEYS_COME).await;
-        for _ in 0..4 {
-            let read = try_for(Duration::from_secs(2), reader.read_at(AT, VALUE as u64)).await;
-            if let Some(read) = read.filter(|_| self.age() == age) {
-                ensure!(read == value(2), "{path} shows what {head} had before what every replica had taken");
-            }
+        let read = ask_head(&self.cluster, EXTRAS[2], place, layout.capability.clone()).await;
+        if let Ok(read) = read
+            && self.age() == age
+        {
+            let shown = read.get(AT as usize..).and_then(|r| r.get(..VALUE));
+            ensure!(
+                shown == Some(&value(2)),
+                "{path} shows what {head} had before what every replica had taken"
+            );
         }
         Ok(())
     }
