@@ -85,6 +85,12 @@ impl Access {
         if told || ended { Err(ChunkError::Fenced) } else { Ok(()) }
     }
 
+    /// Whether a session has ended for good.
+    pub fn is_over(&self, session: SessionId) -> bool {
+        let r = self.rules.lock();
+        session < r.next_session && !r.living.contains_key(&session)
+    }
+
     /// Writes wait for the first orders: sessions may have ended while the server was down.
     pub fn may_write(&self) -> Result<(), ChunkError> {
         match self.rules.lock().ordered {

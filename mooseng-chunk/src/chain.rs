@@ -258,6 +258,7 @@ async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Resu
     }
     let mut numbers = slot.numbers.lock();
     for (session, number) in told {
+        shared.has_room(&mut numbers, session)?;
         numbers.applied(session, number);
     }
     numbers.complete = true;

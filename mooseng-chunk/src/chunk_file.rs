@@ -78,6 +78,8 @@ pub(crate) struct ChunkFile {
     since: Option<BTreeSet<u64>>,
     /// Whether one of the two headers did not verify.
     rotten_header: bool,
+    /// Whether the twin of the newest durable header waits for a flush.
+    twin_waits: bool,
     file_len: u64,
 }
 
@@ -89,6 +91,18 @@ pub(crate) enum FileError {
     Damaged(u64, u64),
     /// The disk's redo log has no room at the moment: the same write may come again.
     LogFull,
+}
+
+/// After it nobody knows what is on the disk of what the kernel had.
+#[derive(Debug, thiserror::Error)]
+#[error("it could not be flushed: {0}")]
+pub(crate) struct FlushFailed(io::Error);
+
+impl FlushFailed {
+    /// Whether an error is one.
+    pub fn is(e: &io::Error) -> bool {
+        e.get_ref().is_some_and(|e| e.is::<Self>())
+    }
 }
 
 impl From<io::Error> for FileError {
@@ -169,6 +183,7 @@ impl ChunkFile {
             torn: false,
             since: None,
             rotten_header: false,
+            twin_waits: false,
             file_len: 0,
         };
         // Both slots take their room now: a sync needs none, however full the disk is by then.
@@ -199,13 +214,23 @@ impl ChunkFile {
 
     /// A write that found no room has changed nothing; after a failed flush nobody knows what is there.
     pub fn flush(&self) -> io::Result<()> {
-        self.file.sync().map_err(|e| io::Error::other(format!("it could not be flushed: {e}")))
+        self.file.sync().map_err(|e| io::Error::other(FlushFailed(e)))
+    }
+
+    /// Makes the newest header durable.
+    fn flush_twin(&mut self) -> io::Result<()> {
+        if self.twin_waits {
+            self.flush()?;
+            self.twin_waits = false;
+        }
+        Ok(())
     }
 
     /// Makes durable what was written to the file. The header that goes with it names the pages of the
     /// sync before, for those of this one may be torn with it; its twin, which follows, names these, so
     /// that neither an older header nor an older page is taken for the newest when one is damaged. So it is
-    /// with the write numbers.
+    /// with the write numbers. One session's may come to the disk with what follows: what it repeats undoes
+    /// nothing but its own. Those of several are durable at once.
     fn harden(&mut self) -> io::Result<()> {
         self.write_header()?;
         self.flush()?;
@@ -218,11 +243,14 @@ impl ChunkFile {
             self.header.log_seq = self.logged;
             self.behind = false;
         }
-        self.header.writers = self.numbers.lock().list();
+        let writers = self.numbers.lock().list();
+        let fresh = writers.iter().filter(|w| !self.header.writers.contains(w)).count();
+        self.header.writers = writers;
         // The one that is durable stays until this one is.
         self.put_header()?;
         self.rotten_header = false;
-        Ok(())
+        self.twin_waits = true;
+        if fresh > 1 { self.flush_twin() } else { Ok(()) }
     }
 
     fn write_pages(&mut self, pages: Range<usize>) -> io::Result<()> {
@@ -462,7 +490,10 @@ impl ChunkFile {
         };
         self.header.version = version;
         self.header.members = members;
+        self.apply_images(redo)?;
+        self.owes_nothing(redo);
         self.sync_file(redo)?;
+        self.flush_twin()?;
         Ok(damaged)
     }
 

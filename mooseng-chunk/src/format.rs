@@ -27,7 +27,7 @@ const STAMPS_AT: usize = 1024;
 const WRITTEN_AT: usize = 1536;
 const WRITERS_AT: usize = 2048;
 /// Sessions whose write numbers are remembered per chunk.
-pub const WRITERS_MAX: usize = 64;
+pub const WRITERS_MAX: usize = 127;
 
 const _: () = assert!(TABLE_AT + (2 * TABLE_PAGES * PAGE) as u64 <= DATA_AT && STAMP_AT + 8 <= PAGE);
 const _: () =

@@ -31,6 +31,20 @@ impl Numbers {
         }
     }
 
+    /// Takes those of a record for all that there are.
+    pub fn are(&mut self, writers: Vec<Writer>) {
+        self.last = writers.into_iter().collect();
+    }
+
+    /// Whether a write of a session can be remembered. Sessions that are over are forgotten for it: nothing of
+    /// them is admitted any more. One that is not may repeat what it wrote.
+    pub fn has_room(&mut self, session: SessionId, is_over: impl Fn(SessionId) -> bool) -> bool {
+        if self.last.len() >= WRITERS_MAX && !self.last.contains_key(&session) {
+            self.last.retain(|s, _| !is_over(*s));
+        }
+        self.last.len() < WRITERS_MAX || self.last.contains_key(&session)
+    }
+
     /// Whether a frame is to be applied. The first of a stream may leave numbers out: those were
     /// given up by their writer.
     pub fn admit(&self, session: SessionId, number: WriteNumber, first: bool) -> Result<bool, WriteNumber> {
@@ -41,14 +55,10 @@ impl Numbers {
         }
     }
 
+    /// Remembers a write, for which there was room.
     pub fn applied(&mut self, session: SessionId, number: WriteNumber) {
         let last = self.last.entry(session).or_default();
         *last = number.max(*last);
-        if self.last.len() > WRITERS_MAX
-            && let Some(oldest) = self.last.keys().copied().find(|s| *s != session)
-        {
-            self.last.remove(&oldest);
-        }
     }
 
     /// All, when one more is there.

@@ -18,7 +18,7 @@ use mooseng_core::{
     rpc::RemoteChunks,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     ops::Range,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -32,9 +32,12 @@ const AHEAD_ROUNDS: usize = 2;
 /// Blocks asked for at once.
 const STEP: u64 = FRAME_BYTES_MAX as u64 / BLOCK_BYTES;
 
-/// Makes the replica here equal to the first of `from` that can be read; blocks that are damaged
-/// there come from the next. A block that verifies nowhere does not keep the others from having their
-/// copies: it is damaged here too, unless this replica has it.
+/// Makes the replica here equal to the first of `from`, and to no other: of the rest each may be on its way to
+/// become equal to it. Blocks that are damaged there come from the next. A block that verifies nowhere does not keep
+/// the others from having their copies: it is damaged here too, unless this replica has it.
+///
+/// A member of the version, or of the one before it, changes nothing before all has come that it is to be: until
+/// then it may be what another is made equal to.
 pub(crate) async fn pull(
     shared: &Arc<Shared>,
     chunk: ChunkRef,
@@ -45,31 +48,59 @@ pub(crate) async fn pull(
     shared.stop_ahead(chunk.id);
     if !slot.known.lock().made {
         // Nothing is made here before there is something to copy.
-        table_of(shared, chunk, &from).await?;
+        table_of(shared, chunk, &from, Truth::First).await?;
     }
     let guard = opened(shared, &slot, term).await?;
-    let here = slot.known.lock().version;
+    let known = *slot.known.lock();
+    let here = known.version;
     if here > chunk.version {
         return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
     }
-    // A member of this version, or of the one that it is made of, has all that was ever synced, holes
-    // included.
+    let is_damaged = shared.damaged.lock().contains(&chunk.id);
+    let is_good = here == chunk.version && known.state == ReplicaState::Good && !is_damaged;
+    if is_good && *slot.equalised.lock() == Some(here) {
+        // A repeat, which came late: it may have been written since.
+        drop(guard);
+        return shared.stat(chunk.id);
+    }
+    // Who has all that was ever synced, holes included.
     let was_member = here > ChunkVersion(0) && (here == chunk.version || here.next() == chunk.version);
-    // Not served while it is being made, nor when that fails: it is neither the old nor the new.
-    slot.known.lock().state = ReplicaState::Suspect;
-    let (table, sources) = table_of(shared, chunk, &from).await?;
+    let unserved = Unserved::begin(&slot);
+    let (table, sources) = table_of(shared, chunk, &from, Truth::First).await?;
+    // Nothing is written there while its version is not open.
+    let numbers = numbers_of(chunk, &sources).await?;
     let (mut guard, own, damaged) = own_table(shared, &slot, guard).await?;
     let work = differences(&own, &damaged, &table);
-    if !work.is_empty() || own.length != table.length {
-        guard = begin(shared, &slot, guard).await?;
-    }
-    let (mut nowhere, mut kept) = (Vec::new(), false);
-    for (blocks, hole) in work {
+    let get = async |blocks: Range<u64>, hole: bool| {
         let got = match hole {
             true => vec![],
             false => fetch(shared, chunk, &sources, &blocks, &table).await?,
         };
-        for part in parts(blocks, got) {
+        Ok::<_, ChunkError>(parts(blocks, got))
+    };
+    let bytes: u64 =
+        work.iter().filter(|(_, hole)| !hole).map(|(b, _)| (b.end - b.start) * BLOCK_BYTES).sum();
+    let mut gathered = VecDeque::new();
+    let _room = if was_member {
+        let room = shared.room_to_gather(bytes).await?;
+        for (blocks, hole) in &work {
+            gathered.push_back(get(blocks.clone(), *hole).await?);
+        }
+        Some(room)
+    } else {
+        None
+    };
+    if !work.is_empty() || own.length != table.length {
+        guard = begin(shared, &slot, guard).await?;
+    }
+    unserved.stays();
+    let (mut nowhere, mut kept) = (Vec::new(), false);
+    for (blocks, hole) in work {
+        let parts = match gathered.pop_front() {
+            Some(parts) => parts,
+            None => get(blocks, hole).await?,
+        };
+        for part in parts {
             guard = match part {
                 Part::Blocks(blocks, frames) => put(shared, &slot, guard, blocks, frames).await?,
                 Part::Nowhere(block) if was_member && !damaged.contains(&block) => {
@@ -86,7 +117,7 @@ pub(crate) async fn pull(
     }
     // Where the source's block could not be had, what its numbers claim may not be here: it is taken again.
     let whole = !kept && nowhere.is_empty();
-    let numbers = if whole { numbers_of(chunk, &sources).await? } else { vec![] };
+    let numbers = if whole { numbers } else { vec![] };
     let guard = finish(shared, &slot, guard, chunk.version, table.length, numbers).await?;
     match nowhere.first() {
         None => drop(shared.damaged.lock().remove(&chunk.id)),
@@ -96,6 +127,43 @@ pub(crate) async fn pull(
     shared.is_made(&slot, whole).await?;
     drop(guard);
     shared.stat(chunk.id)
+}
+
+/// A replica that is not served while it is made equal to another; nor when that fails once it has begun, for it is
+/// neither the old nor the new then. Dropped before, it is as it was.
+struct Unserved<'a> {
+    slot: &'a Slot,
+    before: Option<ReplicaState>,
+}
+
+impl<'a> Unserved<'a> {
+    /// Under the order lock.
+    fn begin(slot: &'a Slot) -> Self {
+        let before = std::mem::replace(&mut slot.known.lock().state, ReplicaState::Suspect);
+        Self { slot, before: Some(before) }
+    }
+
+    fn stays(mut self) {
+        self.before = None;
+    }
+}
+
+impl Drop for Unserved<'_> {
+    fn drop(&mut self) {
+        let mut known = self.slot.known.lock();
+        if let Some(before) = self.before.filter(|_| known.state == ReplicaState::Suspect) {
+            known.state = before;
+        }
+    }
+}
+
+/// Whose table counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Truth {
+    /// That of the first source.
+    First,
+    /// That of the first source that answers.
+    Any,
 }
 
 /// Copies what an open version has, ahead of the bump that makes this server a member of the next. What is here then
@@ -115,7 +183,7 @@ pub(crate) async fn pull_ahead(
     let slot = shared.place_of_copy(chunk)?;
     let stop = slot.begin_ahead();
     let copy = async {
-        let (table, sources) = table_of(shared, chunk, &from).await?;
+        let (table, sources) = table_of(shared, chunk, &from, Truth::Any).await?;
         let guard = opened(shared, &slot, term).await?;
         is_older(&slot, chunk)?;
         slot.known.lock().state = ReplicaState::Suspect;
@@ -127,7 +195,7 @@ pub(crate) async fn pull_ahead(
             let there = (chunk, &sources, table.length);
             guard = copy_ahead(shared, &slot, guard, there, &mut own, work).await?;
             // Who does not answer any more has another version: the bump has begun.
-            let Ok((now, _)) = table_of(shared, chunk, &from).await else { break };
+            let Ok((now, _)) = table_of(shared, chunk, &from, Truth::Any).await else { break };
             table = now;
             work = differences(&own, &BTreeSet::new(), &table);
             if work.iter().map(|(run, _)| run.end - run.start).sum::<u64>() <= STEP {
@@ -140,13 +208,14 @@ pub(crate) async fn pull_ahead(
         let (guard, flushed) = slot.with(true, guard, flush).await.map_err(|e| shared.disk_error(e))?;
         if let Err(e) = flushed {
             // What the kernel has of it may never reach the disk, and would verify all the same.
+            slot.disk.failed(&e);
             if shared.slot(chunk.id).is_ok_and(|there| Arc::ptr_eq(&there, &slot)) {
                 shared.remove_file(&slot, guard).await?;
             } else {
                 drop(guard);
                 shared.stop_filling(chunk.id).await;
             }
-            return Err(shared.note(&slot, FileError::Io(e)));
+            return Err(FileError::Io(e).of(chunk.id, shared.server));
         }
         drop(guard);
         shared.stat(chunk.id)
@@ -228,8 +297,8 @@ async fn own_table(
 async fn begin(shared: &Shared, slot: &Slot, guard: Guard) -> Result<Guard, ChunkError> {
     let guard = shared.mark_dirty(slot, guard).await?;
     let noted = slot.known.clone();
-    let begin = move |inside: &mut Inside, _: &DataDisk| {
-        inside.file.as_mut().ok_or_else(stopped)?.begin_copy()?;
+    let begin = move |inside: &mut Inside, disk: &DataDisk| {
+        inside.file.as_mut().ok_or_else(stopped)?.begin_copy(&disk.redo)?;
         noted.lock().version = ChunkVersion(0);
         Ok(())
     };
@@ -331,12 +400,13 @@ async fn finish(
     };
     let (guard, done) = slot.with(true, guard, finish).await.map_err(|e| shared.disk_error(e))?;
     done.map_err(|e| shared.poisoned(slot, e))?;
+    *slot.equalised.lock() = Some(version);
     Ok(guard)
 }
 
 type Sources = Vec<RemoteChunks>;
 
-/// What the source of the table had applied. Nothing is written while its version is not open.
+/// What the source of the table had applied.
 async fn numbers_of(chunk: ChunkRef, sources: &Sources) -> Result<Vec<(SessionId, WriteNumber)>, ChunkError> {
     let source = sources.first().ok_or(ChunkError::NotFound(chunk.id))?;
     match source.control(&CallContext::internal(ANSWER), Control::Numbers { chunk, head: None }).await? {
@@ -345,32 +415,36 @@ async fn numbers_of(chunk: ChunkRef, sources: &Sources) -> Result<Vec<(SessionId
     }
 }
 
+/// The table that counts, and all that can be asked for blocks, whose table it is first.
 async fn table_of(
     shared: &Shared,
     chunk: ChunkRef,
     from: &[Replica],
+    truth: Truth,
 ) -> Result<(ChecksumTable, Sources), ChunkError> {
     let (mut table, mut sources) = (None, Vec::new());
     let mut last = ChunkError::NotFound(chunk.id);
     for replica in from {
-        let c = match shared.peers.get(&replica.addr, shared.chain_patience).await {
-            Ok(c) => RemoteChunks::new(c),
-            Err(e) => {
-                last = e.into();
-                continue;
+        let asked = async {
+            let c = RemoteChunks::new(shared.peers.get(&replica.addr, shared.chain_patience).await?);
+            if table.is_some() {
+                return Ok((None, c));
             }
-        };
-        if table.is_none() {
-            match c.control(&CallContext::internal(ANSWER), Control::Table { chunk }).await {
-                Ok(ControlReply::Table(t)) => table = Some(t),
-                Ok(_) => continue,
-                Err(e) => {
-                    last = e;
-                    continue;
+            match c.control(&CallContext::internal(ANSWER), Control::Table { chunk }).await? {
+                ControlReply::Table(t) => Ok((Some(t), c)),
+                _ => {
+                    Err(ChunkError::Invalid("a question for a table was answered with something else".into()))
                 }
             }
+        };
+        match asked.await {
+            Ok((told, c)) => {
+                table = table.or(told);
+                sources.push(c);
+            }
+            Err(e) if table.is_none() && truth == Truth::First => return Err(e),
+            Err(e) => last = e,
         }
-        sources.push(c);
     }
     table.map(|t| (t, sources)).ok_or(last)
 }

@@ -3,8 +3,10 @@
 
 use crate::{
     access::Access,
-    chunk_file::FileError,
+    chunk_file::{FileError, FlushFailed},
     disk::DataDisk,
+    format::WRITERS_MAX,
+    numbers::Numbers,
     peers::Peers,
     slot::{Inside, Known, Sending, Slot, stopped},
 };
@@ -28,7 +30,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{OwnedMutexGuard, RwLock};
+use tokio::sync::{OwnedMutexGuard, RwLock, Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Counters of what a store did.
@@ -50,6 +52,10 @@ pub struct Counters {
     pub damages: AtomicU64,
 }
 
+/// In which steps the memory of copies is counted.
+pub(crate) const GATHER_UNIT: u64 = FRAME_BYTES_MAX as u64;
+/// Bytes that copies gather at a time.
+pub(crate) const GATHER_BYTES: u64 = 2 * CHUNK_BYTES;
 /// Deleted chunks that are remembered: the newest.
 const DELETED_MAX: usize = 65_536;
 
@@ -74,12 +80,20 @@ pub(crate) struct Shared {
     pub admitted: RwLock<()>,
     /// The highest term on the disks.
     pub kept_term: tokio::sync::Mutex<Term>,
+    /// Of what copies gather in memory at a time, in units of [`GATHER_UNIT`].
+    pub gathers: Semaphore,
     pub tasks: TaskTracker,
     /// The process has died, as far as its tasks are to know.
     pub crashed: CancellationToken,
 }
 
 impl Shared {
+    /// Room for what a copy gathers before it changes anything: of a chunk at most.
+    pub async fn room_to_gather(&self, bytes: u64) -> Result<SemaphorePermit<'_>, ChunkError> {
+        let permits = bytes.min(CHUNK_BYTES).div_ceil(GATHER_UNIT) as u32;
+        self.gathers.acquire_many(permits).await.map_err(|_| self.disk_error(stopped()))
+    }
+
     /// Runs work that outlives its caller, but not this server.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let crashed = self.crashed.clone();
@@ -206,7 +220,7 @@ impl Shared {
         if known.made {
             is_good(req.chunk, known)?;
         }
-        admits(slot, req.session.id, number, first).map(|admitted| !admitted)
+        self.admits(slot, req.session.id, number, first).map(|admitted| !admitted)
     }
 
     /// Before the head sends a frame on: there is room for it here, and the note that the chunk is
@@ -247,6 +261,31 @@ impl Shared {
         Ok(guard)
     }
 
+    fn admits(
+        &self,
+        slot: &Slot,
+        session: SessionId,
+        number: WriteNumber,
+        first: bool,
+    ) -> Result<bool, ChunkError> {
+        let mut numbers = slot.numbers.lock();
+        self.has_room(&mut numbers, session)?;
+        numbers.admit(session, number, first).map_err(|expected| {
+            let (expected, got) = (expected.get(), number.get());
+            ChunkError::OutOfOrder { chunk: slot.id, expected, got }
+        })
+    }
+
+    /// Whether a session's writes can be remembered beside those of all others that live.
+    pub fn has_room(&self, numbers: &mut Numbers, session: SessionId) -> Result<(), ChunkError> {
+        if numbers.has_room(session, |s| self.access.is_over(s)) {
+            return Ok(());
+        }
+        Err(ChunkError::Invalid(format!(
+            "{WRITERS_MAX} sessions that live have written to this chunk, and there is no room for another: end clients that do not need it"
+        )))
+    }
+
     /// Applies one verified frame in its turn; waits while the disk's redo log has no room for it.
     pub async fn apply(
         &self,
@@ -276,7 +315,7 @@ impl Shared {
     ) -> Result<bool, ChunkError> {
         let guard = self.open_to_write(slot, req).await?;
         let (session, number) = (req.session.id, frame.head.number);
-        if !admits(slot, session, number, first)? {
+        if !self.admits(slot, session, number, first)? {
             return Ok(true);
         }
         if slot.disk.space().1 < frame.data.len() as u64 {
@@ -339,7 +378,12 @@ impl Shared {
                 self.counters.damages.fetch_add(1, Ordering::Relaxed);
                 self.damaged.lock().insert(slot.id);
             }
-            FileError::Io(e) => slot.disk.failed(e),
+            FileError::Io(cause) => {
+                slot.disk.failed(cause);
+                if FlushFailed::is(cause) {
+                    self.disbelieve(slot, &e);
+                }
+            }
             FileError::LogFull => {}
         }
         e.of(slot.id, self.server)
@@ -356,13 +400,16 @@ impl Shared {
     /// What the kernel had is gone or unknown: this replica is not to be believed. Not when there was only
     /// no room: then all is as it was.
     pub fn poisoned(&self, slot: &Slot, e: FileError) -> ChunkError {
-        if matches!(&e, FileError::Io(e) if e.kind() == std::io::ErrorKind::StorageFull) {
-            return self.note(slot, e);
+        if !matches!(&e, FileError::Io(e) if e.kind() == std::io::ErrorKind::StorageFull) {
+            self.disbelieve(slot, &e);
         }
+        self.note(slot, e)
+    }
+
+    fn disbelieve(&self, slot: &Slot, e: &FileError) {
         tracing::error!(chunk = %slot.id, error = ?e, "what is on disk is not known: the replica is not served any more");
         slot.known.lock().state = ReplicaState::Damaged;
         self.damaged.lock().insert(slot.id);
-        self.note(slot, e)
     }
 
     /// Damaged chunks at the versions that they have now.
@@ -466,13 +513,6 @@ pub(crate) fn clean(disk: &DataDisk, id: ChunkId, known: &Mutex<Known>) {
         known.dirty = false;
         disk.notes.unmark(id);
     }
-}
-
-fn admits(slot: &Slot, session: SessionId, number: WriteNumber, first: bool) -> Result<bool, ChunkError> {
-    slot.numbers.lock().admit(session, number, first).map_err(|expected| {
-        let (expected, got) = (expected.get(), number.get());
-        ChunkError::OutOfOrder { chunk: slot.id, expected, got }
-    })
 }
 
 pub(crate) fn right_version(chunk: ChunkRef, known: Known) -> Result<(), ChunkError> {

@@ -52,6 +52,8 @@ pub(crate) struct Slot {
     pub heads: Mutex<Heads>,
     /// To the servers behind this one, when it is the chain's head.
     pub way: Way,
+    /// The version that this replica was made equal to another for. Changed under the order lock.
+    pub equalised: Mutex<Option<ChunkVersion>>,
     /// Ends a copy that is made ahead.
     ahead: Mutex<CancellationToken>,
 }
@@ -130,6 +132,7 @@ impl Slot {
             numbers: Default::default(),
             heads: Default::default(),
             way: Way::default(),
+            equalised: Mutex::default(),
             ahead: Mutex::default(),
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     disk::{DataDisk, FoundChunk},
     logkeeper,
     peers::Peers,
-    shared::{Counters, Shared, is_good, report_of},
+    shared::{Counters, GATHER_BYTES, GATHER_UNIT, Shared, is_good, report_of},
     slot::{Inside, Known, Slot, stopped},
 };
 use async_trait::async_trait;
@@ -30,6 +30,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// Bytes read at once under the order lock.
 const READ_STEP: u64 = 1 << 20;
@@ -94,6 +95,7 @@ impl DiskStore {
             chain_patience,
             admitted: Default::default(),
             kept_term: tokio::sync::Mutex::new(term),
+            gathers: Semaphore::new((GATHER_BYTES / GATHER_UNIT) as usize),
             tasks: Default::default(),
             crashed: Default::default(),
         }))

@@ -335,3 +335,87 @@ async fn a_member_that_lost_a_new_chunk_does_not_make_it_again() {
         assert_eq!(got, [a.clone(), b.clone()].concat(), "server {server}");
     }
 }
+
+const OTHER: SessionStamp = SessionStamp { id: SessionId(8), epoch: SessionEpoch(1) };
+
+/// What one client repeats, which it does not know to be on disk, undoes nothing that another has synced.
+#[tokio::test(start_paused = true)]
+async fn a_synced_write_stays_though_the_one_before_it_comes_again_after_a_power_failure() {
+    for logged in [false, true] {
+        let world = World::new().await;
+        let disk = CrashDisk::new();
+        let server = world.start(1, &disk).await;
+        let (ours, theirs) = (pattern(1, 5000), pattern(2, 5000));
+        let write = async |session, frames| {
+            let req = world.write_request_of(session, chunk(1, 1), &[1]);
+            world.write_as(req, frames).await.unwrap();
+        };
+        if logged {
+            // A write beside what is synced, and one over it, both durable in the file; then the other's.
+            write(SESSION, vec![frame(1, 1, 0, pattern(0, 5000))]).await;
+            world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+            write(SESSION, vec![frame(1, 2, 1 << 20, ours.clone()), frame(1, 3, 0, ours.clone())]).await;
+            world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+        } else {
+            write(SESSION, vec![frame(1, 3, 0, ours.clone())]).await;
+        }
+        write(OTHER, vec![frame(1, 1, 0, theirs.clone())]).await;
+        world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+        settle_marks().await;
+        drop(server);
+        disk.power_fails();
+        let _server = world.start(1, &disk).await;
+        assert!(world.read(chunk(1, 1), 1, 0, 5000).await.unwrap().starts_with(&theirs));
+        write(SESSION, vec![frame(1, 3, 0, ours)]).await;
+        let now = world.read(chunk(1, 1), 1, 0, 5000).await.unwrap();
+        assert!(now.starts_with(&theirs), "logged: {logged}");
+    }
+}
+
+/// What a start could not take from the redo log is not taken by a later one, when the chunk is another by then.
+#[tokio::test(start_paused = true)]
+async fn what_the_redo_log_has_of_a_chunk_ends_with_its_copy() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    let other = world.start(2, &CrashDisk::new()).await;
+    let (old, new) = (pattern(1, 50), pattern(2, 50));
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 100))]).await.unwrap();
+    world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+    settle_marks().await;
+    world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, old)]).await.unwrap();
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+    settle_marks().await;
+    drop(server);
+    disk.power_fails();
+    // A whole block is more than the file has.
+    disk.fill(true);
+    let server = world.start(1, &disk).await;
+    assert_eq!(server.status().suspect, 1);
+    disk.fill(false);
+    world.write(chunk(1, 1), &[2], vec![frame(1, 2, 0, new.clone())]).await.unwrap();
+    world.bump(chunk(1, 1), &[2]).await;
+    world.pull(1, chunk(1, 2), &[2]).await.unwrap();
+    settle_marks().await;
+    drop(server);
+    disk.power_fails();
+    let _server = world.start(1, &disk).await;
+    assert!(world.read(chunk(1, 2), 1, 0, 50).await.unwrap().starts_with(&new));
+    drop(other);
+}
+
+/// A flush that a write needs is as much of a flush as a sync's: what it failed with is not known.
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_fails_in_the_midst_of_a_write_ends_the_replica() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let _server = world.start(1, &disk).await;
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, pattern(1, 5000))]).await.unwrap();
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+    disk.fail_syncs(true);
+    let req = world.write_request_of(OTHER, chunk(1, 1), &[1]);
+    world.write_as(req, vec![frame(1, 1, 0, pattern(2, 5000))]).await.unwrap_err();
+    disk.fail_syncs(false);
+    assert_eq!(world.stat(1, 1).await.unwrap().report.state, ReplicaState::Damaged);
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap_err();
+}

@@ -163,7 +163,7 @@ async fn a_pull_mends_blocks_table_pages_and_what_differs() {
     assert_eq!(world.stat(2, 1).await.unwrap().report.state, ReplicaState::Good);
     assert!(world.read(chunk(1, 2), 2, 0, CHUNK_BYTES).await.unwrap() == whole);
     // Writes go on from it.
-    world.write(chunk(1, 2), &[2], vec![frame(1, 1, 10, vec![7; 100])]).await.unwrap();
+    world.write(chunk(1, 2), &[2], vec![frame(1, 12, 10, vec![7; 100])]).await.unwrap();
     whole[10..110].fill(7);
     assert!(world.read(chunk(1, 2), 2, 0, CHUNK_BYTES).await.unwrap() == whole);
 }

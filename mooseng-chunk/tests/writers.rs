@@ -16,6 +16,9 @@ use std::{
 
 const OTHER: SessionStamp = SessionStamp { id: SessionId(8), epoch: SessionEpoch(1) };
 
+/// Sessions that are remembered for a chunk (docs/format.md).
+const WRITERS: u64 = 127;
+
 /// Delays in milliseconds of the next pieces from the head to the server behind it.
 #[derive(Debug, Default)]
 struct Late(Mutex<VecDeque<u64>>);
@@ -286,4 +289,35 @@ async fn a_head_that_died_before_it_applied_does_not_believe_those_behind() {
         let stat = world.stat(1, 1).await.unwrap();
         assert_eq!(stat.report.state, mooseng_core::meta::ReplicaState::Suspect);
     }
+}
+
+/// A session that lives may repeat what it wrote, so none is forgotten.
+#[tokio::test(start_paused = true)]
+async fn more_sessions_than_can_be_remembered_are_refused_until_one_has_ended() {
+    let world = World::new().await;
+    let _s = servers(&world, 2).await;
+    let session = |n: u64| SessionStamp { id: SessionId(n), epoch: SessionEpoch(1) };
+    let write = async |n: u64, seed: u64| {
+        let req = world.write_request_of(session(n), chunk(1, 1), &[1, 2]);
+        world.write_as(req, vec![frame(1, 1, 0, pattern(seed, 3000))]).await
+    };
+    let last = 100 + WRITERS;
+    for n in 101..=last {
+        write(n, n).await.unwrap();
+    }
+    let e = write(last + 1, 1).await.unwrap_err();
+    assert!(matches!(&e, ChunkError::Invalid(why) if why.contains("sessions that live")), "{e}");
+    write(101, 2).await.unwrap();
+    assert!(same_everywhere(&world, chunk(1, 1), &[1, 2]).await == pattern(last, 3000));
+    // All but a few have ended.
+    {
+        let mut orders = world.leader.orders.lock();
+        let orders = orders.as_mut().unwrap();
+        orders.sessions = vec![SESSION, session(102), session(last + 1)];
+        orders.next_session = SessionId(last + 2);
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    write(last + 1, 3).await.unwrap();
+    write(102, 4).await.unwrap();
+    assert!(same_everywhere(&world, chunk(1, 1), &[1, 2]).await == pattern(3, 3000));
 }

@@ -39,6 +39,10 @@ impl ChunkFile {
     ) -> Result<(), FileError> {
         let after = if self.in_place { Origin::IN_PLACE } else { self.logged };
         let writers = self.numbers.lock().with(writer);
+        if writers.len() > 1 {
+            // A header that is older than what the record goes on from would leave out whose write comes first.
+            self.flush_twin()?;
+        }
         self.logged = redo.append(self.header.id, length, &Origin { writers, after }, &images)?;
         self.behind = true;
         self.images.extend(images.into_iter().map(|i| (i.block, i)));
@@ -91,6 +95,14 @@ impl ChunkFile {
         Ok(())
     }
 
+    /// What the log has of this chunk up to now is in the file, or does not count: a start that could not apply
+    /// it may have left something there that the next one would.
+    pub(super) fn owes_nothing(&mut self, redo: &Redo) {
+        if self.images.is_empty() {
+            self.logged = redo.last_seq();
+        }
+    }
+
     /// Whether the log has what is not durable in the file.
     pub fn is_behind(&self) -> bool {
         self.behind
@@ -119,8 +131,7 @@ impl ChunkFile {
             // Behind a write that is not there, numbers are no proof of those before.
             if record.origin.after <= complete {
                 complete = record.seq;
-                let mut numbers = numbers.lock();
-                record.origin.writers.into_iter().for_each(|(s, n)| numbers.applied(s, n));
+                numbers.lock().are(record.origin.writers);
             }
             for image in record.images {
                 // The other blocks of a lost page would become holes.
@@ -134,8 +145,7 @@ impl ChunkFile {
         }
         f.put_images()?;
         f.harden()?;
-        // The twin, which says so, is durable with this.
-        f.flush()?;
+        f.flush_twin()?;
         Ok(Some(f.header))
     }
 }

@@ -110,6 +110,8 @@ impl ChunkFile {
             torn: dirty,
             since,
             rotten_header,
+            // The newest header may be one that only the kernel has.
+            twin_waits: true,
             file_len,
             header,
         }))

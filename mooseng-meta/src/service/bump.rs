@@ -110,7 +110,12 @@ impl Inner {
                 }
                 Plan::Wait if rec.pending.is_some() => return Err(MetaError::ChunkBusy(id)),
                 Plan::Wait => return Ok(None),
-                Plan::Bump { survivors, settles, joining } => {
+                Plan::Bump { mut survivors, settles, joining } => {
+                    if !settles {
+                        // Whom the others could not be made equal to last time is tried last.
+                        let m = lead.memory.lock();
+                        survivors.sort_by_key(|s| m.uncopied.contains(&(id, *s)));
+                    }
                     let to = if force { vec![] } else { to_copy_ahead(&rec, &found, &survivors, &joining) };
                     let to: Vec<_> =
                         to.into_iter().filter(|s| ahead.is_none_or(|made| !made.contains(s))).collect();
@@ -294,7 +299,16 @@ impl Inner {
         fill.extend(empty.into_iter().filter(|s| !ready.contains(s) && !rec.committed));
         fill.extend(bump.joining.iter().copied().filter(|s| !ready.contains(s)));
         let chunk = ChunkRef { id, version: bump.version };
-        let members = self.equalise(lead, chunk, ready, fill).await?;
+        let members = self.equalise(lead, chunk, ready.clone(), fill).await?;
+        if ready.iter().any(|s| !members.contains(s)) && members.len() == 1 {
+            // It may have ended meanwhile, and the others have what it has: another of them is tried first.
+            let mut m = lead.memory.lock();
+            m.uncopied.insert((id, ready[0]));
+            if ready.iter().any(|s| !m.uncopied.contains(&(id, *s))) {
+                tracing::warn!(%id, first = %ready[0], "no other member could be made equal to the first");
+                return Ok(false);
+            }
+        }
         let command = Command::BumpOpen { chunk, members: members.clone() };
         if self.propose(command, COMMIT).await? == Applied::Done(true) {
             self.in_order(lead, id, &members);
@@ -379,6 +393,7 @@ impl Inner {
         for server in members {
             m.surplus.remove(&(id, *server));
         }
+        m.uncopied.retain(|(chunk, _)| *chunk != id);
     }
 
     /// How much less than others a server is waited for. One that is given up answers at once or not at all, and

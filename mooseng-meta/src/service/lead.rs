@@ -68,6 +68,8 @@ pub(super) struct Memory {
     pub surplus: BTreeMap<(ChunkId, ServerId), Surplus>,
     /// Those of them that damaged members were to be mended from: once is enough.
     pub tried: BTreeSet<(ChunkId, ServerId)>,
+    /// Members that no other could be made equal to since their chunk was in order.
+    pub uncopied: BTreeSet<(ChunkId, ServerId)>,
     /// Copies of chunks that no record names.
     pub unknown: BTreeMap<(ServerId, ChunkId), Unknown>,
     /// Somebody has what these masters never made: a chunk that they did not give out, or a version of one that they

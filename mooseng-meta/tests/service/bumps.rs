@@ -206,3 +206,25 @@ async fn a_member_that_did_not_take_a_version_is_waited_for_when_all_that_did_ar
         |op: &Control| matches!(op, Control::Pull { from, ahead: false, .. } if from[0].server == good);
     assert!(w.fake(bad).0.lock().heard.iter().any(filled), "it is mended");
 }
+
+/// The first may have ended when the others were to be made equal to it: a version that names only it would leave
+/// behind all that lives.
+#[tokio::test(start_paused = true)]
+async fn the_set_is_not_left_to_a_member_that_no_other_can_be_copied_from() {
+    for all in [false, true] {
+        let w = World::of(3, ServiceTimings::default()).await;
+        let s = w.session("c").await;
+        let (inode, place) = w.file(s, "f").await;
+        let (first, second) = (place.chain[0].server, place.chain[1].server);
+        w.fake(second).0.lock().refuses.insert("pull");
+        if all {
+            w.fake(first).0.lock().refuses.insert("pull");
+        }
+        let reported = w.report(s, inode, place.chunk, second).await;
+        assert!(matches!(reported, Err(MetaError::ChunkBusy(_))), "{reported:?}");
+        let now = w.opened(s, inode, place.chunk.version).await;
+        let members: Vec<_> = now.chain.iter().map(|r| r.server).collect();
+        // When no two can be made equal, one has to do until repairs find another.
+        assert!(members.starts_with(&if all { vec![second] } else { vec![second, first] }), "{members:?}");
+    }
+}
