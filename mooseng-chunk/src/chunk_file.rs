@@ -78,7 +78,7 @@ pub(crate) struct ChunkFile {
     since: Option<BTreeSet<u64>>,
     /// Whether one of the two headers did not verify.
     rotten_header: bool,
-    /// Whether the twin of the newest durable header waits for a flush.
+    /// Whether the newest header waits for a flush: it is where the next one goes.
     twin_waits: bool,
     file_len: u64,
 }
@@ -206,6 +206,7 @@ impl ChunkFile {
     }
 
     fn write_header(&mut self) -> io::Result<()> {
+        self.anchor()?;
         self.put_header()?;
         self.next_slot = PAGE as u64 - self.next_slot;
         self.file_len = self.file_len.max(2 * PAGE as u64);
@@ -217,11 +218,23 @@ impl ChunkFile {
         self.file.sync().map_err(|e| io::Error::other(FlushFailed(e)))
     }
 
-    /// Makes the newest header durable.
-    fn flush_twin(&mut self) -> io::Result<()> {
+    /// What was read at the opening may be what only the kernel has: the other slot, of header or page, is what a
+    /// power failure leaves, and is not written over before this.
+    fn anchor(&mut self) -> io::Result<()> {
+        if !self.anchored {
+            self.flush()?;
+            self.anchored = true;
+        }
+        Ok(())
+    }
+
+    /// Makes the newest header durable; the next one does not go over it.
+    fn flush_header(&mut self) -> io::Result<()> {
+        self.anchor()?;
         if self.twin_waits {
             self.flush()?;
             self.twin_waits = false;
+            self.next_slot = PAGE as u64 - self.next_slot;
         }
         Ok(())
     }
@@ -234,7 +247,6 @@ impl ChunkFile {
     fn harden(&mut self) -> io::Result<()> {
         self.write_header()?;
         self.flush()?;
-        self.anchored = true;
         for (n, place) in self.pages.iter_mut().enumerate().filter(|(_, p)| p.fresh) {
             place.fresh = false;
             self.header.stamps[n] = place.stamp;
@@ -250,16 +262,11 @@ impl ChunkFile {
         self.put_header()?;
         self.rotten_header = false;
         self.twin_waits = true;
-        if fresh > 1 { self.flush_twin() } else { Ok(()) }
+        if fresh > 1 { self.flush_header() } else { Ok(()) }
     }
 
     fn write_pages(&mut self, pages: Range<usize>) -> io::Result<()> {
-        if !self.anchored {
-            // The newest page may be one that only the kernel has; the other slot is what a power
-            // failure leaves.
-            self.flush()?;
-            self.anchored = true;
-        }
+        self.anchor()?;
         for n in pages {
             let end = ((n + 1) * ENTRIES).min(self.entries.len());
             let PagePlace { slot, stamp, fresh } = self.pages[n];
@@ -490,10 +497,8 @@ impl ChunkFile {
         };
         self.header.version = version;
         self.header.members = members;
-        self.apply_images(redo)?;
-        self.owes_nothing(redo);
         self.sync_file(redo)?;
-        self.flush_twin()?;
+        self.flush_header()?;
         Ok(damaged)
     }
 

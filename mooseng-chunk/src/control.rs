@@ -194,10 +194,10 @@ impl Shared {
                 let chunk = ChunkRef { id: chunk, version: to };
                 self.set_version(chunk, members, cut_to, (create, settle), term).await.map(ControlReply::Done)
             }
-            Control::Pull { chunk, from, ahead: false, term } => {
-                crate::pull::pull(self, chunk, from, term).await.map(ControlReply::Done)
+            Control::Pull { chunk, from, ahead: false, member_of, term } => {
+                crate::pull::pull(self, chunk, from, member_of, term).await.map(ControlReply::Done)
             }
-            Control::Pull { chunk, from, ahead: true, term } => {
+            Control::Pull { chunk, from, ahead: true, member_of: _, term } => {
                 crate::pull::pull_ahead(self, chunk, from, term).await.map(ControlReply::Done)
             }
             Control::Delete { chunk, term } => self.delete(chunk, term).await.map(|()| ControlReply::Gone),

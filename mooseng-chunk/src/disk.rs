@@ -69,6 +69,8 @@ pub enum StartError {
 pub(crate) struct FoundChunk {
     pub header: Header,
     pub dirty: bool,
+    /// What the redo log has of it and could not be put into its file.
+    pub owed: Vec<Record>,
 }
 
 /// A storage directory in use.
@@ -123,7 +125,7 @@ impl DataDisk {
                 let is_dirty = noted.as_ref().is_none_or(|n| n.marks.contains(&id));
                 match disk.open(&path).and_then(|f| header_of(&*f)) {
                     Ok(Some(header)) if header.id == id => {
-                        found.insert(id, FoundChunk { header, dirty: is_dirty });
+                        found.insert(id, FoundChunk { header, dirty: is_dirty, owed: vec![] });
                     }
                     Ok(_) => tracing::error!(
                         path,
@@ -200,6 +202,15 @@ impl DataDisk {
     /// Whether it gets new chunks.
     pub fn takes_new(&self) -> bool {
         !self.drains() && self.set_aside().is_none()
+    }
+
+    /// Puts into a chunk's file what a start could not.
+    pub fn settle_owed(&self, id: ChunkId, owed: &mut Vec<Record>) -> io::Result<()> {
+        if !owed.is_empty() {
+            ChunkFile::redo(self.disk.open(&path_of(id).0)?, true, owed.clone())?;
+            owed.clear();
+        }
+        Ok(())
     }
 
     /// Opens a chunk's file, or makes it.
@@ -309,11 +320,11 @@ fn recover(
     for (id, records) in records {
         let Some(f) = found.get_mut(&id) else { continue };
         let file = disk.open(&path_of(id).0);
-        match file.and_then(|file| ChunkFile::redo(file, f.dirty, records)) {
+        match file.and_then(|file| ChunkFile::redo(file, f.dirty, records.clone())) {
             Ok(header) => f.header = header.unwrap_or_else(|| f.header.clone()),
             Err(e) => {
-                tracing::error!(chunk = %id, error = %e, "what the redo log has cannot be written: the chunk is suspect");
-                f.dirty = true;
+                tracing::error!(chunk = %id, error = %e, "what the redo log has cannot be written: the chunk is suspect, and it is tried again before anything else");
+                (f.dirty, f.owed) = (true, records);
                 notes.note([id].into())?;
             }
         }

@@ -1,6 +1,7 @@
 //! Keeps room in the disks' redo logs: what a full segment holds is made durable in the chunk files.
 
 use crate::{
+    chunk_file::{FileError, FlushFailed},
     disk::DataDisk,
     shared::Shared,
     slot::{Inside, stopped},
@@ -45,5 +46,11 @@ async fn catch_up(shared: &Shared, id: ChunkId) -> io::Result<()> {
     let catch_up = move |inside: &mut Inside, disk: &DataDisk| {
         inside.file.as_mut().map_or(Ok(()), |f| f.catch_up(&disk.redo))
     };
-    slot.with(true, guard, catch_up).await?.1
+    let (_guard, done) = slot.with(true, guard, catch_up).await?;
+    if let Err(e) = &done
+        && FlushFailed::is(e)
+    {
+        shared.disbelieve(&slot, &FileError::Io(io::Error::new(e.kind(), e.to_string())));
+    }
+    done
 }

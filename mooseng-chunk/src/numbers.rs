@@ -32,8 +32,13 @@ impl Numbers {
     }
 
     /// Takes those of a record for all that there are.
-    pub fn are(&mut self, writers: Vec<Writer>) {
+    pub fn set(&mut self, writers: Vec<Writer>) {
         self.last = writers.into_iter().collect();
+    }
+
+    /// Forgets the oldest session.
+    pub fn forget_oldest(&mut self) {
+        self.last.pop_first();
     }
 
     /// Whether a write of a session can be remembered. Sessions that are over are forgotten for it: nothing of
@@ -68,6 +73,12 @@ impl Numbers {
             all.applied(session, number);
         }
         all.list()
+    }
+
+    /// What this content and that of another replica both have, of all that is a mixture of them.
+    pub fn in_both(&self, others: &[Writer]) -> Vec<Writer> {
+        let both = |(s, theirs): &Writer| Some((*s, *self.last.get(s)?.min(theirs)));
+        others.iter().filter_map(both).collect()
     }
 
     /// All, for another server or for the header.

@@ -36,7 +36,7 @@ impl Shared {
             clean_when_through: false,
             made: false,
         };
-        Some(Arc::new(Slot::new(id, self.best_disk()?.clone(), known)))
+        Some(Arc::new(Slot::new(id, self.best_disk()?.clone(), known, vec![])))
     }
 
     /// The chunk, or a place for it. A place that nobody has filled yet becomes what is asked for now.

@@ -36,12 +36,13 @@ const STEP: u64 = FRAME_BYTES_MAX as u64 / BLOCK_BYTES;
 /// become equal to it. Blocks that are damaged there come from the next. A block that verifies nowhere does not keep
 /// the others from having their copies: it is damaged here too, unless this replica has it.
 ///
-/// A member of the version, or of the one before it, changes nothing before all has come that it is to be: until
-/// then it may be what another is made equal to.
+/// A member of the open version changes nothing before all has come that it is to be: until then it may be what
+/// another is made equal to.
 pub(crate) async fn pull(
     shared: &Arc<Shared>,
     chunk: ChunkRef,
     from: Vec<Replica>,
+    member_of: Option<ChunkVersion>,
     term: Term,
 ) -> Result<ChunkStat, ChunkError> {
     let slot = shared.place_of_copy(chunk)?;
@@ -56,15 +57,15 @@ pub(crate) async fn pull(
     if here > chunk.version {
         return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
     }
-    let is_damaged = shared.damaged.lock().contains(&chunk.id);
-    let is_good = here == chunk.version && known.state == ReplicaState::Good && !is_damaged;
-    if is_good && *slot.equalised.lock() == Some(here) {
+    if here == chunk.version && *slot.equalised.lock() == Some(here) {
         // A repeat, which came late: it may have been written since.
+        let is_whole = !shared.damaged.lock().contains(&chunk.id);
+        shared.is_made(&slot, is_whole).await?;
         drop(guard);
         return shared.stat(chunk.id);
     }
-    // Who has all that was ever synced, holes included.
-    let was_member = here > ChunkVersion(0) && (here == chunk.version || here.next() == chunk.version);
+    // It has all that was ever synced, holes included.
+    let was_member = here > ChunkVersion(0) && member_of.is_some_and(|open| here >= open);
     let unserved = Unserved::begin(&slot);
     let (table, sources) = table_of(shared, chunk, &from, Truth::First).await?;
     // Nothing is written there while its version is not open.
@@ -90,10 +91,11 @@ pub(crate) async fn pull(
     } else {
         None
     };
+    let before = slot.numbers.lock().clone();
+    unserved.stays();
     if !work.is_empty() || own.length != table.length {
         guard = begin(shared, &slot, guard).await?;
     }
-    unserved.stays();
     let (mut nowhere, mut kept) = (Vec::new(), false);
     for (blocks, hole) in work {
         let parts = match gathered.pop_front() {
@@ -115,16 +117,16 @@ pub(crate) async fn pull(
             };
         }
     }
-    // Where the source's block could not be had, what its numbers claim may not be here: it is taken again.
+    // Where the source's block could not be had, what its numbers claim may not be here.
     let whole = !kept && nowhere.is_empty();
-    let numbers = if whole { numbers } else { vec![] };
+    let numbers = if whole { numbers } else { before.in_both(&numbers) };
     let guard = finish(shared, &slot, guard, chunk.version, table.length, numbers).await?;
+    shared.counters.pulls.fetch_add(1, Ordering::Relaxed);
+    shared.is_made(&slot, whole).await?;
     match nowhere.first() {
         None => drop(shared.damaged.lock().remove(&chunk.id)),
         Some(first) => drop(shared.note(&slot, FileError::Damaged(*first, nowhere.len() as u64))),
     }
-    shared.counters.pulls.fetch_add(1, Ordering::Relaxed);
-    shared.is_made(&slot, whole).await?;
     drop(guard);
     shared.stat(chunk.id)
 }
@@ -297,8 +299,8 @@ async fn own_table(
 async fn begin(shared: &Shared, slot: &Slot, guard: Guard) -> Result<Guard, ChunkError> {
     let guard = shared.mark_dirty(slot, guard).await?;
     let noted = slot.known.clone();
-    let begin = move |inside: &mut Inside, disk: &DataDisk| {
-        inside.file.as_mut().ok_or_else(stopped)?.begin_copy(&disk.redo)?;
+    let begin = move |inside: &mut Inside, _: &DataDisk| {
+        inside.file.as_mut().ok_or_else(stopped)?.begin_copy()?;
         noted.lock().version = ChunkVersion(0);
         Ok(())
     };
@@ -415,7 +417,7 @@ async fn numbers_of(chunk: ChunkRef, sources: &Sources) -> Result<Vec<(SessionId
     }
 }
 
-/// The table that counts, and all that can be asked for blocks, whose table it is first.
+/// The table that counts, and all that can be asked for blocks: first whose table it is.
 async fn table_of(
     shared: &Shared,
     chunk: ChunkRef,

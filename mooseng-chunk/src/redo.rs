@@ -44,7 +44,7 @@ pub(crate) struct Image {
 }
 
 /// Images of one chunk that were written together.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub seq: u64,
     pub chunk: ChunkId,

@@ -220,7 +220,7 @@ impl Shared {
         if known.made {
             is_good(req.chunk, known)?;
         }
-        self.admits(slot, req.session.id, number, first).map(|admitted| !admitted)
+        self.admits(slot, req.session.id, number, (first, false)).map(|admitted| !admitted)
     }
 
     /// Before the head sends a frame on: there is room for it here, and the note that the chunk is
@@ -266,10 +266,14 @@ impl Shared {
         slot: &Slot,
         session: SessionId,
         number: WriteNumber,
-        first: bool,
+        (first, behind): (bool, bool),
     ) -> Result<bool, ChunkError> {
         let mut numbers = slot.numbers.lock();
-        self.has_room(&mut numbers, session)?;
+        match self.has_room(&mut numbers, session) {
+            // The head has admitted it, and knows better who has ended.
+            Err(_) if behind => numbers.forget_oldest(),
+            room => room?,
+        }
         numbers.admit(session, number, first).map_err(|expected| {
             let (expected, got) = (expected.get(), number.get());
             ChunkError::OutOfOrder { chunk: slot.id, expected, got }
@@ -281,8 +285,10 @@ impl Shared {
         if numbers.has_room(session, |s| self.access.is_over(s)) {
             return Ok(());
         }
+        // Some may have ended since.
+        self.access.refresh.notify_one();
         Err(ChunkError::Invalid(format!(
-            "{WRITERS_MAX} sessions that live have written to this chunk, and there is no room for another: end clients that do not need it"
+            "{WRITERS_MAX} sessions that live have written to this chunk, which is as many as can be: when one of              these clients has ended, another can write"
         )))
     }
 
@@ -315,7 +321,7 @@ impl Shared {
     ) -> Result<bool, ChunkError> {
         let guard = self.open_to_write(slot, req).await?;
         let (session, number) = (req.session.id, frame.head.number);
-        if !self.admits(slot, session, number, first)? {
+        if !self.admits(slot, session, number, (first, req.head.is_some()))? {
             return Ok(true);
         }
         if slot.disk.space().1 < frame.data.len() as u64 {
@@ -376,7 +382,7 @@ impl Shared {
             FileError::Damaged(first, blocks) => {
                 tracing::error!(chunk = %slot.id, first, blocks, "damaged blocks");
                 self.counters.damages.fetch_add(1, Ordering::Relaxed);
-                self.damaged.lock().insert(slot.id);
+                self.tell_damage(slot);
             }
             FileError::Io(cause) => {
                 slot.disk.failed(cause);
@@ -391,8 +397,8 @@ impl Shared {
 
     /// A replica that its disk cannot read is as good as damaged: another disk may take it.
     pub fn unreadable(&self, slot: &Slot, e: FileError) -> ChunkError {
-        if matches!(e, FileError::Io(_)) {
-            self.damaged.lock().insert(slot.id);
+        if matches!(&e, FileError::Io(e) if e.kind() != std::io::ErrorKind::StorageFull) {
+            self.tell_damage(slot);
         }
         self.note(slot, e)
     }
@@ -406,10 +412,18 @@ impl Shared {
         self.note(slot, e)
     }
 
-    fn disbelieve(&self, slot: &Slot, e: &FileError) {
+    /// Nobody knows what of it is on the disk.
+    pub fn disbelieve(&self, slot: &Slot, e: &FileError) {
         tracing::error!(chunk = %slot.id, error = ?e, "what is on disk is not known: the replica is not served any more");
         slot.known.lock().state = ReplicaState::Damaged;
-        self.damaged.lock().insert(slot.id);
+        self.tell_damage(slot);
+    }
+
+    /// The masters hear of it; not when it is a copy under way of a chunk that has another one here.
+    fn tell_damage(&self, slot: &Slot) {
+        if self.slots.lock().get(&slot.id).is_some_and(|s| std::ptr::eq(&raw const **s, slot)) {
+            self.damaged.lock().insert(slot.id);
+        }
     }
 
     /// Damaged chunks at the versions that they have now.

@@ -1,6 +1,6 @@
 //! One chunk of a store: its state, and the order lock under which everything happens to its file.
 
-use crate::{chunk_file::ChunkFile, disk::DataDisk, numbers::Numbers, way::Way};
+use crate::{chunk_file::ChunkFile, disk::DataDisk, numbers::Numbers, redo::Record, way::Way};
 use mooseng_core::{error::ChunkError, ids::*, meta::ReplicaState, seam::on_lane};
 use parking_lot::Mutex;
 use std::{io, sync::Arc};
@@ -52,6 +52,8 @@ pub(crate) struct Slot {
     pub heads: Mutex<Heads>,
     /// To the servers behind this one, when it is the chain's head.
     pub way: Way,
+    /// What the redo log has of it and a start could not put into its file: nothing is done with it before.
+    owed: Arc<Mutex<Vec<Record>>>,
     /// The version that this replica was made equal to another for. Changed under the order lock.
     pub equalised: Mutex<Option<ChunkVersion>>,
     /// Ends a copy that is made ahead.
@@ -123,9 +125,10 @@ impl Drop for Sending<'_> {
 }
 
 impl Slot {
-    pub fn new(id: ChunkId, disk: Arc<DataDisk>, known: Known) -> Self {
+    pub fn new(id: ChunkId, disk: Arc<DataDisk>, known: Known, owed: Vec<Record>) -> Self {
         Self {
             id,
+            owed: Arc::new(Mutex::new(owed)),
             disk,
             known: Arc::new(Mutex::new(known)),
             inside: Default::default(),
@@ -189,8 +192,9 @@ impl Slot {
         let chunk = ChunkRef { id: self.id, version: known.version };
         let was_made = known.made;
         let dirty = known.dirty || known.state == ReplicaState::Suspect;
-        let (noted, numbers) = (self.known.clone(), self.numbers.clone());
+        let (noted, numbers, owed) = (self.known.clone(), self.numbers.clone(), self.owed.clone());
         let load = move |inside: &mut Inside, disk: &DataDisk| -> io::Result<bool> {
+            disk.settle_owed(chunk.id, &mut owed.lock())?;
             inside.file = disk.load(chunk, create, dirty, numbers)?;
             if let Some(file) = &inside.file {
                 let mut known = noted.lock();

@@ -68,7 +68,7 @@ impl DiskStore {
                     clean_when_through: false,
                     made: true,
                 };
-                let slot = Arc::new(Slot::new(id, disk.clone(), known));
+                let slot = Arc::new(Slot::new(id, disk.clone(), known, f.owed));
                 // Where a disk was set aside, or was being emptied, another one has a newer copy.
                 let newest = slots.entry(id).or_insert_with(|| slot.clone());
                 let there = newest.known.lock().version;

@@ -186,7 +186,8 @@ async fn a_copy_ahead_keeps_no_command_waiting() {
     let _listening = listen(&world, Source::Silent(asked.clone())).await;
     let v2 = world.bump(chunk(1, 1), &[1]).await;
     let delete = Control::Delete { chunk: chunk(1, 1), term: Term(1) };
-    let others = [delete, Control::Pull { chunk: v2, from: chain(&[1]), ahead: false, term: Term(1) }];
+    let (from, member_of) = (chain(&[1]), None);
+    let others = [delete, Control::Pull { chunk: v2, from, ahead: false, member_of, term: Term(1) }];
     for other in others {
         let then = async {
             asked.notified().await;

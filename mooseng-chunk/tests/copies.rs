@@ -49,18 +49,29 @@ async fn a_member_is_made_equal_to_the_first_source_or_to_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_is_asked_for_twice_undoes_nothing() {
-    let world = World::new().await;
-    let _s = servers(&world, 2).await;
-    let c = unequal(&world, &[1, 2], 1).await;
-    world.pull(2, c, &[1]).await.unwrap();
-    // The version is open, and server 2 has what is on its way to 1.
-    let late = pattern(9, 5000);
-    world.write(c, &[2], vec![frame(1, 9, 0, late.clone())]).await.unwrap();
-    world.pull(2, c, &[1]).await.unwrap();
-    assert!(world.read(c, 2, 0, 5000).await.unwrap().starts_with(&late));
-    // What comes again is a repeat, too.
-    world.write(c, &[2], vec![frame(1, 9, 0, pattern(8, 5000))]).await.unwrap();
-    assert!(world.read(c, 2, 0, 5000).await.unwrap().starts_with(&late));
+    for damaged in [false, true] {
+        let world = World::new().await;
+        let mut s = servers(&world, 2).await;
+        let c = unequal(&world, &[1, 2], 1).await;
+        if damaged {
+            // A block that verifies nowhere: it is damaged in the copy, too.
+            let (disk, old) = s.remove(&1).unwrap();
+            old.shutdown().await;
+            disk.rot(&path(1), (320 << 10) + 100 * BLOCK, 1);
+            s.insert(1, (disk.clone(), world.start(1, &disk).await));
+        }
+        world.pull(2, c, &[1]).await.unwrap();
+        let state = if damaged { ReplicaState::Damaged } else { ReplicaState::Good };
+        assert_eq!(world.stat(2, 1).await.unwrap().report.state, state);
+        // The version is open, and server 2 has what is on its way to 1.
+        let late = pattern(9, 5000);
+        world.write(c, &[2], vec![frame(1, 9, 0, late.clone())]).await.unwrap();
+        world.pull(2, c, &[1]).await.unwrap();
+        assert!(world.read(c, 2, 0, 5000).await.unwrap().starts_with(&late));
+        // What comes again is a repeat, too.
+        world.write(c, &[2], vec![frame(1, 9, 0, pattern(8, 5000))]).await.unwrap();
+        assert!(world.read(c, 2, 0, 5000).await.unwrap().starts_with(&late));
+    }
 }
 
 /// Lets so many MiB through between two servers, and nothing behind them.
@@ -85,7 +96,7 @@ async fn a_member_is_what_it_was_until_all_that_it_is_to_be_has_come() {
     let c = unequal(&world, &[1, 2], 5).await;
     // A piece of data has come, and the next does not.
     pieces.0.store(3, SeqCst);
-    world.pull(2, c, &[1]).await.unwrap_err();
+    world.pull_of(Some(ChunkVersion(1)), 2, c, &[1]).await.unwrap_err();
     assert!(pieces.0.load(SeqCst) < 0);
     let now = world.stat(2, 1).await.unwrap().report;
     assert_eq!((now.chunk, now.state), (c, ReplicaState::Good));

@@ -372,36 +372,75 @@ async fn a_synced_write_stays_though_the_one_before_it_comes_again_after_a_power
     }
 }
 
-/// What a start could not take from the redo log is not taken by a later one, when the chunk is another by then.
+/// The same when power tears the sync after it: no header that is durable is written over before another is.
 #[tokio::test(start_paused = true)]
-async fn what_the_redo_log_has_of_a_chunk_ends_with_its_copy() {
-    let world = World::new().await;
-    let disk = CrashDisk::new();
-    let server = world.start(1, &disk).await;
-    let other = world.start(2, &CrashDisk::new()).await;
-    let (old, new) = (pattern(1, 50), pattern(2, 50));
-    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 100))]).await.unwrap();
-    world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
-    settle_marks().await;
-    world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, old)]).await.unwrap();
-    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
-    settle_marks().await;
-    drop(server);
-    disk.power_fails();
-    // A whole block is more than the file has.
-    disk.fill(true);
-    let server = world.start(1, &disk).await;
-    assert_eq!(server.status().suspect, 1);
-    disk.fill(false);
-    world.write(chunk(1, 1), &[2], vec![frame(1, 2, 0, new.clone())]).await.unwrap();
-    world.bump(chunk(1, 1), &[2]).await;
-    world.pull(1, chunk(1, 2), &[2]).await.unwrap();
-    settle_marks().await;
-    drop(server);
-    disk.power_fails();
-    let _server = world.start(1, &disk).await;
-    assert!(world.read(chunk(1, 2), 1, 0, 50).await.unwrap().starts_with(&new));
-    drop(other);
+async fn a_torn_header_does_not_take_the_numbers_of_the_sync_before() {
+    let theirs = pattern(2, 5000);
+    for (changes, seed) in (0..8).flat_map(|n| (1..24).map(move |seed| (n, seed * 7919))) {
+        let world = World::new().await;
+        let disk = CrashDisk::new();
+        let server = world.start(1, &disk).await;
+        let write = async |chunk, session, frames| {
+            let req = world.write_request_of(session, chunk, &[1]);
+            world.write_as(req, frames).await
+        };
+        write(chunk(1, 1), SESSION, vec![frame(1, 3, 0, pattern(1, 5000))]).await.unwrap();
+        write(chunk(1, 1), OTHER, vec![frame(1, 1, 0, theirs.clone())]).await.unwrap();
+        world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+        let third = SessionStamp { id: SessionId(9), ..OTHER };
+        write(chunk(1, 1), third, vec![frame(1, 1, 1 << 20, pattern(3, 5000))]).await.unwrap();
+        disk.dies_after(changes);
+        let _ = world.sync(chunk(1, 1), &[1], vec![]).await;
+        drop(server);
+        disk.power_tears(seed);
+        let _server = world.start(1, &disk).await;
+        world.control(1, settle(chunk(1, 2), &[1])).await.unwrap();
+        write(chunk(1, 2), SESSION, vec![frame(1, 3, 0, pattern(1, 5000))]).await.unwrap();
+        let now = world.read(chunk(1, 2), 1, 0, 5000).await.unwrap();
+        assert!(now.starts_with(&theirs), "{changes} changes, seed {seed}");
+    }
+}
+
+/// What a start cannot take from the redo log was synced all the same: nothing is done with the chunk before.
+#[tokio::test(start_paused = true)]
+async fn what_a_start_has_no_room_for_is_taken_from_the_redo_log_before_anything_else() {
+    for copied in [false, true] {
+        let world = World::new().await;
+        let disk = CrashDisk::new();
+        let server = world.start(1, &disk).await;
+        let _other = world.start(2, &CrashDisk::new()).await;
+        let (old, new) = (pattern(1, 50), pattern(2, 50));
+        world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 100))]).await.unwrap();
+        world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+        settle_marks().await;
+        world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, old.clone())]).await.unwrap();
+        world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+        settle_marks().await;
+        drop(server);
+        disk.power_fails();
+        // A whole block is more than the file has.
+        disk.fill(true);
+        let server = world.start(1, &disk).await;
+        assert_eq!(world.stat(1, 1).await.unwrap().report.state, ReplicaState::Suspect);
+        let e = world.control(1, settle(chunk(1, 2), &[1])).await.unwrap_err();
+        assert!(matches!(e, ChunkError::NoSpace(_)), "{e}");
+        if copied {
+            world.write(chunk(1, 1), &[2], vec![frame(1, 2, 0, new.clone())]).await.unwrap();
+            world.bump(chunk(1, 1), &[2]).await;
+        }
+        disk.fill(false);
+        let want = if copied { &new } else { &old };
+        match copied {
+            true => world.pull(1, chunk(1, 2), &[2]).await.unwrap(),
+            false => world.control(1, settle(chunk(1, 2), &[1])).await.unwrap(),
+        };
+        assert!(world.read(chunk(1, 2), 1, 0, 50).await.unwrap().starts_with(want));
+        settle_marks().await;
+        drop(server);
+        disk.power_fails();
+        let _server = world.start(1, &disk).await;
+        assert!(world.read(chunk(1, 2), 1, 0, 50).await.unwrap().starts_with(want), "copied: {copied}");
+    }
 }
 
 /// A flush that a write needs is as much of a flush as a sync's: what it failed with is not known.

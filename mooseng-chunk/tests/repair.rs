@@ -87,6 +87,7 @@ async fn a_damaged_block_of_the_source_comes_from_the_next_and_never_as_zeros() 
     // Where no source has a block, everything else is copied all the same, and the block is damaged.
     world.control(4, Control::Delete { chunk: chunk(1, 1), term: Term(1) }).await.unwrap();
     for only in [1, 3] {
+        world.control(4, Control::Delete { chunk: chunk(1, 1), term: Term(1) }).await.unwrap();
         world.pull(4, chunk(1, 1), &[only]).await.unwrap();
         let got = world.read(chunk(1, 1), 4, 2 * BLOCK as u64, 1).await;
         assert!(matches!(got, Err(ChunkError::Damaged { .. })), "{got:?}");
@@ -94,6 +95,7 @@ async fn a_damaged_block_of_the_source_comes_from_the_next_and_never_as_zeros() 
         assert!(world.read(chunk(1, 1), 4, far as u64, 30_000).await.unwrap() == whole[far..]);
     }
     // The source with the lost table page leads, another has what it lacks.
+    world.control(4, Control::Delete { chunk: chunk(1, 1), term: Term(1) }).await.unwrap();
     world.pull(4, chunk(1, 1), &[3, 2, 1]).await.unwrap();
     assert!(world.read(chunk(1, 1), 4, 0, CHUNK_BYTES).await.unwrap() == whole);
 }
@@ -102,14 +104,17 @@ async fn a_damaged_block_of_the_source_comes_from_the_next_and_never_as_zeros() 
 async fn a_member_keeps_the_block_that_only_it_has() {
     let world = World::new().await;
     let mut s = servers(&world, 3).await;
-    let whole = filled(&world, 2).await;
+    let whole = filled(&world, 3).await;
     // Server 1 leads to the next version with a block overwritten and then damaged; 2 has the old one.
     world.write(chunk(1, 1), &[1], vec![frame(1, 3, 0, pattern(5, BLOCK))]).await.unwrap();
     world.control(1, set_version(1, 2, None)).await.unwrap();
     rotten(&world, 1, &mut s, |d| d.rot(&path(1), DATA + 5, 1)).await;
-    world.pull(2, chunk(1, 2), &[1]).await.unwrap();
+    world.pull_of(Some(ChunkVersion(1)), 2, chunk(1, 2), &[1]).await.unwrap();
     assert!(world.read(chunk(1, 2), 2, 0, CHUNK_BYTES).await.unwrap() == whole);
-    // Who was no member of that version does not bring anything back.
+    // What it claims to have is in both contents.
+    let numbers = world.control(2, Control::Numbers { chunk: chunk(1, 2), head: None }).await.unwrap();
+    assert_eq!(numbers, ControlReply::Numbers(vec![(SESSION.id, WriteNumber(2))]));
+    // Who was no member of that version does not bring anything back, whatever it has.
     world.pull(3, chunk(1, 2), &[1]).await.unwrap();
     assert!(matches!(world.read(chunk(1, 2), 3, 0, 1).await, Err(ChunkError::Damaged { .. })));
     world.pull(1, chunk(1, 2), &[2]).await.unwrap();

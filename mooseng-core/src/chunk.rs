@@ -130,17 +130,22 @@ pub enum Control {
         /// The leader's term.
         term: Term,
     },
-    /// Makes the replica here equal to one of `from` at `version`: compares checksum tables,
-    /// copies what differs (all of it when there is none here), makes it durable and good.
+    /// Makes the replica here equal to the first of `from` at `version`: compares checksum tables,
+    /// copies what differs (all of it when there is none here), makes it durable and good. Done already, it is
+    /// answered as it is.
     Pull {
         /// Which, at the version it gets.
         chunk: ChunkRef,
-        /// Sources, best first; a block that is damaged in one is taken from the next.
+        /// Sources: the one that counts, then others that may have blocks that are damaged there.
         from: Vec<Replica>,
         /// Ahead of the bump that makes this server a member: `chunk` is open and may be written meanwhile. What
         /// is copied has no version, is not served and is no replica; the pull of the bump copies what it lacks.
         /// Refused where the chunk is at this version or above; ends when anything else is asked of the chunk.
         ahead: bool,
+        /// The open version, when this server is a member of it: what is here at that version or above has all
+        /// that was ever synced. It is not changed before all that it lacks has come, and stays where no source has
+        /// a block.
+        member_of: Option<ChunkVersion>,
         /// The leader's term.
         term: Term,
     },

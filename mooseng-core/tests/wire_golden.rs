@@ -207,7 +207,11 @@ fn chunk_frames() {
     );
     let chunk = ChunkRef { id: ChunkId(8), version: ChunkVersion(2) };
     let from = vec![Replica { server: ServerId(1), addr: "c1:9420".into() }];
-    pin(Control::Pull { chunk, from, ahead: true, term: Term(4) }, "02080201010763313a393432300104");
+    let member_of = Some(ChunkVersion(3));
+    pin(
+        Control::Pull { chunk, from, ahead: true, member_of, term: Term(4) },
+        "02080201010763313a3934323001010304",
+    );
 }
 
 #[test]

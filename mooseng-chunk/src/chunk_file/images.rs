@@ -41,7 +41,7 @@ impl ChunkFile {
         let writers = self.numbers.lock().with(writer);
         if writers.len() > 1 {
             // A header that is older than what the record goes on from would leave out whose write comes first.
-            self.flush_twin()?;
+            self.flush_header()?;
         }
         self.logged = redo.append(self.header.id, length, &Origin { writers, after }, &images)?;
         self.behind = true;
@@ -95,14 +95,6 @@ impl ChunkFile {
         Ok(())
     }
 
-    /// What the log has of this chunk up to now is in the file, or does not count: a start that could not apply
-    /// it may have left something there that the next one would.
-    pub(super) fn owes_nothing(&mut self, redo: &Redo) {
-        if self.images.is_empty() {
-            self.logged = redo.last_seq();
-        }
-    }
-
     /// Whether the log has what is not durable in the file.
     pub fn is_behind(&self) -> bool {
         self.behind
@@ -118,7 +110,7 @@ impl ChunkFile {
         self.harden()
     }
 
-    /// Puts into a file what the log has of it, at a start. Answers the header when there was anything.
+    /// Puts into a file what the log has of it, before anything else is done with it. Answers the header when there was anything.
     /// Durable, so that it is not done again.
     pub fn redo(file: Arc<dyn DiskFile>, dirty: bool, records: Vec<Record>) -> io::Result<Option<Header>> {
         let numbers = Arc::default();
@@ -131,7 +123,7 @@ impl ChunkFile {
             // Behind a write that is not there, numbers are no proof of those before.
             if record.origin.after <= complete {
                 complete = record.seq;
-                numbers.lock().are(record.origin.writers);
+                numbers.lock().set(record.origin.writers);
             }
             for image in record.images {
                 // The other blocks of a lost page would become holes.
@@ -145,7 +137,7 @@ impl ChunkFile {
         }
         f.put_images()?;
         f.harden()?;
-        f.flush_twin()?;
+        f.flush_header()?;
         Ok(Some(f.header))
     }
 }

@@ -35,9 +35,8 @@ impl ChunkFile {
     /// Writes the header anew that did not verify. Durable.
     pub fn mend_header(&mut self) -> io::Result<()> {
         self.put_header()?;
-        self.flush()?;
-        (self.rotten_header, self.twin_waits) = (false, false);
-        Ok(())
+        (self.rotten_header, self.twin_waits) = (false, true);
+        self.flush_header()
     }
 
     /// Whether a block has nothing that a sync promised.
@@ -68,15 +67,14 @@ impl ChunkFile {
 
     /// Before a copy changes anything: the replica is of no version until the copy is whole, so that
     /// nobody can take a half for it. Durable.
-    pub fn begin_copy(&mut self, redo: &Redo) -> io::Result<()> {
+    pub fn begin_copy(&mut self) -> io::Result<()> {
         // Whatever the log has of it is void from now on, and nothing goes there any more.
         self.put_images()?;
-        self.owes_nothing(redo);
         self.forget_numbers();
         self.header.version = ChunkVersion(0);
         self.header.log_seq = self.logged;
         self.harden()?;
-        self.flush_twin()
+        self.flush_header()
     }
 
     /// Checksums of all blocks as they are, and which of them are damaged. Of a damaged block it has

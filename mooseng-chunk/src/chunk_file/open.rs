@@ -110,8 +110,7 @@ impl ChunkFile {
             torn: dirty,
             since,
             rotten_header,
-            // The newest header may be one that only the kernel has.
-            twin_waits: true,
+            twin_waits: false,
             file_len,
             header,
         }))

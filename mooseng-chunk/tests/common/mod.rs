@@ -270,7 +270,7 @@ impl World {
             self.control(*server, op).await.unwrap();
         }
         for server in &servers[1..] {
-            self.pull(*server, to, &servers[..1]).await.unwrap();
+            self.pull_of(Some(chunk.version), *server, to, &servers[..1]).await.unwrap();
         }
         to
     }
@@ -283,8 +283,19 @@ impl World {
     }
 
     pub async fn pull(&self, server: u64, chunk: ChunkRef, from: &[u64]) -> Result<ControlReply, ChunkError> {
+        self.pull_of(None, server, chunk, from).await
+    }
+
+    /// The same of a member of a version.
+    pub async fn pull_of(
+        &self,
+        member_of: Option<ChunkVersion>,
+        server: u64,
+        chunk: ChunkRef,
+        from: &[u64],
+    ) -> Result<ControlReply, ChunkError> {
         let from = self::chain(from);
-        self.control(server, Control::Pull { chunk, from, ahead: false, term: Term(1) }).await
+        self.control(server, Control::Pull { chunk, from, ahead: false, member_of, term: Term(1) }).await
     }
 
     /// The same ahead of the bump.
@@ -295,7 +306,7 @@ impl World {
         from: &[u64],
     ) -> Result<ControlReply, ChunkError> {
         let from = self::chain(from);
-        self.control(server, Control::Pull { chunk, from, ahead: true, term: Term(1) }).await
+        self.control(server, Control::Pull { chunk, from, ahead: true, member_of: None, term: Term(1) }).await
     }
 }
 

@@ -101,7 +101,8 @@ impl Inner {
         }
         tracing::info!(id = %chunk.id, version = %chunk.version, ?to, "copied ahead of a bump");
         let pull = |server: ServerId| {
-            let op = Control::Pull { chunk, from: from.clone(), ahead: true, term: lead.term };
+            let (from, member_of) = (from.clone(), None);
+            let op = Control::Pull { chunk, from, ahead: true, member_of, term: lead.term };
             async move { (server, self.command(server, op, self.timings.pull).await) }
         };
         let all = futures::future::join_all(to.into_iter().map(pull));

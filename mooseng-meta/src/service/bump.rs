@@ -14,7 +14,7 @@ use crate::{
 };
 use futures::future::join_all;
 use mooseng_core::{
-    chunk::{ChunkStat, Control, ControlReply},
+    chunk::{Control, ControlReply},
     context::CallContext,
     error::{ChunkError, MetaError},
     ids::*,
@@ -37,6 +37,8 @@ const STEPS_MAX: usize = 5;
 struct Taken {
     /// Who took it.
     ready: Vec<ServerId>,
+    /// Who of them is not damaged and stays where it is.
+    good: Vec<ServerId>,
     /// Who has nothing of the chunk.
     empty: Vec<ServerId>,
     /// Whether one of those who took it is not damaged.
@@ -112,9 +114,11 @@ impl Inner {
                 Plan::Wait => return Ok(None),
                 Plan::Bump { mut survivors, settles, joining } => {
                     if !settles {
-                        // Whom the others could not be made equal to last time is tried last.
+                        // Whom the others could not be made equal to last time is tried last, but for one whose disk fails.
                         let m = lead.memory.lock();
-                        survivors.sort_by_key(|s| m.uncopied.contains(&(id, *s)));
+                        let aside =
+                            |s: &ServerId| found.contains(&(*s, Found::Current(ReplicaState::Leaving)));
+                        survivors.sort_by_key(|s| (aside(s), m.uncopied.contains(&(id, *s))));
                     }
                     let to = if force { vec![] } else { to_copy_ahead(&rec, &found, &survivors, &joining) };
                     let to: Vec<_> =
@@ -258,8 +262,11 @@ impl Inner {
             match done {
                 Ok(reply) => {
                     taken.ready.push(server);
-                    let damaged = |stat: &ChunkStat| stat.report.state == ReplicaState::Damaged;
-                    taken.whole |= !matches!(&reply, ControlReply::Done(stat) if damaged(stat));
+                    let is = |state| matches!(&reply, ControlReply::Done(stat) if stat.report.state == state);
+                    taken.whole |= !is(ReplicaState::Damaged);
+                    if is(ReplicaState::Good) {
+                        taken.good.push(server);
+                    }
                 }
                 Err(ChunkError::NotFound(_)) => taken.empty.push(server),
                 Err(e) => {
@@ -282,7 +289,8 @@ impl Inner {
     ) -> Result<bool, MetaError> {
         let anew = bump.survivors.is_empty();
         let first = if anew { &bump.joining } else { &bump.survivors };
-        let Taken { mut ready, empty, whole, silent } = self.set_version(lead, id, &bump, first, anew).await;
+        let Taken { mut ready, good, empty, whole, silent } =
+            self.set_version(lead, id, &bump, first, anew).await;
         if !anew && !ready.is_empty() && !whole && silent {
             // Who did not answer may have what all others lack, and would be left behind.
             tracing::warn!(%id, ?ready, "all that took the new version are damaged: the others are waited for");
@@ -299,12 +307,13 @@ impl Inner {
         fill.extend(empty.into_iter().filter(|s| !ready.contains(s) && !rec.committed));
         fill.extend(bump.joining.iter().copied().filter(|s| !ready.contains(s)));
         let chunk = ChunkRef { id, version: bump.version };
-        let members = self.equalise(lead, chunk, ready.clone(), fill).await?;
-        if ready.iter().any(|s| !members.contains(s)) && members.len() == 1 {
-            // It may have ended meanwhile, and the others have what it has: another of them is tried first.
+        let members = self.equalise(lead, rec, chunk, ready.clone(), fill).await?;
+        if members.len() == 1 && good.len() > 1 {
+            // It may have ended meanwhile, and the others have what it has: each is the first once. Then the first in
+            // the chain has to do.
             let mut m = lead.memory.lock();
-            m.uncopied.insert((id, ready[0]));
-            if ready.iter().any(|s| !m.uncopied.contains(&(id, *s))) {
+            if good.iter().any(|s| !m.uncopied.contains(&(id, *s))) {
+                m.uncopied.insert((id, ready[0]));
                 tracing::warn!(%id, first = %ready[0], "no other member could be made equal to the first");
                 return Ok(false);
             }
@@ -334,6 +343,7 @@ impl Inner {
     async fn equalise(
         &self,
         lead: &Lead,
+        rec: &ChunkRec,
         chunk: ChunkRef,
         ready: Vec<ServerId>,
         fill: Vec<ServerId>,
@@ -345,7 +355,8 @@ impl Inner {
         drop(view);
         let pull = |server: ServerId| {
             let from: Vec<_> = sources.iter().filter(|r| r.server != server).cloned().collect();
-            let op = Control::Pull { chunk, from, ahead: false, term: lead.term };
+            let member_of = rec.members.contains(&server).then_some(rec.version);
+            let op = Control::Pull { chunk, from, ahead: false, member_of, term: lead.term };
             async move { (server, self.command(server, op, self.timings.pull).await) }
         };
         let mut members = ready.clone();

@@ -418,15 +418,12 @@ impl State {
 
     /// `pull`: the content and its numbers. Whether it succeeded. `half`: it ends in the middle.
     pub fn pull(&mut self, server: usize, version: u8, from: Chain, half: bool) -> bool {
-        let source = from.iter().find(|s| *s != server && self.servers[*s].serves(version));
+        let source = from.iter().next().filter(|s| *s != server && self.servers[*s].serves(version));
         let s = &mut self.servers[server];
         if s.made && s.version > version {
             return false;
         }
-        let Some(source) = source else {
-            s.suspect |= s.made;
-            return false;
-        };
+        let Some(source) = source else { return false };
         let theirs = self.servers[source].mem;
         self.make(server, 0);
         let s = &mut self.servers[server];
@@ -448,7 +445,7 @@ impl State {
 
     /// `pull_ahead`, whether it comes to its end or not: what is left is of no version.
     pub fn pull_ahead(&mut self, server: usize, version: u8, from: Chain) -> bool {
-        let source = from.iter().find(|s| *s != server && self.servers[*s].serves(version));
+        let source = from.iter().next().filter(|s| *s != server && self.servers[*s].serves(version));
         let s = &self.servers[server];
         let is_so = s.made && s.suspect && s.version == 0;
         let (Some(source), false) = (source, is_so || (s.made && s.version >= version)) else { return false };

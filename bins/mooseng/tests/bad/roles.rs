@@ -65,8 +65,8 @@ fn commands() -> Vec<(Control, &'static [Role])> {
             Control::SetVersion { chunk: id, to, members, cut_to: Some(0), create: true, settle: true, term },
             &[Master],
         ),
-        (Control::Pull { chunk, from: vec![], ahead: false, term }, &[Master]),
-        (Control::Pull { chunk, from: vec![], ahead: true, term }, &[Master]),
+        (Control::Pull { chunk, from: vec![], ahead: false, member_of: None, term }, &[Master]),
+        (Control::Pull { chunk, from: vec![], ahead: true, member_of: None, term }, &[Master]),
         (Control::Delete { chunk, term }, &[Master]),
         (Control::Fence { session, term }, &[Master]),
     ]
