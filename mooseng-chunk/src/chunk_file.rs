@@ -187,8 +187,10 @@ impl ChunkFile {
             file_len: 0,
         };
         // Both slots take their room now: a sync needs none, however full the disk is by then.
-        f.write_header()?;
         f.put_header()?;
+        f.next_slot = PAGE as u64;
+        f.put_header()?;
+        f.file_len = 2 * PAGE as u64;
         Ok(f)
     }
 
@@ -203,14 +205,6 @@ impl ChunkFile {
             *stamp = place.stamp;
         }
         self.file.write_at(self.next_slot, &self.header.encode())
-    }
-
-    fn write_header(&mut self) -> io::Result<()> {
-        self.anchor()?;
-        self.put_header()?;
-        self.next_slot = PAGE as u64 - self.next_slot;
-        self.file_len = self.file_len.max(2 * PAGE as u64);
-        Ok(())
     }
 
     /// A write that found no room has changed nothing; after a failed flush nobody knows what is there.
@@ -231,11 +225,14 @@ impl ChunkFile {
     /// Makes the newest header durable; the next one does not go over it.
     fn flush_header(&mut self) -> io::Result<()> {
         self.anchor()?;
-        if self.twin_waits {
-            self.flush()?;
-            self.twin_waits = false;
-            self.next_slot = PAGE as u64 - self.next_slot;
-        }
+        if self.twin_waits { self.flush_newest() } else { Ok(()) }
+    }
+
+    /// Flushes; the header that was written last is the newest durable one from now on.
+    fn flush_newest(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.twin_waits = false;
+        self.next_slot = PAGE as u64 - self.next_slot;
         Ok(())
     }
 
@@ -245,8 +242,9 @@ impl ChunkFile {
     /// with the write numbers. One session's may come to the disk with what follows: what it repeats undoes
     /// nothing but its own. Those of several are durable at once.
     fn harden(&mut self) -> io::Result<()> {
-        self.write_header()?;
-        self.flush()?;
+        self.anchor()?;
+        self.put_header()?;
+        self.flush_newest()?;
         for (n, place) in self.pages.iter_mut().enumerate().filter(|(_, p)| p.fresh) {
             place.fresh = false;
             self.header.stamps[n] = place.stamp;
@@ -513,6 +511,10 @@ impl ChunkFile {
             return Err(FileError::Damaged(block, 1));
         }
         self.apply_images(redo)?;
+        if !self.images.is_empty() {
+            // What waits for room would come back behind the cut.
+            return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+        }
         self.harden()?;
         if within > 0 && self.entry(block).is_some() {
             let mut content = self.raw(block * BLOCK_BYTES, PAGE)?;

@@ -141,6 +141,7 @@ impl DataDisk {
         let dirty = found.iter().filter(|(_, f)| f.dirty).map(|(id, _)| *id).collect();
         notes.begin(dirty, noted.is_some()).map_err(failed)?;
         recover(&disk, &mut found, records, &notes).map_err(failed)?;
+        redo.holds(found.values().filter(|f| !f.owed.is_empty()).count());
         let name = disk.describe();
         let this = Self {
             id,
@@ -209,6 +210,7 @@ impl DataDisk {
         if !owed.is_empty() {
             ChunkFile::redo(self.disk.open(&path_of(id).0)?, true, owed.clone())?;
             owed.clear();
+            self.redo.settled_one();
         }
         Ok(())
     }

@@ -36,11 +36,6 @@ impl Numbers {
         self.last = writers.into_iter().collect();
     }
 
-    /// Forgets the oldest session.
-    pub fn forget_oldest(&mut self) {
-        self.last.pop_first();
-    }
-
     /// Whether a write of a session can be remembered. Sessions that are over are forgotten for it: nothing of
     /// them is admitted any more. One that is not may repeat what it wrote.
     pub fn has_room(&mut self, session: SessionId, is_over: impl Fn(SessionId) -> bool) -> bool {

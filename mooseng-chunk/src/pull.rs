@@ -5,7 +5,7 @@ use crate::{
     chunk_file::{FileError, UNKNOWN},
     disk::DataDisk,
     shared::{Shared, clean},
-    slot::{Inside, Slot, stopped},
+    slot::{Equalised, Inside, Slot, stopped},
 };
 use futures::StreamExt as _;
 use mooseng_core::{
@@ -57,10 +57,16 @@ pub(crate) async fn pull(
     if here > chunk.version {
         return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
     }
-    if here == chunk.version && *slot.equalised.lock() == Some(here) {
+    let equalised = *slot.equalised.lock();
+    if let Some(Equalised { version, lost }) =
+        equalised.filter(|e| e.version == chunk.version && e.version == here)
+    {
         // A repeat, which came late: it may have been written since.
-        let is_whole = !shared.damaged.lock().contains(&chunk.id);
-        shared.is_made(&slot, is_whole).await?;
+        tracing::debug!(id = %chunk.id, %version, "a copy that is made is asked for again");
+        shared.is_made(&slot, lost.is_none()).await?;
+        if let Some((first, blocks)) = lost {
+            shared.note(&slot, FileError::Damaged(first, blocks));
+        }
         drop(guard);
         return shared.stat(chunk.id);
     }
@@ -71,7 +77,10 @@ pub(crate) async fn pull(
     // Nothing is written there while its version is not open.
     let numbers = numbers_of(chunk, &sources).await?;
     let (mut guard, own, damaged) = own_table(shared, &slot, guard).await?;
-    let work = differences(&own, &damaged, &table);
+    let work = match slot.disbelieved.load(Ordering::Relaxed) {
+        true => differences(&own, &(0..own.blocks.len() as u64).collect(), &table),
+        false => differences(&own, &damaged, &table),
+    };
     let get = async |blocks: Range<u64>, hole: bool| {
         let got = match hole {
             true => vec![],
@@ -121,11 +130,13 @@ pub(crate) async fn pull(
     let whole = !kept && nowhere.is_empty();
     let numbers = if whole { numbers } else { before.in_both(&numbers) };
     let guard = finish(shared, &slot, guard, chunk.version, table.length, numbers).await?;
+    let lost = nowhere.first().map(|first| (*first, nowhere.len() as u64));
+    *slot.equalised.lock() = Some(Equalised { version: chunk.version, lost });
     shared.counters.pulls.fetch_add(1, Ordering::Relaxed);
     shared.is_made(&slot, whole).await?;
-    match nowhere.first() {
+    match lost {
         None => drop(shared.damaged.lock().remove(&chunk.id)),
-        Some(first) => drop(shared.note(&slot, FileError::Damaged(*first, nowhere.len() as u64))),
+        Some((first, blocks)) => drop(shared.note(&slot, FileError::Damaged(first, blocks))),
     }
     drop(guard);
     shared.stat(chunk.id)
@@ -402,7 +413,7 @@ async fn finish(
     };
     let (guard, done) = slot.with(true, guard, finish).await.map_err(|e| shared.disk_error(e))?;
     done.map_err(|e| shared.poisoned(slot, e))?;
-    *slot.equalised.lock() = Some(version);
+    slot.disbelieved.store(false, Ordering::Relaxed);
     Ok(guard)
 }
 

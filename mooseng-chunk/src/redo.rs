@@ -104,6 +104,8 @@ struct State {
     durable_seq: u64,
     /// After a failed sync nobody knows what is in it.
     broken: Option<String>,
+    /// Chunks whose records a start could not put into their files: nothing goes over them.
+    owed: usize,
 }
 
 /// What a start found.
@@ -266,6 +268,7 @@ impl Redo {
             next_seq: seq + 1,
             durable_seq: seq,
             broken: None,
+            owed: 0,
         };
         let this = Self {
             disk,
@@ -392,6 +395,17 @@ impl Redo {
         self.freed.notify_waiters();
     }
 
+    /// So many chunks wait for what is in it: nothing goes over that.
+    pub fn holds(&self, chunks: usize) {
+        self.state.lock().owed = chunks;
+    }
+
+    /// One of them has got it.
+    pub fn settled_one(&self) {
+        let mut s = self.state.lock();
+        s.owed = s.owed.saturating_sub(1);
+    }
+
     /// Nothing is taken any more: what is in it could not be made needless.
     pub fn give_up(&self, why: &io::Error) {
         self.state.lock().broken = Some(why.to_string());
@@ -402,6 +416,13 @@ impl Redo {
 impl State {
     fn is_whole(&self) -> io::Result<()> {
         match &self.broken {
+            None if self.owed > 0 => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!(
+                    "the disk's redo log has what {} chunks had no room for at the start: free some",
+                    self.owed
+                ),
+            )),
             None => Ok(()),
             Some(why) => Err(io::Error::other(format!("the disk's redo log failed before: {why}"))),
         }

@@ -220,7 +220,7 @@ impl Shared {
         if known.made {
             is_good(req.chunk, known)?;
         }
-        self.admits(slot, req.session.id, number, (first, false)).map(|admitted| !admitted)
+        self.admits(slot, req.session.id, number, first).map(|admitted| !admitted)
     }
 
     /// Before the head sends a frame on: there is room for it here, and the note that the chunk is
@@ -266,14 +266,10 @@ impl Shared {
         slot: &Slot,
         session: SessionId,
         number: WriteNumber,
-        (first, behind): (bool, bool),
+        first: bool,
     ) -> Result<bool, ChunkError> {
         let mut numbers = slot.numbers.lock();
-        match self.has_room(&mut numbers, session) {
-            // The head has admitted it, and knows better who has ended.
-            Err(_) if behind => numbers.forget_oldest(),
-            room => room?,
-        }
+        self.has_room(&mut numbers, session)?;
         numbers.admit(session, number, first).map_err(|expected| {
             let (expected, got) = (expected.get(), number.get());
             ChunkError::OutOfOrder { chunk: slot.id, expected, got }
@@ -285,7 +281,7 @@ impl Shared {
         if numbers.has_room(session, |s| self.access.is_over(s)) {
             return Ok(());
         }
-        // Some may have ended since.
+        // Some may have ended since; the head, which has admitted the session, knows it.
         self.access.refresh.notify_one();
         Err(ChunkError::Invalid(format!(
             "{WRITERS_MAX} sessions that live have written to this chunk, which is as many as can be: when one of              these clients has ended, another can write"
@@ -321,7 +317,7 @@ impl Shared {
     ) -> Result<bool, ChunkError> {
         let guard = self.open_to_write(slot, req).await?;
         let (session, number) = (req.session.id, frame.head.number);
-        if !self.admits(slot, session, number, (first, req.head.is_some()))? {
+        if !self.admits(slot, session, number, first)? {
             return Ok(true);
         }
         if slot.disk.space().1 < frame.data.len() as u64 {
@@ -416,6 +412,7 @@ impl Shared {
     pub fn disbelieve(&self, slot: &Slot, e: &FileError) {
         tracing::error!(chunk = %slot.id, error = ?e, "what is on disk is not known: the replica is not served any more");
         slot.known.lock().state = ReplicaState::Damaged;
+        slot.disbelieved.store(true, Ordering::Relaxed);
         self.tell_damage(slot);
     }
 

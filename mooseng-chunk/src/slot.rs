@@ -3,7 +3,10 @@
 use crate::{chunk_file::ChunkFile, disk::DataDisk, numbers::Numbers, redo::Record, way::Way};
 use mooseng_core::{error::ChunkError, ids::*, meta::ReplicaState, seam::on_lane};
 use parking_lot::Mutex;
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicBool},
+};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +43,15 @@ pub(crate) struct Inside {
     pub gone: bool,
 }
 
+/// A replica was made equal to another.
+#[derive(Clone, Copy)]
+pub(crate) struct Equalised {
+    /// For this version.
+    pub version: ChunkVersion,
+    /// The first block that could not be had, and how many.
+    pub lost: Option<(u64, u64)>,
+}
+
 pub(crate) struct Slot {
     pub id: ChunkId,
     pub disk: Arc<DataDisk>,
@@ -54,8 +66,10 @@ pub(crate) struct Slot {
     pub way: Way,
     /// What the redo log has of it and a start could not put into its file: nothing is done with it before.
     owed: Arc<Mutex<Vec<Record>>>,
-    /// The version that this replica was made equal to another for. Changed under the order lock.
-    pub equalised: Mutex<Option<ChunkVersion>>,
+    /// What a copy made of it last. Changed under the order lock.
+    pub equalised: Mutex<Option<Equalised>>,
+    /// Whether what reads show may not be on the disk: a copy writes all of it anew.
+    pub disbelieved: AtomicBool,
     /// Ends a copy that is made ahead.
     ahead: Mutex<CancellationToken>,
 }
@@ -136,6 +150,7 @@ impl Slot {
             heads: Default::default(),
             way: Way::default(),
             equalised: Mutex::default(),
+            disbelieved: AtomicBool::new(false),
             ahead: Mutex::default(),
         }
     }

@@ -77,7 +77,12 @@ impl ChunkFile {
                 self.entries.resize(index + 1, None);
             }
             let (old, now) = (self.entries[index], image.crc);
-            self.entries[index] = Some(old.map_or(Entry::over_hole(now), |o| Entry { now, before: o.now }));
+            self.entries[index] = Some(match old {
+                // Another try has written the entry, and may not have come to the data.
+                Some(o) if o.now == now => o,
+                Some(o) => Entry { now, before: o.now },
+                None => Entry::over_hole(now),
+            });
         }
         for page in pages {
             self.write_pages(page..page + 1)?;

@@ -34,9 +34,11 @@ impl ChunkFile {
 
     /// Writes the header anew that did not verify. Durable.
     pub fn mend_header(&mut self) -> io::Result<()> {
+        self.anchor()?;
         self.put_header()?;
-        (self.rotten_header, self.twin_waits) = (false, true);
-        self.flush_header()
+        self.flush_newest()?;
+        self.rotten_header = false;
+        Ok(())
     }
 
     /// Whether a block has nothing that a sync promised.

@@ -16,7 +16,7 @@ use futures::future::join_all;
 use mooseng_core::{
     chunk::{Control, ControlReply},
     context::CallContext,
-    error::{ChunkError, MetaError},
+    error::{ChunkError, MetaError, NetError},
     ids::*,
     meta::*,
     planted::{self, Bug},
@@ -170,7 +170,13 @@ impl Inner {
         rec: &ChunkRec,
         (force, ahead): (bool, Option<&BTreeSet<ServerId>>),
     ) -> Result<(Plan, Vec<(ServerId, Found)>), MetaError> {
-        let found = self.look_at(lead, id, rec).await?;
+        let mut found = self.look_at(lead, id, rec).await?;
+        {
+            // A suspect that could not be settled is the truth when no other is left.
+            let m = lead.memory.lock();
+            let refused = |s: &ServerId| m.uncopied.contains(&(id, *s));
+            found.sort_by_key(|(s, f)| *f == Found::Current(ReplicaState::Suspect) && refused(s));
+        }
         // A member that may still come back is waited for, however long this master leads.
         let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
         let (candidates, leaving) = {
@@ -289,8 +295,12 @@ impl Inner {
     ) -> Result<bool, MetaError> {
         let anew = bump.survivors.is_empty();
         let first = if anew { &bump.joining } else { &bump.survivors };
-        let Taken { mut ready, good, empty, whole, silent } =
-            self.set_version(lead, id, &bump, first, anew).await;
+        let mut taken = self.set_version(lead, id, &bump, first, anew).await;
+        if taken.silent && taken.ready.len() == 1 && !anew {
+            // A message may have been lost, and a set of one is a risk for all that is written to it.
+            taken = self.set_version(lead, id, &bump, first, anew).await;
+        }
+        let Taken { mut ready, good, empty, whole, silent } = taken;
         if !anew && !ready.is_empty() && !whole && silent {
             // Who did not answer may have what all others lack, and would be left behind.
             tracing::warn!(%id, ?ready, "all that took the new version are damaged: the others are waited for");
@@ -301,6 +311,9 @@ impl Inner {
             ready = self.set_version(lead, id, &bump, &empty, true).await.ready;
         }
         if ready.is_empty() {
+            if let Some(winner) = bump.survivors.first().filter(|_| bump.settles) {
+                lead.memory.lock().uncopied.insert((id, *winner));
+            }
             return Ok(false);
         }
         let mut fill = if planted::is(Bug::CopyUncompared) { vec![] } else { ready[1..].to_vec() };
@@ -317,6 +330,14 @@ impl Inner {
                 tracing::warn!(%id, first = %ready[0], "no other member could be made equal to the first");
                 return Ok(false);
             }
+        }
+        if let [only] = members[..]
+            && !anew
+            && (rec.members.len() > 1 || bump.joining.len() > 1)
+            && !self.has_version(only, chunk).await
+        {
+            tracing::warn!(%id, %only, "the only one that made the version does not answer any more");
+            return Ok(false);
         }
         let command = Command::BumpOpen { chunk, members: members.clone() };
         if self.propose(command, COMMIT).await? == Applied::Done(true) {
@@ -337,6 +358,14 @@ impl Inner {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a server lives and has a version.
+    async fn has_version(&self, server: ServerId, chunk: ChunkRef) -> bool {
+        match self.command(server, Control::Stat { chunk: chunk.id }, self.timings.control).await {
+            Ok(ControlReply::Done(stat)) => stat.report.chunk == chunk,
+            _ => false,
+        }
     }
 
     /// Makes the servers of `fill` equal to the first of `ready`. Answers who is a good member then.
@@ -432,7 +461,13 @@ impl Inner {
         let noted = |s: ServerId| lead.memory.lock().odd.get(&(id, s)).copied();
         let ask = |server: ServerId| async move {
             let budget = self.timings.control / self.hurry(lead, rec, server);
-            let found = match self.command(server, Control::Stat { chunk: id }, budget).await {
+            let stat = || self.command(server, Control::Stat { chunk: id }, budget);
+            let mut told = stat().await;
+            if matches!(told, Err(ChunkError::Net(NetError::Closed { .. }))) {
+                // The connection broke, or was one to a start before: another one may do.
+                told = stat().await;
+            }
+            let found = match told {
                 Ok(ControlReply::Done(stat)) => {
                     let (version, state) = (stat.report.chunk.version, stat.report.state);
                     lead.memory.lock().is_aside(id, server, state == ReplicaState::Leaving);

@@ -31,10 +31,11 @@ const fn caught_by(bug: Bug) -> u64 {
         Bug::DeposedReads => 12,
         Bug::ReplyDropped => 14,
         Bug::SuspectServed => 20,
-        Bug::VersionUnchecked | Bug::SurplusDeletedEarly => 22,
+        Bug::SurplusDeletedEarly => 22,
         Bug::CopyUncompared => 31,
         Bug::FsyncSkipped => 34,
-        Bug::IncarnationIgnored => 59,
+        Bug::VersionUnchecked => 37,
+        Bug::IncarnationIgnored => 70,
         Bug::RepeatApplied => 132,
         Bug::FenceNotAwaited => 144,
     }
