@@ -412,6 +412,8 @@ async fn what_a_start_has_no_room_for_is_taken_from_the_redo_log_before_anything
         let (old, new) = (pattern(1, 50), pattern(2, 50));
         world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 100))]).await.unwrap();
         world.sync(chunk(1, 1), &[1, 2], vec![]).await.unwrap();
+        world.write(chunk(2, 1), &[1], vec![frame(2, 1, 0, pattern(3, 5000))]).await.unwrap();
+        world.sync(chunk(2, 1), &[1], vec![]).await.unwrap();
         settle_marks().await;
         world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, old.clone())]).await.unwrap();
         world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
@@ -424,6 +426,10 @@ async fn what_a_start_has_no_room_for_is_taken_from_the_redo_log_before_anything
         assert_eq!(world.stat(1, 1).await.unwrap().report.state, ReplicaState::Suspect);
         let e = world.control(1, settle(chunk(1, 2), &[1])).await.unwrap_err();
         assert!(matches!(e, ChunkError::NoSpace(_)), "{e}");
+        // Nothing goes over what the log has of it.
+        let beside = || vec![frame(2, 2, 0, pattern(4, 5000))];
+        let e = world.write(chunk(2, 1), &[1], beside()).await.unwrap_err();
+        assert!(matches!(e, ChunkError::NoSpace(_)), "{e}");
         if copied {
             world.write(chunk(1, 1), &[2], vec![frame(1, 2, 0, new.clone())]).await.unwrap();
             world.bump(chunk(1, 1), &[2]).await;
@@ -435,6 +441,7 @@ async fn what_a_start_has_no_room_for_is_taken_from_the_redo_log_before_anything
             false => world.control(1, settle(chunk(1, 2), &[1])).await.unwrap(),
         };
         assert!(world.read(chunk(1, 2), 1, 0, 50).await.unwrap().starts_with(want));
+        world.write(chunk(2, 1), &[1], beside()).await.unwrap();
         settle_marks().await;
         drop(server);
         disk.power_fails();
@@ -457,4 +464,51 @@ async fn a_flush_that_fails_in_the_midst_of_a_write_ends_the_replica() {
     disk.fail_syncs(false);
     assert_eq!(world.stat(1, 1).await.unwrap().report.state, ReplicaState::Damaged);
     world.sync(chunk(1, 1), &[1], vec![]).await.unwrap_err();
+}
+
+/// What the kernel shows after a failed flush may never be on the disk: a copy does not take it for what is there.
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_flush_failed_is_written_anew() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    let _other = world.start(2, &CrashDisk::new()).await;
+    world.write(chunk(1, 1), &[2, 1], vec![frame(1, 1, 0, pattern(1, 50_000))]).await.unwrap();
+    disk.fail_syncs(true);
+    world.sync(chunk(1, 1), &[2, 1], vec![]).await.unwrap_err();
+    disk.fail_syncs(false);
+    let v2 = world.bump(chunk(1, 1), &[2]).await;
+    world.pull_of(Some(ChunkVersion(1)), 1, v2, &[2]).await.unwrap();
+    world.sync(v2, &[2, 1], vec![]).await.unwrap();
+    settle_marks().await;
+    drop(server);
+    disk.power_fails();
+    let _server = world.start(1, &disk).await;
+    assert!(world.read(v2, 1, 0, 50_000).await.unwrap().starts_with(&pattern(1, 50_000)));
+}
+
+/// What is durable in the redo log and waits for room does not come back behind a cut.
+#[tokio::test(start_paused = true)]
+async fn a_cut_waits_for_what_has_no_room_in_the_file_yet() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    world.write(chunk(1, 1), &[1], vec![frame(1, 1, 0, pattern(1, 100))]).await.unwrap();
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+    world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, pattern(2, 100))]).await.unwrap();
+    disk.fill(true);
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+    let mut cut = settle(chunk(1, 2), &[1]);
+    if let Control::SetVersion { settle, cut_to, .. } = &mut cut {
+        (*settle, *cut_to) = (false, Some(0));
+    }
+    let e = world.control(1, cut.clone()).await.unwrap_err();
+    assert!(matches!(e, ChunkError::NoSpace(_)), "{e}");
+    disk.fill(false);
+    world.control(1, cut).await.unwrap();
+    settle_marks().await;
+    drop(server);
+    disk.power_fails();
+    let _server = world.start(1, &disk).await;
+    assert_eq!(world.stat(1, 1).await.unwrap().report.length, 0);
 }

@@ -3,7 +3,7 @@
 use mooseng_core::seam::{Disk, DiskFile};
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     sync::{
         Arc,
@@ -20,6 +20,30 @@ const TOTAL: u64 = 2 << 30;
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// After a failed fsync: what was written since. The rest passes for written, and never is.
+    since: Option<BTreeSet<usize>>,
+}
+
+impl Content {
+    fn changed(&mut self, bytes: std::ops::Range<usize>) {
+        if let Some(since) = &mut self.since {
+            since.extend(bytes.start / SECTOR..bytes.end.div_ceil(SECTOR));
+        }
+    }
+
+    fn sync(&mut self) {
+        let Some(since) = self.since.as_mut() else {
+            self.durable = self.now.clone();
+            return;
+        };
+        self.durable.resize(self.now.len(), 0);
+        for sector in std::mem::take(since) {
+            let end = ((sector + 1) * SECTOR).min(self.now.len());
+            if sector * SECTOR < end {
+                self.durable[sector * SECTOR..end].copy_from_slice(&self.now[sector * SECTOR..end]);
+            }
+        }
+    }
 }
 
 type File = Arc<Mutex<Content>>;
@@ -61,7 +85,7 @@ impl CrashDisk {
         self.kill();
         for f in self.0.files.lock().values() {
             let mut f = f.lock();
-            f.now = f.durable.clone();
+            (f.now, f.since) = (f.durable.clone(), None);
         }
     }
     /// Power fails: each sector that was not synced is kept or lost, as the seed decides.
@@ -85,7 +109,7 @@ impl CrashDisk {
                     to.copy_from_slice(from);
                 }
             }
-            (f.now, f.durable) = (left.clone(), left);
+            (f.now, f.durable, f.since) = (left.clone(), left, None);
         }
     }
     /// The process dies before the change after so many.
@@ -95,6 +119,7 @@ impl CrashDisk {
     pub fn is_dead(&self) -> bool {
         self.0.left.load(SeqCst) == 0
     }
+    /// What a failed fsync was to make durable never will be, though it is read, until it is written again.
     pub fn fail_syncs(&self, fail: bool) {
         self.0.fail_syncs.store(fail, SeqCst);
     }
@@ -275,15 +300,17 @@ impl DiskFile for Handle {
             f.now.resize(end, 0);
         }
         f.now[at..end].copy_from_slice(data);
+        f.changed(at..end);
         Ok(())
     }
     fn sync(&self) -> io::Result<()> {
         self.medium.change(self.boot)?;
+        let mut f = self.file.lock();
         if self.medium.fail_syncs.load(SeqCst) {
+            f.since = Some(BTreeSet::new());
             return Err(io::Error::other("the medium does not take it"));
         }
-        let mut f = self.file.lock();
-        f.durable = f.now.clone();
+        f.sync();
         Ok(())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -300,6 +327,7 @@ impl DiskFile for Handle {
         let end = ((at + len) as usize).min(f.now.len());
         let at = (at as usize).min(end);
         f.now[at..end].fill(0);
+        f.changed(at..end);
         Ok(())
     }
     fn len(&self) -> io::Result<u64> {

@@ -228,3 +228,51 @@ async fn the_set_is_not_left_to_a_member_that_no_other_can_be_copied_from() {
         assert!(members.starts_with(&if all { vec![first] } else { vec![second, first] }), "{members:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_message_does_not_leave_the_set_to_one() {
+    let w = World::of(2, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    let second = place.chain[1].server;
+    w.fake(second).0.lock().refuses_once.insert("set-version");
+    w.report(s, inode, place.chunk, second).await.unwrap();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_only_a_dead_member_has_does_not_open() {
+    let w = World::of(2, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    let (first, second) = (place.chain[0].server, place.chain[1].server);
+    w.fake(first).0.lock().held.insert("set-version");
+    w.fake(second).0.lock().refuses.insert("set-version");
+    let dies = async {
+        until("it is told", async || w.fake(first).0.lock().waiting > 0).await;
+        w.fake(first).0.lock().deaf_to.insert("stat");
+        w.fake(first).free();
+    };
+    let (reported, ()) = tokio::join!(w.report(s, inode, place.chunk, second), dies);
+    assert!(matches!(reported, Err(MetaError::ChunkBusy(_))), "{reported:?}");
+    w.fake(second).0.lock().refuses.clear();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain[0].server, second, "who lives has all that was acknowledged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_cannot_be_settled_is_not_the_only_truth() {
+    let w = World::of(2, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    let (first, second) = (place.chain[0].server, place.chain[1].server);
+    for server in [first, second] {
+        suspect(&w, server, place.chunk.id);
+    }
+    w.fake(first).0.lock().refuses.insert("set-version");
+    let reported = w.report(s, inode, place.chunk, second).await;
+    assert!(matches!(reported, Err(MetaError::ChunkBusy(_))), "{reported:?}");
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain[0].server, second);
+}

@@ -65,6 +65,8 @@ pub struct State {
     pub nowhere: bool,
     /// Kinds of commands that are refused.
     pub refuses: BTreeSet<&'static str>,
+    /// Those of which the first is refused.
+    pub refuses_once: BTreeSet<&'static str>,
     /// Commands as they came.
     pub heard: Vec<Control>,
 }
@@ -114,7 +116,7 @@ impl Fake {
     fn obey(&self, op: Control) -> Result<ControlReply, ChunkError> {
         let mut s = self.0.lock();
         s.heard.push(op.clone());
-        if s.refuses.contains(kind(&op)) {
+        if s.refuses.contains(kind(&op)) || s.refuses_once.remove(kind(&op)) {
             return Err(ChunkError::Busy("as the test wants".into()));
         }
         let suspect = |id, h: &Has| match h.state {
