@@ -140,8 +140,7 @@ impl DataDisk {
         // Before anything is changed that tells of it, and so that another start knows it, too.
         let dirty = found.iter().filter(|(_, f)| f.dirty).map(|(id, _)| *id).collect();
         notes.begin(dirty, noted.is_some()).map_err(failed)?;
-        recover(&disk, &mut found, records, &notes).map_err(failed)?;
-        redo.holds(found.values().filter(|f| !f.owed.is_empty()).count());
+        redo.hold(recover(&disk, &mut found, records, &notes).map_err(failed)?);
         let name = disk.describe();
         let this = Self {
             id,
@@ -210,7 +209,7 @@ impl DataDisk {
         if !owed.is_empty() {
             ChunkFile::redo(self.disk.open(&path_of(id).0)?, true, owed.clone())?;
             owed.clear();
-            self.redo.settled_one();
+            self.redo.release(id);
         }
         Ok(())
     }
@@ -268,6 +267,7 @@ impl DataDisk {
             Err(e) => return Err(e),
         }
         self.notes.unmark(id);
+        self.redo.release(id);
         Ok(())
     }
 
@@ -312,26 +312,30 @@ fn look_back(disk: &Arc<dyn Disk>, found: &mut BTreeMap<ChunkId, FoundChunk>) ->
     Ok((redo, records))
 }
 
-/// Puts what the redo log has into the chunk files.
+/// Puts what the redo log has into the chunk files. Answers for which there was no room.
 fn recover(
     disk: &Arc<dyn Disk>,
     found: &mut BTreeMap<ChunkId, FoundChunk>,
     records: Records,
     notes: &Notes,
-) -> io::Result<()> {
+) -> io::Result<BTreeSet<ChunkId>> {
+    let mut no_room = BTreeSet::new();
     for (id, records) in records {
         let Some(f) = found.get_mut(&id) else { continue };
         let file = disk.open(&path_of(id).0);
         match file.and_then(|file| ChunkFile::redo(file, f.dirty, records.clone())) {
             Ok(header) => f.header = header.unwrap_or_else(|| f.header.clone()),
             Err(e) => {
-                tracing::error!(chunk = %id, error = %e, "what the redo log has cannot be written: the chunk is suspect, and it is tried again before anything else");
+                tracing::error!(chunk = %id, error = %e, "what the redo log has cannot be written: the chunk is suspect, and this is tried again before anything else");
                 (f.dirty, f.owed) = (true, records);
+                if e.kind() == io::ErrorKind::StorageFull {
+                    no_room.insert(id);
+                }
                 notes.note([id].into())?;
             }
         }
     }
-    Ok(())
+    Ok(no_room)
 }
 
 fn header_of(file: &dyn DiskFile) -> io::Result<Option<Header>> {

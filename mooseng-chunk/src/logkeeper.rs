@@ -1,7 +1,7 @@
 //! Keeps room in the disks' redo logs: what a full segment holds is made durable in the chunk files.
 
 use crate::{
-    chunk_file::{FileError, FlushFailed},
+    chunk_file::FlushFailed,
     disk::DataDisk,
     shared::Shared,
     slot::{Inside, stopped},
@@ -50,7 +50,7 @@ async fn catch_up(shared: &Shared, id: ChunkId) -> io::Result<()> {
     if let Err(e) = &done
         && FlushFailed::is(e)
     {
-        shared.disbelieve(&slot, &FileError::Io(io::Error::new(e.kind(), e.to_string())));
+        shared.disbelieve(&slot, e);
     }
     done
 }

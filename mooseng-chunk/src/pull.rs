@@ -52,8 +52,7 @@ pub(crate) async fn pull(
         table_of(shared, chunk, &from, Truth::First).await?;
     }
     let guard = opened(shared, &slot, term).await?;
-    let known = *slot.known.lock();
-    let here = known.version;
+    let here = slot.known.lock().version;
     if here > chunk.version {
         return Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version });
     }

@@ -104,8 +104,8 @@ struct State {
     durable_seq: u64,
     /// After a failed sync nobody knows what is in it.
     broken: Option<String>,
-    /// Chunks whose records a start could not put into their files: nothing goes over them.
-    owed: usize,
+    /// Chunks for whose records a start had no room in their files: nothing goes over them.
+    owed: BTreeSet<ChunkId>,
 }
 
 /// What a start found.
@@ -268,7 +268,7 @@ impl Redo {
             next_seq: seq + 1,
             durable_seq: seq,
             broken: None,
-            owed: 0,
+            owed: BTreeSet::new(),
         };
         let this = Self {
             disk,
@@ -395,15 +395,14 @@ impl Redo {
         self.freed.notify_waiters();
     }
 
-    /// So many chunks wait for what is in it: nothing goes over that.
-    pub fn holds(&self, chunks: usize) {
+    /// These chunks wait for what is in it: nothing goes over that.
+    pub fn hold(&self, chunks: BTreeSet<ChunkId>) {
         self.state.lock().owed = chunks;
     }
 
-    /// One of them has got it.
-    pub fn settled_one(&self) {
-        let mut s = self.state.lock();
-        s.owed = s.owed.saturating_sub(1);
+    /// One of them has got it, or is gone.
+    pub fn release(&self, chunk: ChunkId) {
+        self.state.lock().owed.remove(&chunk);
     }
 
     /// Nothing is taken any more: what is in it could not be made needless.
@@ -416,11 +415,11 @@ impl Redo {
 impl State {
     fn is_whole(&self) -> io::Result<()> {
         match &self.broken {
-            None if self.owed > 0 => Err(io::Error::new(
+            None if !self.owed.is_empty() => Err(io::Error::new(
                 io::ErrorKind::StorageFull,
                 format!(
                     "the disk's redo log has what {} chunks had no room for at the start: free some",
-                    self.owed
+                    self.owed.len()
                 ),
             )),
             None => Ok(()),

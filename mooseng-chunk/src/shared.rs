@@ -284,7 +284,7 @@ impl Shared {
         // Some may have ended since; the head, which has admitted the session, knows it.
         self.access.refresh.notify_one();
         Err(ChunkError::Invalid(format!(
-            "{WRITERS_MAX} sessions that live have written to this chunk, which is as many as can be: when one of              these clients has ended, another can write"
+            "{WRITERS_MAX} sessions that live have written to this chunk, which is as many as can be: when one of these clients has ended, another can write"
         )))
     }
 
@@ -409,7 +409,7 @@ impl Shared {
     }
 
     /// Nobody knows what of it is on the disk.
-    pub fn disbelieve(&self, slot: &Slot, e: &FileError) {
+    pub fn disbelieve(&self, slot: &Slot, e: &dyn std::fmt::Debug) {
         tracing::error!(chunk = %slot.id, error = ?e, "what is on disk is not known: the replica is not served any more");
         slot.known.lock().state = ReplicaState::Damaged;
         slot.disbelieved.store(true, Ordering::Relaxed);

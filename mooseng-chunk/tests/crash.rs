@@ -512,3 +512,28 @@ async fn a_cut_waits_for_what_has_no_room_in_the_file_yet() {
     let _server = world.start(1, &disk).await;
     assert_eq!(world.stat(1, 1).await.unwrap().report.length, 0);
 }
+
+/// A chunk that is gone needs nothing of the log.
+#[tokio::test(start_paused = true)]
+async fn the_redo_log_is_held_no_longer_than_for_chunks_that_are_there() {
+    let world = World::new().await;
+    let disk = CrashDisk::new();
+    let server = world.start(1, &disk).await;
+    for id in [1, 2] {
+        world.write(chunk(id, 1), &[1], vec![frame(id, 1, 0, pattern(id, 100))]).await.unwrap();
+        world.sync(chunk(id, 1), &[1], vec![]).await.unwrap();
+    }
+    settle_marks().await;
+    world.write(chunk(1, 1), &[1], vec![frame(1, 2, 0, pattern(3, 100))]).await.unwrap();
+    world.sync(chunk(1, 1), &[1], vec![]).await.unwrap();
+    drop(server);
+    disk.power_fails();
+    disk.fill(true);
+    let _server = world.start(1, &disk).await;
+    let over = || vec![frame(2, 2, 0, pattern(4, 50))];
+    let e = world.write(chunk(2, 1), &[1], over()).await.unwrap_err();
+    assert!(matches!(e, ChunkError::NoSpace(_)), "{e}");
+    disk.fill(false);
+    world.control(1, Control::Delete { chunk: chunk(1, 1), term: Term(1) }).await.unwrap();
+    world.write(chunk(2, 1), &[1], over()).await.unwrap();
+}

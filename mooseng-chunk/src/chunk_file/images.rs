@@ -115,7 +115,8 @@ impl ChunkFile {
         self.harden()
     }
 
-    /// Puts into a file what the log has of it, before anything else is done with it. Answers the header when there was anything.
+    /// Puts into a file what the log has of it, before anything else is done with it. Answers the header when there
+    /// was anything.
     /// Durable, so that it is not done again.
     pub fn redo(file: Arc<dyn DiskFile>, dirty: bool, records: Vec<Record>) -> io::Result<Option<Header>> {
         let numbers = Arc::default();

@@ -31,7 +31,7 @@ pub async fn theft(cluster: &Cluster, owner: &Client) -> Result<()> {
     let at = GetLayout { inode: file.attr().inode, from: ChunkIndex(0), count: 1 };
     let layout = owner.request(at).await?;
     let place = layout.chunks.first().context("the loot has no chunk")?;
-    let read = ask_head(cluster, "thief", place, layout.capability);
+    let read = ask_head(cluster, "thief", (place, layout.capability), (Offset(0), BLOCK_BYTES));
     match read.await {
         Err(ChunkError::Forbidden(_)) => {}
         Ok(_) => bail!("a capability was good in another client's hand"),
@@ -41,17 +41,17 @@ pub async fn theft(cluster: &Cluster, owner: &Client) -> Result<()> {
     Ok(())
 }
 
-/// What a chunk's head answers to a node of this name that asks for the chunk's first block, past all that
-/// a client does: it may know nothing of a change of the chain. Errors: those of the head.
+/// What a chunk's head answers to a node of this name that asks for bytes from a block's begin on, past all that a
+/// client does: it may know nothing of a change of the chain. Errors: those of the head.
 pub async fn ask_head(
     cluster: &Cluster,
     name: &str,
-    place: &ChunkPlace,
-    capability: Option<Capability>,
+    (place, capability): (&ChunkPlace, Option<Capability>),
+    (at, len): (Offset, u64),
 ) -> Result<Vec<u8>, ChunkError> {
     let head = place.chain.first().ok_or(ChunkError::NotFound(place.chunk.id))?;
     let store = RemoteChunks::new(cluster.transport(Role::Client, 97, name).connect(&head.addr).await?);
-    let req = ReadRequest { chunk: place.chunk, at: Offset(0), len: BLOCK_BYTES, capability };
+    let req = ReadRequest { chunk: place.chunk, at, len, capability };
     let cx = CallContext::internal(Duration::from_secs(5));
     let frames: Vec<_> = store.read(&cx, req).await?.try_collect().await?;
     Ok(frames.iter().flat_map(|f| f.data.iter().copied().chain((0..f.head.hole).map(|_| 0))).collect())

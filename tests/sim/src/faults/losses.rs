@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{acts::ask_head, weather::Wall};
 use anyhow::{Context as _, Result, ensure};
-use mooseng_core::{ids::ChunkIndex, meta::GetLayout};
+use mooseng_core::{
+    ids::{ChunkIndex, Offset},
+    meta::GetLayout,
+};
 use std::time::Duration;
 
 /// Longest wait for a step.
@@ -61,15 +64,13 @@ impl Troublemaker {
         self.flicker(&[at]).await?;
         // It needs the masters' keys before it answers anybody.
         tokio::time::sleep(KEYS_COME).await;
-        let read = ask_head(&self.cluster, EXTRAS[2], place, layout.capability.clone()).await;
+        let (right, what) = ((place, layout.capability.clone()), (Offset(AT), VALUE as u64));
+        let read = ask_head(&self.cluster, EXTRAS[2], right, what).await;
         if let Ok(read) = read
             && self.age() == age
         {
-            let shown = read.get(AT as usize..).and_then(|r| r.get(..VALUE));
-            ensure!(
-                shown == Some(&value(2)),
-                "{path} shows what {head} had before what every replica had taken"
-            );
+            let is_new = read.starts_with(&value(2));
+            ensure!(is_new, "{path} shows what {head} had before what every replica had taken");
         }
         Ok(())
     }
