@@ -133,10 +133,13 @@ impl Inner {
                 Plan::Bump { mut survivors, settles, joining } => {
                     if !settles {
                         // Whom the others could not be made equal to last time is tried last, but for one whose disk fails.
-                        let m = lead.memory.lock();
+                        // So is one that lives and whom somebody who waits does not hear: others may hear it from here.
+                        let (m, now) = (lead.memory.lock(), self.now());
                         let aside =
                             |s: &ServerId| found.contains(&(*s, Found::Current(ReplicaState::Leaving)));
-                        survivors.sort_by_key(|s| (aside(s), m.uncopied.contains(&(id, *s))));
+                        survivors.sort_by_key(|s| {
+                            (aside(s), m.uncopied.contains(&(id, *s)), force && m.is_doubted(*s, now))
+                        });
                     }
                     let to = if force { vec![] } else { to_copy_ahead(&rec, &found, &survivors, &joining) };
                     let to: Vec<_> =

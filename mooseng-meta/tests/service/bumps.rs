@@ -283,6 +283,18 @@ async fn a_suspect_that_cannot_be_settled_is_not_the_only_truth() {
     assert_eq!(now.chain[0].server, second);
 }
 
+/// A client that does not reach the head of a chain, which everybody else does.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_a_writer_does_not_reach_goes_to_the_end_of_the_chain() {
+    let w = World::of(2, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    let (first, second) = (place.chain[0].server, place.chain[1].server);
+    w.report(s, inode, place.chunk, first).await.unwrap();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain.iter().map(|r| r.server).collect::<Vec<_>>(), [second, first]);
+}
+
 /// The connection broke on which the second was to be made equal to the first: an fsync of a set of one would stand
 /// for two disks.
 #[tokio::test(start_paused = true)]
