@@ -103,6 +103,8 @@ async fn keys_come_and_go_while_a_client_works() {
     for n in 1..ROUNDS {
         // What is signed now is signed with a key that each chunkserver, this one too, was told of.
         let keys = told(&cluster).await;
+        // Time in which a key may be made and come into use.
+        tokio::time::sleep(secs(1)).await;
         let right = watcher.right(&cluster).await;
         assert!(keys.contains(&key_of(&right.1)), "round {n}: signed before the key was told");
         read(&cluster, &right).await.unwrap_or_else(|e| panic!("round {n}: {e}"));
@@ -119,7 +121,6 @@ async fn keys_come_and_go_while_a_client_works() {
             cluster.start_master(leader).await.unwrap();
             cluster.wait_ready(secs(30)).await.unwrap();
         }
-        tokio::time::sleep(secs(1)).await;
     }
     // Those of the last 90 s, one in use and one to come, and one more for each of two failovers in between.
     assert!(seen.len() > (ROUNDS / PERIOD) as usize / 2, "{} keys were made", seen.len());
