@@ -1,8 +1,9 @@
 //! The answering side of Raft's messages.
 
-use super::gate::{End, Gate};
+use super::gate::{self, End, Gate};
 use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, decode_append, encode};
 use super::snapshot::{FileWriter, SnapshotFile};
+use super::starts::{Seen, Start};
 use super::state::Shared;
 use super::types::{LogId, Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, log_pos};
 use async_trait::async_trait;
@@ -61,9 +62,9 @@ impl Handler for RaftHandler {
             return Err(refused(format!("Raft is spoken among masters; {} is a {}", peer.name, peer.role)));
         }
         let head = match method {
-            APPEND => encode(&self.append(decode_append(message)?).await?)?,
-            VOTE => encode(&self.vote(decode(&message.head)?, false).await?)?,
-            PRE_VOTE => encode(&self.vote(decode(&message.head)?, true).await?)?,
+            APPEND => encode(&self.append(peer.node, decode_append(message)?).await?)?,
+            VOTE => encode(&self.vote(peer.node, decode(&message.head)?, false).await?)?,
+            PRE_VOTE => encode(&self.vote(peer.node, decode(&message.head)?, true).await?)?,
             SNAPSHOT => self.snapshot(message).await?,
             TRANSFER => {
                 let request: TransferLeaderRequest<Types> = decode(&message.head)?;
@@ -72,10 +73,7 @@ impl Handler for RaftHandler {
                 }
                 encode(&self.raft.handle_transfer_leader(request).await.map_err(refused)?)?
             }
-            LAST => {
-                let term = self.raft.metrics().borrow_watched().vote.leader_id.term;
-                encode(&End { last: self.gate.last(), term })?
-            }
+            LAST => encode(&self.last(peer.node, decode(&message.head)?).await?)?,
             ROOM => encode(&self.state.space().await.map_err(refused)?)?,
             Method(other) => return Err(NetError::UnknownMethod(other)),
         };
@@ -90,6 +88,7 @@ impl RaftHandler {
     /// entries either, waits.
     async fn append(
         &self,
+        from: u64,
         request: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesResponse<Types>, NetError> {
         let (vote, prev) = (request.vote, request.prev_log_id);
@@ -99,6 +98,7 @@ impl RaftHandler {
             let answer = self.raft.append_entries(request).await.map_err(refused)?;
             if matches!(answer, AppendEntriesResponse::Success) {
                 self.told.stored(vote, upto);
+                self.gate.starts().vouches(from, vote.leader_id.term, None);
             }
             Ok(answer)
         };
@@ -114,7 +114,43 @@ impl RaftHandler {
         }
     }
 
-    async fn vote(&self, request: VoteRequest<Types>, pre: bool) -> Result<VoteResponse<Types>, NetError> {
+    /// Both sides say what they have seen of the other, so that one that was restored hears of it before its vote
+    /// counts.
+    async fn vote(
+        &self,
+        from: u64,
+        (seen, request): (Seen, VoteRequest<Types>),
+        pre: bool,
+    ) -> Result<(Seen, VoteResponse<Types>), NetError> {
+        self.gate.asked().await;
+        self.gate.judge(&seen);
+        let answer = self.vote_for(request, pre).await?;
+        let seen = self.gate.starts().seen_of(from);
+        if answer.vote_granted && !pre {
+            // It has voted for itself, on its disk.
+            self.gate.starts().vouches(from, answer.vote.leader_id.term, None);
+        }
+        Ok((seen, answer))
+    }
+
+    /// Where this log ends, and what was seen of the one who asks; its start is kept.
+    async fn last(&self, from: u64, start: Start) -> Result<gate::Told, NetError> {
+        let seen = self.gate.starts().seen_of(from);
+        if let Err(e) = self.gate.starts().meet(from, start).await {
+            tracing::error!(error = %e, "the start of another master cannot be stored: this master stops");
+            let _ = self.raft.shutdown().await;
+            return Err(refused(format!("the start cannot be stored: {e}")));
+        }
+        let term = self.raft.metrics().borrow_watched().vote.leader_id.term;
+        let end = End { last: self.gate.last(), term };
+        Ok(gate::Told { end, start: self.gate.starts().own(), seen })
+    }
+
+    async fn vote_for(
+        &self,
+        request: VoteRequest<Types>,
+        pre: bool,
+    ) -> Result<VoteResponse<Types>, NetError> {
         // A vote that is not binding is not counted in terms.
         let term = if pre { u64::MAX } else { request.vote.leader_id.term };
         if !self.gate.may_vote(request.last_log_id.as_ref().map(log_pos), term) {

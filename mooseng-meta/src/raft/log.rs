@@ -9,9 +9,9 @@
 
 use super::recover::{Place, Recovered, Recovery, Tail};
 use super::segment::{CarriedState, Kind, LogPos, Record, TornTail};
-use super::vote::{self, Votes};
+use super::vote::Votes;
 use super::writer::{
-    Cursor, LOG_DIR, RAFT_DIR, Segment, VOTE_FILE, Writer, Written, segment_file, segment_id,
+    Cursor, LOG_DIR, Segment, VOTE_FILE, Writer, Written, open_slots, read_whole, segment_file, segment_id,
 };
 use bytes::Bytes;
 use mooseng_core::seam::{Disk, DiskFile, Lane, on_lane};
@@ -78,6 +78,8 @@ struct State {
     cached_from: u64,
     cached_bytes: usize,
     carried: CarriedState,
+    /// The furthest end since the log was opened.
+    furthest: Option<LogPos>,
     vote: Option<Bytes>,
     files: BTreeMap<u64, Arc<dyn DiskFile>>,
     next_serial: u64,
@@ -152,6 +154,11 @@ impl DurableLog {
         self.0.state.lock().last()
     }
 
+    /// The furthest end since the log was opened: entries that a leader has cut off since were there.
+    pub fn furthest(&self) -> Option<LogPos> {
+        self.0.state.lock().furthest
+    }
+
     /// The newest vote.
     pub fn vote(&self) -> Option<Bytes> {
         self.0.state.lock().vote.clone()
@@ -205,9 +212,27 @@ impl DurableLog {
 
     /// Ends the torn state: a leader has made up for what was lost.
     pub fn heal(&self, done: Done) {
+        self.set_torn(None, done);
+    }
+
+    /// Something that nobody knows is lost: [`TornTail::UNPROVEN`], at once; `done` hears when that is durable.
+    pub fn distrust(&self, done: Done) {
+        self.set_torn(Some(TornTail::UNPROVEN), done);
+    }
+
+    /// [`Self::distrust`]: nobody waits for it.
+    pub fn distrust_later(&self) {
+        self.distrust(Box::new(|outcome| {
+            if let Err(e) = outcome {
+                tracing::error!(error = %e, "that this master was restored could not be stored");
+            }
+        }));
+    }
+
+    fn set_torn(&self, torn: Option<TornTail>, done: Done) {
         let mut state = self.0.state.lock();
-        state.carried.torn = None;
-        let data = postcard::to_allocvec(&None::<TornTail>).expect("a tag is encodable");
+        state.carried.torn = torn;
+        let data = postcard::to_allocvec(&torn).expect("two numbers and their tags are encodable");
         let record = Record { kind: Kind::Torn, pos: LogPos { term: 0, index: 0 }, data: data.into() };
         self.submit(state, Op::Records { records: vec![record], serials: vec![0], done });
     }
@@ -297,6 +322,7 @@ impl State {
         }
         debug_assert_eq!(record.pos.index, self.first + self.slots.len() as u64, "the log has no holes");
         self.next_serial += 1;
+        self.furthest = self.furthest.max(Some(record.pos));
         self.cached_bytes += record.data.len();
         self.slots.push_back(Slot {
             serial: self.next_serial,
@@ -319,6 +345,7 @@ impl State {
 
     fn purge(&mut self, pos: LogPos) {
         self.carried.purged = self.carried.purged.max(Some(pos));
+        self.furthest = self.furthest.max(Some(pos));
         while !self.slots.is_empty() && self.first <= pos.index {
             let gone = self.slots.pop_front().expect("not empty");
             self.cached_bytes -= gone.data.map_or(0, |d| d.len());
@@ -440,7 +467,8 @@ impl Inner {
                 .files
                 .entry(place.segment)
                 .or_insert_with(|| Arc::clone(&writer.segments[&place.segment].file));
-            let Some(at) = record.pos.index.checked_sub(state.first) else { continue };
+            let at = record.pos.index.checked_sub(state.first).filter(|_| record.kind.is_entry());
+            let Some(at) = at else { continue };
             if let Some(slot) = state.slots.get_mut(at as usize).filter(|s| s.serial == *serial) {
                 slot.place = Some(place);
             }
@@ -470,13 +498,6 @@ fn fail_all(ops: Vec<Op>, cause: &str) {
     }
 }
 
-fn read_whole(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
-    let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
-    let mut bytes = vec![0; len];
-    file.read_at(0, &mut bytes)?;
-    Ok(bytes)
-}
-
 fn open_files(
     disk: &Arc<dyn Disk>,
     options: &LogOptions,
@@ -492,7 +513,7 @@ fn open_files(
         files.insert(id, file);
     }
     let mut recovered = recovery.finish()?;
-    let (vote_file, votes) = open_vote(disk)?;
+    let (vote_file, votes) = open_slots(disk, VOTE_FILE)?;
     let (vote_sequence, vote) = match votes {
         Votes::Newest { sequence, vote } => (sequence, Some(vote)),
         Votes::Empty if recovered.last().is_none_or(|p| p.term == 0) => (0, None),
@@ -537,23 +558,6 @@ fn note_cut(recovered: &mut Recovered, term: u64) -> bool {
     true
 }
 
-fn open_vote(disk: &Arc<dyn Disk>) -> io::Result<(Arc<dyn DiskFile>, Votes)> {
-    match disk.open(VOTE_FILE) {
-        Ok(file) => {
-            let votes = vote::judge(&read_whole(&*file)?);
-            Ok((file, votes))
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let file = disk.create(VOTE_FILE)?;
-            file.allocate(vote::FILE_BYTES)?;
-            file.sync()?;
-            disk.sync_dir(RAFT_DIR)?;
-            Ok((file, Votes::Empty))
-        }
-        Err(e) => Err(e),
-    }
-}
-
 fn state_of(recovered: Recovered, files: BTreeMap<u64, Arc<dyn DiskFile>>, vote: Option<Bytes>) -> State {
     let slots: VecDeque<Slot> = recovered
         .places
@@ -568,6 +572,7 @@ fn state_of(recovered: Recovered, files: BTreeMap<u64, Arc<dyn DiskFile>>, vote:
         })
         .collect();
     State {
+        furthest: recovered.last(),
         cached_from: recovered.first + slots.len() as u64,
         first: recovered.first,
         slots,

@@ -6,12 +6,12 @@
 //!     │                    ├─ state ─ Machine                                  (lane raft-apply)
 //!     │                    │     └─ snapshot files                             (lane raft-files)
 //!     │                    └─ network ─ Transport ─ other masters
-//!     └─ barrier, tasks, gate          handler ─┘
+//!     └─ barrier, tasks, gate, starts   handler ─┘
 //! ```
 //!
 //! Invariants: nothing is acknowledged before it is synced; purged ≤ newest complete snapshot ≤
 //! durable state ≤ applied; a log that may have lost acknowledged entries neither starts silently
-//! nor votes; an error of the disk is final for the node.
+//! nor votes, one that was restored from an older copy as far as another master knows of what came after; an error of the disk is final for the node.
 
 mod barrier;
 mod error;
@@ -26,6 +26,7 @@ mod options;
 mod recover;
 mod segment;
 mod snapshot;
+mod starts;
 mod state;
 mod tasks;
 mod types;

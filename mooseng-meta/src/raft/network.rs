@@ -1,9 +1,10 @@
 //! The calling side: Raft's messages over any [`Transport`], one shared connection per master.
 
-use super::gate::End;
+use super::gate::{Gate, Told};
 use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, encode, encode_append};
 use super::snapshot::SnapshotFile;
-use super::types::{MasterNode, Snapshot, Types, Vote};
+use super::starts::{Seen, Start};
+use super::types::{MasterNode, Snapshot, Types, Vote, log_pos};
 use bytes::Bytes;
 use mooseng_core::context::CallContext;
 use mooseng_core::error::NetError;
@@ -91,9 +92,15 @@ impl Links {
         }
     }
 
-    /// Where the log of another master ends.
-    pub(super) async fn last_of(&self, target: u64, addr: &str, budget: Duration) -> Result<End, NetError> {
-        self.call((target, addr), LAST, Message::of_head(Bytes::new()), budget).await
+    /// Where the log of another master ends, and what it has seen of this one, whose newest start it is told.
+    pub(super) async fn last_of(
+        &self,
+        target: u64,
+        addr: &str,
+        start: Start,
+        budget: Duration,
+    ) -> Result<Told, NetError> {
+        self.call((target, addr), LAST, Message::of_head(encode(&start)?), budget).await
     }
 
     /// Bytes of another master's disk: all, and free.
@@ -117,6 +124,7 @@ impl Links {
 /// Makes the clients that openraft asks for.
 pub(super) struct Factory {
     pub links: Arc<Links>,
+    pub gate: Arc<Gate>,
     pub file_lane: Arc<dyn Lane>,
 }
 
@@ -126,6 +134,7 @@ impl RaftNetworkFactory<Types> for Factory {
     async fn new_client(&mut self, target: u64, node: &MasterNode) -> Client {
         Client {
             links: Arc::clone(&self.links),
+            gate: Arc::clone(&self.gate),
             file_lane: Arc::clone(&self.file_lane),
             target,
             addr: node.raft_addr.clone(),
@@ -136,6 +145,7 @@ impl RaftNetworkFactory<Types> for Factory {
 /// Talks to one other master.
 pub(super) struct Client {
     links: Arc<Links>,
+    gate: Arc<Gate>,
     file_lane: Arc<dyn Lane>,
     target: u64,
     addr: String,
@@ -159,6 +169,26 @@ impl Client {
     ) -> Result<T, RPCError<Types>> {
         let message = message.map_err(rpc_error)?;
         self.links.call((self.target, &self.addr), method, message, budget).await.map_err(rpc_error)
+    }
+
+    /// Asks for a vote and says what was seen of the other. Its vote does not count when it has seen of this node
+    /// what this one does not have.
+    async fn ask_for_vote(
+        &self,
+        method: Method,
+        request: VoteRequest<Types>,
+        budget: Duration,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let may_stand = || match self.gate.may_stand() {
+            true => Ok(()),
+            false => Err(rpc_error(NetError::Refused { cause: "this master may lack what it had".into() })),
+        };
+        may_stand()?;
+        let head = encode(&(self.gate.starts().seen_of(self.target), request));
+        let (seen, answer): (Seen, VoteResponse<Types>) =
+            self.ask(method, head.map(Message::of_head), budget).await?;
+        self.gate.judge(&seen);
+        may_stand().map(|()| answer)
     }
 
     async fn send_snapshot(
@@ -199,7 +229,13 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let budget = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_BUDGET };
-        self.ask(APPEND, encode_append(rpc), budget).await
+        let term = rpc.vote.leader_id.term;
+        let upto = rpc.entries.last().map(|e| e.log_id).or(rpc.prev_log_id);
+        let answer = self.ask(APPEND, encode_append(rpc), budget).await?;
+        if let (AppendEntriesResponse::Success, Some(upto)) = (&answer, &upto) {
+            self.gate.starts().vouches(self.target, term, Some(log_pos(upto)));
+        }
+        Ok(answer)
     }
 
     async fn vote(
@@ -207,7 +243,11 @@ impl RaftNetworkV2<Types> for Client {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.ask(VOTE, encode(&rpc).map(Message::of_head), option.hard_ttl()).await
+        let answer = self.ask_for_vote(VOTE, rpc, option.hard_ttl()).await?;
+        if answer.vote_granted {
+            self.gate.starts().vouches(self.target, answer.vote.leader_id.term, None);
+        }
+        Ok(answer)
     }
 
     async fn pre_vote(
@@ -215,7 +255,7 @@ impl RaftNetworkV2<Types> for Client {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.ask(PRE_VOTE, encode(&rpc).map(Message::of_head), option.hard_ttl()).await
+        self.ask_for_vote(PRE_VOTE, rpc, option.hard_ttl()).await
     }
 
     async fn full_snapshot(

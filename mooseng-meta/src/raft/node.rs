@@ -8,6 +8,7 @@ use super::log::DurableLog;
 use super::log_store::{LogStore, term_of_vote};
 use super::network::{Factory, Links};
 use super::options::{RaftOptions, RaftTimings};
+use super::starts::Starts;
 use super::state::State;
 use super::tasks::{self, Tasks};
 use super::types::{Command, Member, Raft, Runtime, Types};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use mooseng_core::checksum::crc32c;
 use mooseng_core::ids::{MasterId, Revision, Term};
 use mooseng_core::net::Listening;
+use mooseng_core::seam::{Disk, Lane, Seams};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::type_config::alias::InstantOf;
@@ -62,8 +64,8 @@ pub struct RaftStatus {
     pub learners: Vec<Member>,
     /// At the leader: how many entries each other member lacks; `None` when unknown.
     pub lag: BTreeMap<MasterId, Option<u64>>,
-    /// Whether the log's last batch was cut off, or the log began empty, and it is not known yet that
-    /// nothing is missing: it does not vote for everybody then.
+    /// Whether the log's last batch was cut off, the log began empty, or the directory was restored from an older
+    /// copy, and it is not known yet that nothing is missing: it does not vote for everybody then.
     pub torn: bool,
     /// Why the node stopped, if it did.
     pub failed: Option<String>,
@@ -78,6 +80,25 @@ pub struct HeldEntry {
     pub at: Revision,
     /// Of its kind and content.
     pub crc: u32,
+}
+
+/// Begins a new start in the directory, whose file tells of those before. A log without that file has lost a part of
+/// its directory, and what else is lost nobody knows.
+async fn begin_start(
+    disk: &Arc<dyn Disk>,
+    lane: Arc<dyn Lane>,
+    log: &DurableLog,
+    seams: &Seams,
+) -> Result<Starts, StartError> {
+    let (starts, known) = Starts::open(Arc::clone(disk), lane, Arc::clone(&seams.rng)).await?;
+    if !known && log.last().is_some() {
+        tracing::error!(
+            "raft/starts cannot be read: this master does not vote for everybody until nothing is missing"
+        );
+        DurableLog::wait(|done| log.distrust(done)).await?;
+    }
+    starts.begin().await?;
+    Ok(starts)
 }
 
 /// A running Raft node. Cheap to clone; [`RaftNode::shutdown`] ends it for all.
@@ -112,16 +133,20 @@ impl RaftNode {
     pub async fn start(options: RaftOptions) -> Result<Self, StartError> {
         let RaftOptions { id, raft_addr, members, timings, log, disk, machine, transport, seams } = options;
         let lane = |name: &str| seams.lanes.lane(name);
-        let log = DurableLog::open(Arc::clone(&disk), lane("raft-log"), lane("raft-read"), log, term_of_vote)
-            .await?;
+        let log_lane = lane("raft-log");
+        let log =
+            DurableLog::open(Arc::clone(&disk), Arc::clone(&log_lane), lane("raft-read"), log, term_of_vote)
+                .await?;
         log.distrust_if_new();
+        let starts = begin_start(&disk, log_lane, &log, &seams).await?;
         let file_lane = lane("raft-files");
         let state = State::open(machine, disk, lane("raft-apply"), Arc::clone(&file_lane)).await?;
         let shared = Arc::clone(&state.shared);
-        let gate = Arc::new(Gate::new(log.clone()));
+        // A vote is waited for as long as that at least, and half of it leaves time for the vote itself.
+        let gate = Arc::new(Gate::new(log.clone(), starts, timings.election_min / 2));
         let config = Arc::new(timings.config(!gate.is_torn())?);
         let links = Links::new(Arc::clone(&transport));
-        let factory = Factory { links: Arc::clone(&links), file_lane };
+        let factory = Factory { links: Arc::clone(&links), gate: Arc::clone(&gate), file_lane };
         let starting = Raft::new(id.get(), config, factory, LogStore(log), state);
         let raft = Runtime::scope(seams.rng.next_u64(), starting)
             .await
@@ -143,9 +168,7 @@ impl RaftNode {
         let tasks = Tasks::default();
         let leadership = tasks::watch_leadership(&tasks, &raft, id.get());
         tasks::flush_at_intervals(&tasks, &raft, &shared, timings.flush);
-        if gate.is_torn() {
-            tasks::ask_all_voters(&tasks, &raft, &gate, &links, (id.get(), members));
-        }
+        tasks::ask_all_voters(&tasks, &raft, &gate, &links, (id.get(), members));
         let barrier = barrier::start(&tasks, &raft, timings.patience());
         let addr = listening.local_addr();
         let listening = tokio::sync::Mutex::new(Some(listening));
@@ -173,14 +196,16 @@ impl RaftNode {
     /// with the same list, may be told. Does nothing when the cluster exists already. Until all have
     /// been seen empty it waits: one that has a log tells that this one lost its own.
     pub async fn bootstrap(&self, members: &[Member]) -> Result<(), RaftFailure> {
-        let voters: Vec<_> = members.iter().map(|m| (m.id.get(), m.raft_addr.clone())).collect();
+        let others: Vec<_> = members.iter().map(|m| (m.id.get(), m.raft_addr.clone())).collect();
+        let others: Vec<_> = others.into_iter().filter(|(id, _)| *id != self.0.id).collect();
         let mut tell = tokio::time::Instant::now() + TELL;
         loop {
             if self.0.gate.last().is_some() {
                 return Ok(());
             }
-            match tasks::ends_of(&self.0.links, &voters, self.0.id).await {
-                Ok(others) if others.iter().all(|end| end.last.is_none()) => break,
+            let told = tasks::ask(&self.0.links, &self.0.gate, &others).await;
+            match told.into_iter().map(|(_, told)| told).collect::<Result<Vec<_>, _>>() {
+                Ok(told) if told.iter().all(|t| t.end.last.is_none()) => break,
                 Ok(_) => {
                     tracing::info!("another master has a log already: this one is filled by it");
                     return Ok(());

@@ -68,8 +68,8 @@ impl RaftTimings {
             quorum_loss_probe_interval: Some(millis(self.election_max * 5 / 2)),
             // A restarted leader is elected again: its state is older than what it has served.
             enable_leader_restore: Some(false),
-            // A follower whose last batch was cut off has less than it acknowledged; the gate
-            // keeps it from voting, and the leader has to send it again.
+            // A follower whose last batch was cut off, or whose directory was restored from an older copy, has
+            // less than it acknowledged; the gate keeps it from voting, and the leader has to send it again.
             allow_log_reversion: Some(true),
             backoff: "50ms 100ms 200ms ..500ms".into(),
             ..Config::default()

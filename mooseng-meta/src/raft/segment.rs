@@ -103,8 +103,8 @@ pub struct TornTail {
 
 impl TornTail {
     /// Of a node whose log begins empty: whether it never acknowledged anything, or lost all that it
-    /// did with its disk, it does not know. No entry heals that, the other voters do
-    /// ([`super::gate`]).
+    /// did with its disk, it does not know. Or of one whose directory was restored from an older copy. No
+    /// entry heals that, the other voters do ([`super::gate`]).
     pub const UNPROVEN: Self = Self { until: None, term: u64::MAX };
 
     /// Whether holding an entry at `pos`, received from a leader since, makes up for the loss.

@@ -1,6 +1,6 @@
 //! What runs beside Raft's own tasks.
 
-use super::gate::{End, Gate};
+use super::gate::{Gate, Told};
 use super::network::Links;
 use super::node::Leadership;
 use super::state::Shared;
@@ -9,7 +9,7 @@ use mooseng_core::{error::NetError, ids::Term};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, io, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -87,9 +87,11 @@ pub(super) fn flush_at_intervals(tasks: &Tasks, raft: &Raft, state: &Arc<Shared>
 
 /// Between two looks at who votes.
 const LOOK: Duration = Duration::from_millis(20);
-/// Time for a voter to tell where its log ends, connecting included; between two questions of a node whose
-/// last batch was cut off.
+/// Time for a voter to tell where its log ends, connecting included; between two questions to one that did not
+/// answer, or of a node whose last batch was cut off.
 const ASK: Duration = Duration::from_millis(600);
+/// Between two looks for voters that were added since.
+const REST: Duration = Duration::from_secs(5);
 
 /// Who votes, as far as this node knows: by its log, or before that by what it was started with.
 fn voters(raft: &Raft, founders: &[Member]) -> Vec<(u64, String)> {
@@ -106,14 +108,29 @@ fn voters(raft: &Raft, founders: &[Member]) -> Vec<(u64, String)> {
     }
 }
 
-/// Where all voters but `me` are, when all of them answer.
-pub(super) async fn ends_of(links: &Links, voters: &[(u64, String)], me: u64) -> Result<Vec<End>, NetError> {
-    let others = voters.iter().filter(|(id, _)| *id != me);
-    let asked = others.map(|(id, addr)| links.last_of(*id, addr, ASK));
-    futures::future::join_all(asked).await.into_iter().collect()
+/// What each of `others` tells of itself and of this node, as far as they answer.
+pub(super) async fn ask(
+    links: &Links,
+    gate: &Gate,
+    others: &[(u64, String)],
+) -> Vec<(u64, Result<Told, NetError>)> {
+    let start = gate.starts().own();
+    let one = |(id, addr): &(u64, String)| {
+        let (id, addr) = (*id, addr.clone());
+        async move {
+            let told = links.last_of(id, &addr, start, ASK).await;
+            // At once: others may be silent, and this node is filled meanwhile.
+            if let Ok(told) = &told {
+                gate.judge(&told.seen);
+            }
+            (id, told)
+        }
+    };
+    let asked = others.iter().map(one);
+    futures::future::join_all(asked).await
 }
 
-/// Asks all other voters for the end of their logs until nothing is to be made up for, and lets this
+/// Asks the other voters until all know of this start and nothing is to be made up for, and lets this
 /// node stand for election when it may.
 pub(super) fn ask_all_voters(
     tasks: &Tasks,
@@ -122,23 +139,76 @@ pub(super) fn ask_all_voters(
     links: &Arc<Links>,
     (me, founders): (u64, Vec<Member>),
 ) {
-    let (raft, gate, links) = (raft.clone(), Arc::clone(gate), Arc::clone(links));
-    if !gate.is_unproven() {
+    let mut asker = Asker {
+        raft: raft.clone(),
+        gate: Arc::clone(gate),
+        links: Arc::clone(links),
+        me,
+        founders,
+        knowing: BTreeSet::new(),
+    };
+    if gate.is_torn() && !gate.is_unproven() {
         tracing::warn!("the last batch of the Raft log was cut off: this master catches up before it votes");
     }
     tasks.spawn(async move {
-        while gate.is_torn() {
-            let voters = voters(&raft, &founders);
-            if voters.iter().any(|(id, _)| *id == me)
-                && let Ok(answers) = ends_of(&links, &voters, me).await
-            {
-                gate.all_answered(&answers);
+        loop {
+            match asker.round().await {
+                Ok(rest) => {
+                    let _ = tokio::time::timeout(rest, asker.gate.found()).await;
+                }
+                Err(e) => {
+                    tracing::error!(error = %e, "the starts of the masters cannot be stored: this master stops");
+                    let _ = asker.raft.shutdown().await;
+                    return;
+                }
             }
-            let term = raft.metrics().borrow_watched().vote.leader_id.term;
-            gate.prove(term);
-            raft.runtime_config().elect(gate.may_stand());
-            tokio::time::sleep(if gate.is_unproven() { LOOK } else { ASK }).await;
         }
-        raft.runtime_config().elect(true);
     });
+}
+
+/// Exchanges starts with the other voters.
+struct Asker {
+    raft: Raft,
+    gate: Arc<Gate>,
+    links: Arc<Links>,
+    me: u64,
+    founders: Vec<Member>,
+    /// Who keeps this node's newest start.
+    knowing: BTreeSet<u64>,
+}
+
+impl Asker {
+    /// One round of questions; how long to rest after it.
+    async fn round(&mut self) -> io::Result<Duration> {
+        let gate = Arc::clone(&self.gate);
+        if gate.rise().await? {
+            self.knowing.clear();
+        }
+        let mut others = voters(&self.raft, &self.founders);
+        let votes = others.iter().any(|(id, _)| *id == self.me);
+        others.retain(|(id, _)| *id != self.me);
+        // What it may have lost is asked of all of them at once.
+        let all = gate.is_torn() && votes;
+        let asked: Vec<_> =
+            others.iter().filter(|(id, _)| all || !self.knowing.contains(id)).cloned().collect();
+        let mut ends = Vec::new();
+        for (id, told) in ask(&self.links, &gate, &asked).await {
+            let Ok(told) = told else { continue };
+            gate.starts().meet(id, told.start).await?;
+            self.knowing.insert(id);
+            ends.push(told.end);
+        }
+        gate.has_asked();
+        if all && ends.len() == others.len() {
+            gate.all_answered(&ends);
+        }
+        gate.prove(self.raft.metrics().borrow_watched().vote.leader_id.term);
+        self.raft.runtime_config().elect(gate.may_stand());
+        let known = others.iter().all(|(id, _)| self.knowing.contains(id));
+        Ok(match gate.is_torn() {
+            true if gate.is_unproven() => LOOK,
+            false if known => REST,
+            _ => ASK,
+        })
+    }
 }

@@ -3,7 +3,7 @@
 use super::segment::{
     CarriedState, HEADER_BYTES, Header, LogPos, RECORD_BYTES, Record, encode_record, record_len,
 };
-use super::vote;
+use super::vote::{self, Votes};
 use mooseng_core::planted::{self, Bug};
 use mooseng_core::seam::{Disk, DiskFile};
 use std::{collections::BTreeMap, io, sync::Arc};
@@ -14,6 +14,8 @@ pub const LOG_DIR: &str = "raft/log";
 pub const RAFT_DIR: &str = "raft";
 /// The vote's file.
 pub const VOTE_FILE: &str = "raft/vote";
+/// The file of the starts of the masters, of the vote's format.
+pub const STARTS_FILE: &str = "raft/starts";
 
 /// Name of a segment's file.
 pub fn segment_file(id: u64) -> String {
@@ -24,6 +26,42 @@ pub fn segment_file(id: u64) -> String {
 pub fn segment_id(name: &str) -> Option<u64> {
     let hex = name.strip_suffix(".log")?;
     (hex.len() == 16).then(|| u64::from_str_radix(hex, 16).ok()).flatten()
+}
+
+/// All bytes of a file.
+pub fn read_whole(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    let mut bytes = vec![0; len];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Opens a file of two slots, and makes it when there is none.
+pub fn open_slots(disk: &Arc<dyn Disk>, name: &str) -> io::Result<(Arc<dyn DiskFile>, Votes)> {
+    match disk.open(name) {
+        Ok(file) => {
+            let slots = vote::judge(&read_whole(&*file)?);
+            Ok((file, slots))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let file = disk.create(name)?;
+            file.allocate(vote::FILE_BYTES)?;
+            file.sync()?;
+            disk.sync_dir(RAFT_DIR)?;
+            Ok((file, Votes::Empty))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes into both slots, each durable before the next.
+pub fn write_slots(file: &dyn DiskFile, sequence: u64, bytes: &[u8]) -> io::Result<()> {
+    let slot = vote::encode(sequence, bytes);
+    for at in [0, vote::SLOT_BYTES] {
+        file.write_at(at, &slot)?;
+        file.sync()?;
+    }
+    Ok(())
 }
 
 /// A segment that exists.
@@ -129,15 +167,10 @@ impl Writer {
         Ok(cursor)
     }
 
-    /// Writes the vote into both slots, each durable before the next.
+    /// Writes the vote, durable on return.
     pub fn vote(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.vote_sequence += 1;
-        let slot = vote::encode(self.vote_sequence, bytes);
-        for at in [0, vote::SLOT_BYTES] {
-            self.vote_file.write_at(at, &slot)?;
-            self.vote_file.sync()?;
-        }
-        Ok(())
+        write_slots(&*self.vote_file, self.vote_sequence, bytes)
     }
 
     /// Removes the oldest segments as far as all their entries are purged, one by one, so that

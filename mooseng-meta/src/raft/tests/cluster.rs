@@ -162,6 +162,18 @@ impl Cluster {
         master.machine = master.machine.after_crash();
     }
 
+    /// A copy of a master's whole directory, also of one that runs.
+    pub fn copy_of(&self, id: u64) -> (CrashDisk, TestMachine) {
+        let master = &self.masters[&id];
+        (master.disk.copy(), master.machine.after_crash())
+    }
+
+    /// Puts a copy in place of the directory of a master that does not run.
+    pub fn restore(&mut self, id: u64, (disk, machine): (CrashDisk, TestMachine)) {
+        let master = self.masters.get_mut(&id).unwrap();
+        (master.disk, master.machine) = (disk, machine);
+    }
+
     pub fn running(&self) -> impl Iterator<Item = (u64, &RaftNode)> {
         self.masters.iter().filter_map(|(id, m)| Some((*id, m.node.as_ref()?)))
     }

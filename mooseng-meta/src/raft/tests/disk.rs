@@ -82,6 +82,15 @@ impl CrashDisk {
         new
     }
 
+    /// What is durable now, on another disk.
+    pub fn copy(&self) -> Self {
+        let new = Self::default();
+        for (name, content) in &self.0.lock().durable {
+            new.put(name, &content.lock().durable);
+        }
+        new
+    }
+
     /// One bit of a file, live and durable.
     pub fn flip(&self, name: &str, bit: usize) {
         let content = Arc::clone(&self.0.lock().live[name]);

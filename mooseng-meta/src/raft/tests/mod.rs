@@ -8,4 +8,5 @@ mod log_tables;
 mod machine;
 mod masters;
 mod net;
+mod restored;
 mod snapshots;

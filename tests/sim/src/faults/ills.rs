@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// A master whose disk has failed is stopped within this.
 const FAILS: Duration = Duration::from_secs(10);
 /// Files of a master that must be as it wrote them.
-const VITAL: [&str; 3] = ["raft/log", "raft/vote", "state.redb"];
+const VITAL: [&str; 4] = ["raft/log", "raft/starts", "raft/vote", "state.redb"];
 /// Damage that was read is mended within this.
 const MENDED: Duration = Duration::from_secs(30);
 /// Bits that flip at once, at most.
