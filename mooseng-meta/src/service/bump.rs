@@ -115,10 +115,15 @@ impl Inner {
                 Plan::Bump { mut survivors, settles, joining } => {
                     if !settles {
                         // Whom the others could not be made equal to last time is tried last, but for one whose disk fails.
+                        // One without room comes last when another takes its place; else it refuses what is written
+                        // before anybody has applied it.
                         let m = lead.memory.lock();
+                        let full = m.full(id, self.now());
                         let aside =
                             |s: &ServerId| found.contains(&(*s, Found::Current(ReplicaState::Leaving)));
-                        survivors.sort_by_key(|s| (aside(s), m.uncopied.contains(&(id, *s))));
+                        survivors.sort_by_key(|s| {
+                            (aside(s), m.uncopied.contains(&(id, *s)), full.contains(s) != joining.is_empty())
+                        });
                     }
                     let to = if force { vec![] } else { to_copy_ahead(&rec, &found, &survivors, &joining) };
                     let to: Vec<_> =
@@ -179,21 +184,22 @@ impl Inner {
         }
         // A member that may still come back is waited for, however long this master leads.
         let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
-        let (candidates, leaving) = {
+        let (candidates, leaving, full) = {
             let mut m = lead.memory.lock();
             for (server, _) in found.iter().filter(|(_, f)| *f == Found::Silent) {
                 m.avoid(*server, self.now());
             }
-            let leaving = m.draining.keys().copied().collect();
+            let (leaving, full) = (m.draining.keys().copied().collect(), m.full(id, self.now()));
             let mut candidates = m.candidates(self.now(), self.timings.server_dead);
             // Who has made a copy takes part, whatever else it could not do meanwhile.
             candidates.retain(|c| {
                 !m.is_avoided(c.server, self.now()) || ahead.is_some_and(|made| made.contains(&c.server))
             });
-            (candidates, leaving)
+            candidates.retain(|c| !full.contains(&c.server));
+            (candidates, leaving, full)
         };
         let force = force || rec.cut_to.is_some();
-        let plan = plan(id, rec, &found, (&candidates, &leaving), all_heard, force);
+        let plan = plan(id, rec, &found, (&candidates, &leaving, &full), all_heard, force);
         if plan == Plan::Wait && rec.committed && rec.pending.is_none() {
             let mut m = lead.memory.lock();
             let left_out = self.left_out(&m, id, rec);
@@ -526,7 +532,10 @@ impl Inner {
         drop(view);
         tracing::warn!(id = %chunk.id, server = %r.server, problem = r.problem, "a client reports a replica");
         if rec.members.contains(&r.server) || rec.pending.is_some() {
-            lead.memory.lock().doubted.insert(r.server, self.now());
+            match r.full {
+                true => lead.memory.lock().note_full(chunk.id, r.server, self.now()),
+                false => drop(lead.memory.lock().doubted.insert(r.server, self.now())),
+            }
             self.settle(lead, chunk.id, true).await?;
         }
         Ok(())
