@@ -39,8 +39,8 @@ struct Progress {
 
 fn behind(next: &Replica, e: ChunkError) -> ChunkError {
     match e {
-        // What somebody further behind said of somebody else is passed on as it is.
-        ChunkError::Chain { .. } => e,
+        // What names its server is passed on as it is.
+        ChunkError::Chain { .. } | ChunkError::NoSpace(_) => e,
         e => ChunkError::Chain { server: next.server, cause: e.to_string() },
     }
 }

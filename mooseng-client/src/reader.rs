@@ -112,6 +112,7 @@ fn report(cx: &Context, place: &Place, server: ServerId, e: &ChunkError) {
         chunk: place.place.chunk,
         server,
         problem: e.to_string(),
+        full: false,
     };
     let masters = cx.masters.clone();
     tokio::spawn(async move {

@@ -419,7 +419,7 @@ impl Writer {
             _ => &mut self.send_until,
         };
         let until = *until.get_or_insert_with(|| Instant::now() + self.cx.masters.deadline());
-        let full = matches!(e, ChunkError::NoSpace(_));
+        let full = is_full(&e);
         let until = match full {
             true => until.min(*self.full_since.get_or_insert_with(Instant::now) + NO_SPACE),
             false => until,
@@ -459,7 +459,7 @@ impl Writer {
         match (at_fault(e, head), chunk) {
             (Some(server), Some(chunk)) => {
                 let (inode, index, problem) = (self.cx.inode, self.queue.index, e.to_string());
-                let report = ReportReplica { inode, index, chunk, server, problem };
+                let report = ReportReplica { inode, index, chunk, server, problem, full: is_full(e) };
                 self.cx.masters.call_within(&Credentials::root(), report, left()).await?;
             }
             _ => tokio::time::sleep(RETRY * (1 + self.refusals)).await,
@@ -552,12 +552,19 @@ fn gone() -> ChunkError {
     ChunkError::Busy("it does not answer any more".into())
 }
 
+/// Whether a member has no room.
+fn is_full(e: &ChunkError) -> bool {
+    matches!(e, ChunkError::NoSpace(_))
+}
+
 /// Whom the leader is to look at.
 fn at_fault(e: &ChunkError, head: Option<ServerId>) -> Option<ServerId> {
     match e {
         // What a server lost may be on no other any more: who acknowledged it is forgotten with the version.
-        ChunkError::Chain { server, .. } | ChunkError::Lost { server, .. } => Some(*server),
-        ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } | ChunkError::NoSpace(_) => head,
+        ChunkError::Chain { server, .. } | ChunkError::Lost { server, .. } | ChunkError::NoSpace(server) => {
+            Some(*server)
+        }
+        ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } => head,
         ChunkError::Damaged { .. } | ChunkError::NotFound(_) | ChunkError::Suspect(_) => head,
         _ => None,
     }

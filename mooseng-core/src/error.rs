@@ -505,7 +505,7 @@ pub enum ChunkError {
         /// Highest seen.
         seen: Term,
     },
-    /// No disk has room.
+    /// No disk has room. The servers before this one in the chain may have applied it.
     #[error("no space on the disks of {0}")]
     NoSpace(ServerId),
     /// A disk failed.
@@ -532,7 +532,7 @@ impl ChunkError {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Net(e) => e.outcome(),
-            Self::Chain { .. } | Self::Disk { .. } | Self::Lost { .. } => Outcome::Unknown,
+            Self::Chain { .. } | Self::NoSpace(_) | Self::Disk { .. } | Self::Lost { .. } => Outcome::Unknown,
             Self::NotFound(_)
             | Self::Stale { .. }
             | Self::TooNew { .. }
@@ -543,7 +543,6 @@ impl ChunkError {
             | Self::Forbidden(_)
             | Self::Fenced
             | Self::OldTerm { .. }
-            | Self::NoSpace(_)
             | Self::Busy(_)
             | Self::Invalid(_) => Outcome::NotApplied,
         }

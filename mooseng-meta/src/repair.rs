@@ -86,11 +86,13 @@ pub const SYNCED_MIN: usize = 2;
 /// `force` makes a bump even when the set is as it should be: a client could not write through it. It waits, so
 /// nobody gets a whole copy then but what an fsync needs ([`SYNCED_MIN`]): the rest joins with the next bump, and
 /// is copied before that begins. For the same reason copies on disks set aside are left out where others suffice.
+/// `full`: servers whose disk has no room for what is written to this chunk. Theirs are sources like the others, and
+/// not let go before another server has the copy that takes its place; where nobody can, they stay members.
 pub fn plan(
     id: ChunkId,
     rec: &ChunkRec,
     found: &[(ServerId, Found)],
-    (candidates, leaving): (&[Candidate], &BTreeSet<ServerId>),
+    (candidates, leaving, full): (&[Candidate], &BTreeSet<ServerId>, &BTreeSet<ServerId>),
     all_heard: bool,
     force: bool,
 ) -> Plan {
@@ -125,28 +127,37 @@ pub fn plan(
         }
     }
     let aside = is(&|f| f == Found::Current(ReplicaState::Leaving));
-    let stays = |s: &&ServerId| !leaving.contains(*s) && !aside.contains(*s);
+    let stays = |s: &&ServerId| !leaving.contains(*s) && !aside.contains(*s) && !full.contains(*s);
     let (mut stay, go): (Vec<ServerId>, Vec<_>) = survivors.iter().partition(stays);
     let whole = stay.len() >= wanted.max(1);
     // One that is not good is let go when there are enough without it.
-    let over = stay.len() > wanted || (whole && !(go.is_empty() && mend.is_empty()));
+    // So is a full one that others have replaced already, though they may be full, too.
+    let full_go = go.iter().filter(|s| full.contains(s)).skip(wanted.max(1).saturating_sub(stay.len()));
+    let replaced: Vec<_> = full_go.copied().collect();
+    let over = stay.len() > wanted || (whole && !(go.is_empty() && mend.is_empty())) || !replaced.is_empty();
     stay.truncate(wanted.max(1));
+    let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
+    let is_room = !place(seed_of(id), 1, candidates, &taken).is_empty();
+    let now = if force { wanted.min(SYNCED_MIN) } else { wanted };
+    let fails = |s: &ServerId| aside.contains(s) || (is_room && full.contains(s));
+    let fails = |s: &ServerId| force && stay.len() >= now.max(1) && fails(s);
+    survivors
+        .retain(|s| stay.contains(s) || (!whole && go.contains(s) && !replaced.contains(s) && !fails(s)));
+    // Those that are emptied are on disk as well as any, as long as they are there.
+    let goes_on = |s: &&ServerId| !stay.contains(s) && !aside.contains(s) && !full.contains(s);
+    let go_on = if force { survivors.iter().filter(goes_on).count() } else { 0 };
+    // What has no room is filled where nothing else can be.
+    let (full_mend, full_empty) = (without(&mut mend, full), without(&mut empty, full));
     mend.retain(|s| !leaving.contains(s));
     mend.truncate(wanted.saturating_sub(stay.len()));
-    let now = if force { wanted.min(SYNCED_MIN) } else { wanted };
-    let fails = |s: &ServerId| force && aside.contains(s) && stay.len() >= now.max(1);
-    survivors.retain(|s| stay.contains(s) || (!whole && go.contains(s) && !fails(s)));
-    // Those that are emptied are on disk as well as any, as long as they are there.
-    let go_on =
-        if force { survivors.iter().filter(|s| !stay.contains(s) && !aside.contains(s)).count() } else { 0 };
     empty.retain(|s| !leaving.contains(s));
     empty.truncate(now.saturating_sub(stay.len() + mend.len() + go_on));
     let have = stay.len() + mend.len() + empty.len() + go_on;
-    let taken: Vec<_> = found.iter().map(|(s, _)| *s).collect();
-    let fresh = place(seed_of(id), now.saturating_sub(have), candidates, &taken);
     let mut joining = mend;
     joining.extend(empty);
-    joining.extend(fresh);
+    joining.extend(place(seed_of(id), now.saturating_sub(have), candidates, &taken));
+    let last = full_mend.into_iter().chain(full_empty).filter(|s| !leaving.contains(s));
+    joining.extend(last.take(now.saturating_sub(stay.len() + joining.len() + go_on)));
     // A server with a disk set aside may have another: better there than nowhere.
     if !stay.is_empty() {
         let room = |s: &ServerId| candidates.iter().any(|c| c.server == *s && c.free_bytes >= ROOM_BYTES_MIN);
@@ -163,6 +174,13 @@ pub fn plan(
         return Plan::Wait;
     }
     Plan::Bump { survivors, settles, joining }
+}
+
+/// Takes those of a set out of a list, and answers them.
+fn without(all: &mut Vec<ServerId>, set: &BTreeSet<ServerId>) -> Vec<ServerId> {
+    let (out, rest) = all.iter().partition(|s| set.contains(s));
+    *all = rest;
+    out
 }
 
 /// Damaged members of a set that is too small get one that is not: what they lack may be in a copy that does not
@@ -246,7 +264,14 @@ mod tests {
         S[..3].iter().map(|s| Candidate { server: *s, free_bytes: 1 << 40 }).collect()
     }
     fn decide(a: Found, b: Found, heard: bool) -> Plan {
-        plan(ChunkId(1), &rec(true), &[(S[0], a), (S[1], b)], (&candidates(), &BTreeSet::new()), heard, false)
+        plan(
+            ChunkId(1),
+            &rec(true),
+            &[(S[0], a), (S[1], b)],
+            (&candidates(), &BTreeSet::new(), &BTreeSet::new()),
+            heard,
+            false,
+        )
     }
     fn bump(survivors: &[ServerId], joining: &[ServerId]) -> Plan {
         Plan::Bump { survivors: survivors.to_vec(), settles: false, joining: joining.to_vec() }
@@ -285,13 +310,28 @@ mod tests {
         let damaged = Found::Current(ReplicaState::Damaged);
         let one = ChunkRec { members: vec![S[0]], ..rec(true) };
         let decide = |found| {
-            plan(ChunkId(1), &one, &[(S[0], found)], (&candidates()[..2], &BTreeSet::new()), true, false)
+            plan(
+                ChunkId(1),
+                &one,
+                &[(S[0], found)],
+                (&candidates()[..2], &BTreeSet::new(), &BTreeSet::new()),
+                true,
+                false,
+            )
         };
         assert_eq!(decide(damaged), bump(&[S[0]], &[S[1]]));
         assert_eq!(decide(Found::Other), Plan::Wait);
         let both = [(S[0], damaged), (S[1], damaged)];
-        let both =
-            |force| plan(ChunkId(1), &rec(true), &both, (&candidates(), &BTreeSet::new()), true, force);
+        let both = |force| {
+            plan(
+                ChunkId(1),
+                &rec(true),
+                &both,
+                (&candidates(), &BTreeSet::new(), &BTreeSet::new()),
+                true,
+                force,
+            )
+        };
         assert_eq!(both(false), Plan::Wait);
         assert_eq!(both(true), bump(&S[..2], &[]), "somebody waits to write it");
     }
@@ -304,7 +344,7 @@ mod tests {
             let members = found.iter().map(|(s, _)| *s).collect();
             let r = ChunkRec { members, wanted, ..rec(true) };
             let all: Vec<_> = S.iter().map(|s| Candidate { server: *s, free_bytes: 1 << 40 }).collect();
-            plan(ChunkId(1), &r, &found, (&all, &BTreeSet::new()), true, force)
+            plan(ChunkId(1), &r, &found, (&all, &BTreeSet::new(), &BTreeSet::new()), true, force)
         };
         let three = [GOOD, GOOD, Found::Silent];
         assert_eq!(ask(3, &three, false), bump(&S[..2], &[S[3]]));
@@ -325,7 +365,7 @@ mod tests {
         let found = [(S[0], GOOD), (S[1], GOOD), (S[2], GOOD)];
         let r = ChunkRec { members: S[..3].to_vec(), ..rec(true) };
         assert_eq!(
-            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new()), true, false),
+            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new(), &BTreeSet::new()), true, false),
             bump(&[S[0], S[1]], &[])
         );
     }
@@ -335,12 +375,12 @@ mod tests {
         let r = rec(false);
         let found = [(S[0], Found::Nothing), (S[1], Found::Silent)];
         assert_eq!(
-            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new()), true, false),
+            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new(), &BTreeSet::new()), true, false),
             bump(&[S[0]], &[S[2]])
         );
         let found = [(S[0], Found::Silent), (S[1], Found::Silent)];
         let Plan::Bump { survivors, joining, .. } =
-            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new()), true, false)
+            plan(ChunkId(1), &r, &found, (&candidates(), &BTreeSet::new(), &BTreeSet::new()), true, false)
         else {
             panic!("a new set is expected");
         };
@@ -352,7 +392,7 @@ mod tests {
         let leaving = BTreeSet::from([S[0]]);
         let ask = |members: &[ServerId], found: &[(ServerId, Found)], candidates: &[Candidate]| {
             let r = ChunkRec { members: members.to_vec(), ..rec(true) };
-            plan(ChunkId(1), &r, found, (candidates, &leaving), true, false)
+            plan(ChunkId(1), &r, found, (candidates, &leaving, &BTreeSet::new()), true, false)
         };
         let others: Vec<_> = candidates().into_iter().filter(|c| !leaving.contains(&c.server)).collect();
         let both = [(S[0], GOOD), (S[1], GOOD)];
@@ -372,7 +412,7 @@ mod tests {
         assert_eq!(decide(ASIDE, GOOD, true), bump(&[S[0], S[1]], &[S[2]]));
         let ask = |found: &[(ServerId, Found)], candidates: &[Candidate]| {
             let r = ChunkRec { members: found.iter().map(|(s, _)| *s).collect(), ..rec(true) };
-            plan(ChunkId(1), &r, found, (candidates, &BTreeSet::new()), true, false)
+            plan(ChunkId(1), &r, found, (candidates, &BTreeSet::new(), &BTreeSet::new()), true, false)
         };
         let three = [(S[0], ASIDE), (S[1], GOOD), (S[2], GOOD)];
         assert_eq!(ask(&three, &candidates()), bump(&[S[1], S[2]], &[]));
@@ -382,6 +422,39 @@ mod tests {
         assert_eq!(ask(&[(S[0], ASIDE)], &two[..1]), Plan::Leave, "there is nothing to fill it from");
         let full = [Candidate { server: S[0], free_bytes: 0 }];
         assert_eq!(ask(&three[..2], &full), Plan::Leave);
+    }
+
+    #[test]
+    fn a_full_member_gives_its_place_to_another_with_room() {
+        let ask = |wanted, found: &[Found], full: &[usize], servers: usize, force| {
+            let found: Vec<_> = S.iter().copied().zip(found.iter().copied()).collect();
+            let members = found.iter().map(|(s, _)| *s).collect();
+            let r = ChunkRec { members, wanted, ..rec(true) };
+            let full: BTreeSet<_> = full.iter().map(|n| S[*n]).collect();
+            let room = S[..servers].iter().filter(|s| !full.contains(s));
+            let room: Vec<_> = room.map(|s| Candidate { server: *s, free_bytes: 1 << 40 }).collect();
+            plan(ChunkId(1), &r, &found, (&room, &BTreeSet::new(), &full), true, force)
+        };
+        let two = [GOOD, GOOD];
+        for force in [true, false] {
+            assert_eq!(ask(2, &two, &[0], 3, force), bump(&S[..2], &[S[2]]), "it is a source meanwhile");
+            assert_eq!(ask(2, &[GOOD; 3], &[0], 3, force), bump(&S[1..3], &[]), "then it goes");
+            assert_eq!(ask(1, &[GOOD], &[0], 2, force), bump(&[S[0]], &[S[1]]));
+            assert_eq!(ask(1, &two, &[0], 2, force), bump(&[S[1]], &[]));
+        }
+        assert_eq!(ask(2, &two, &[1], 2, false), Plan::Leave, "nobody can take its place");
+        assert_eq!(ask(2, &two, &[1], 2, true), bump(&S[..2], &[]));
+        assert_eq!(ask(3, &[GOOD; 3], &[2], 3, true), bump(&S[..3], &[]), "nor with three copies");
+        assert_eq!(ask(3, &[GOOD; 3], &[2], 4, true), bump(&S[..2], &[]), "the third is copied ahead");
+        // More are full than can be replaced: none is let go that is not.
+        assert_eq!(ask(2, &two, &[0, 1], 3, true), bump(&S[..2], &[S[2]]));
+        assert_eq!(ask(2, &[GOOD; 3], &[0, 1], 3, false), bump(&[S[0], S[2]], &[]));
+        assert_eq!(ask(2, &[GOOD, GOOD], &[0], 2, false), Plan::Leave, "and that is all");
+        // One that could not be made equal for lack of room is not filled again where another can be.
+        for found in [SUSPECT, Found::Other, Found::Nothing] {
+            assert_eq!(ask(2, &[GOOD, found], &[1], 3, true), bump(&[S[0]], &[S[2]]));
+            assert_eq!(ask(2, &[GOOD, found], &[1], 2, true), bump(&[S[0]], &[S[1]]));
+        }
     }
 
     #[test]

@@ -131,8 +131,8 @@ pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsy
             return Err(Error::Chunk { chunk: left.chunk, tried, last });
         }
         if let Some(server) = at_fault(&last, head) {
-            let problem = last.to_string();
-            let report = ReportReplica { inode: cx.inode, index, chunk: place.place.chunk, server, problem };
+            let (chunk, problem, full) = (place.place.chunk, last.to_string(), is_full(&last));
+            let report = ReportReplica { inode: cx.inode, index, chunk, server, problem, full };
             cx.masters.call_within(&Credentials::root(), report, wait).await?;
         }
         tokio::time::sleep(RETRY).await;

@@ -138,8 +138,9 @@ meta_ops! {
     /// Grants a range of ids.
     Session GrantIds { kind: IdKind, count: u32 } -> IdRange, fn grant_ids;
     /// Says that a replica failed the session; the leader looks, and changes the set if it agrees.
-    /// Answers once the layout can be read again.
-    Session ReportReplica { inode: InodeId, index: ChunkIndex, chunk: ChunkRef, server: ServerId, problem: String } -> (), fn report_replica;
+    /// Answers once the layout can be read again. `full`: its disk has no room for a write, and another
+    /// server with room takes its place, if there is one.
+    Session ReportReplica { inode: InodeId, index: ChunkIndex, chunk: ChunkRef, server: ServerId, problem: String, full: bool } -> (), fn report_replica;
 
     /// A chunkserver started or came back.
     Server Register { server: ServerId, incarnation: Incarnation, addr: String, disks: Vec<DiskReport>, version: String } -> ServerOrders, fn register;

@@ -3,7 +3,7 @@
 
 use super::{
     Inner, Lead,
-    ahead::CopyAhead,
+    ahead::{CopyAhead, to_copy_ahead},
     internal,
     lead::{Memory, Odd},
 };
@@ -132,14 +132,7 @@ impl Inner {
                 Plan::Wait => return Ok(None),
                 Plan::Bump { mut survivors, settles, joining } => {
                     if !settles {
-                        // Whom the others could not be made equal to last time is tried last, but for one whose disk fails.
-                        // So is one that lives and whom somebody who waits does not hear: others may hear it from here.
-                        let (m, now) = (lead.memory.lock(), self.now());
-                        let aside =
-                            |s: &ServerId| found.contains(&(*s, Found::Current(ReplicaState::Leaving)));
-                        survivors.sort_by_key(|s| {
-                            (aside(s), m.uncopied.contains(&(id, *s)), force && m.is_doubted(*s, now))
-                        });
+                        self.put_in_order(lead, id, &found, (force, joining.is_empty()), &mut survivors);
                     }
                     let to = if force { vec![] } else { to_copy_ahead(&rec, &found, &survivors, &joining) };
                     let to: Vec<_> =
@@ -201,22 +194,23 @@ impl Inner {
         // A member that may still come back is waited for, however long this master leads.
         let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
         self.replace_unfilled(lead, id, &mut found);
-        let (candidates, leaving) = {
+        let (candidates, leaving, full) = {
             let mut m = lead.memory.lock();
             for (server, _) in found.iter().filter(|(_, f)| *f == Found::Silent) {
                 m.avoid(*server, self.now());
             }
-            let leaving = m.draining.keys().copied().collect();
+            let (leaving, full) = (m.draining.keys().copied().collect(), m.full(id, self.now()));
             let mut candidates = m.candidates(self.now(), self.timings.server_dead);
             // Who has made a copy takes part, whatever else it could not do meanwhile, but once.
             candidates.retain(|c| {
                 let made = ahead.is_some_and(|made| made.contains(&c.server));
                 !m.is_avoided(c.server, self.now()) || (made && !m.unfilled.contains_key(&(id, c.server)))
             });
-            (candidates, leaving)
+            candidates.retain(|c| !full.contains(&c.server));
+            (candidates, leaving, full)
         };
         let force = force || rec.cut_to.is_some();
-        let plan = plan(id, rec, &found, (&candidates, &leaving), all_heard, force);
+        let plan = plan(id, rec, &found, (&candidates, &leaving, &full), all_heard, force);
         if plan == Plan::Wait && rec.committed && rec.pending.is_none() {
             let mut m = lead.memory.lock();
             let left_out = self.left_out(&m, id, rec);
@@ -230,6 +224,26 @@ impl Inner {
             }
         }
         Ok((plan, found))
+    }
+
+    /// The order of a chain. Whom the others could not be made equal to last time is tried last, but for one whose disk
+    /// fails. So is one that lives and whom somebody who waits does not hear: others may hear it from there. One without
+    /// room comes last when another takes its place; else it refuses what is written before anybody has applied it.
+    fn put_in_order(
+        &self,
+        lead: &Lead,
+        id: ChunkId,
+        found: &[(ServerId, Found)],
+        (force, none_joins): (bool, bool),
+        survivors: &mut [ServerId],
+    ) {
+        let (m, now) = (lead.memory.lock(), self.now());
+        let full = m.full(id, now);
+        survivors.sort_by_key(|s| {
+            let aside = found.contains(&(*s, Found::Current(ReplicaState::Leaving)));
+            let is_doubted = force && m.is_doubted(*s, now);
+            (aside, m.uncopied.contains(&(id, *s)), full.contains(s) != none_joins, is_doubted)
+        });
     }
 
     /// Members that could not take part in the last bumps leave their places to others, as if they were silent, while
@@ -571,26 +585,12 @@ impl Inner {
         drop(view);
         tracing::warn!(id = %chunk.id, server = %r.server, problem = r.problem, "a client reports a replica");
         if rec.members.contains(&r.server) || rec.pending.is_some() {
-            lead.memory.lock().doubted.insert(r.server, self.now());
+            match r.full {
+                true => lead.memory.lock().note_full(chunk.id, r.server, self.now()),
+                false => drop(lead.memory.lock().doubted.insert(r.server, self.now())),
+            }
             self.settle(lead, chunk.id, true).await?;
         }
         Ok(())
     }
-}
-
-/// New members that can be copied to while the open version serves: not those that are to be mended, whose copy is
-/// read and written as far as it goes. Without a good member, and for what was never committed, nothing is gained.
-fn to_copy_ahead(
-    rec: &ChunkRec,
-    found: &[(ServerId, Found)],
-    survivors: &[ServerId],
-    joining: &[ServerId],
-) -> Vec<ServerId> {
-    let of = |server: &ServerId| found.iter().find(|(s, _)| s == server).map(|(_, f)| *f);
-    let source =
-        |s: &ServerId| matches!(of(s), Some(Found::Current(ReplicaState::Good | ReplicaState::Leaving)));
-    if rec.pending.is_some() || rec.cut_to.is_some() || !rec.committed || !survivors.iter().any(source) {
-        return vec![];
-    }
-    joining.iter().filter(|s| matches!(of(s), None | Some(Found::Nothing))).copied().collect()
 }

@@ -119,12 +119,16 @@ pub(super) struct Memory {
     pub avoid: BTreeMap<ServerId, Duration>,
     /// Servers that a client or a chain neighbour did not hear, and that were not heard since: when.
     pub doubted: BTreeMap<ServerId, Duration>,
+    /// Members whose disk had no room for a write, as its writer said: until when that counts.
+    pub full: BTreeMap<(ChunkId, ServerId), Duration>,
 }
 
 /// First and longest wait before a chunk that could not be settled is tried again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How long a server that did not take a copy is not asked to.
 const AVOID: Duration = Duration::from_secs(15);
+/// How long a report of a full disk counts: for longer than the copy that takes its place needs.
+const FULL: Duration = Duration::from_secs(300);
 /// How long a report of a silent server counts.
 const DOUBT: Duration = Duration::from_secs(5);
 
@@ -193,8 +197,20 @@ impl Memory {
         self.doubted.get(&server).is_some_and(|at| now.saturating_sub(*at) < DOUBT)
     }
 
+    /// A writer found no room on a member's disk.
+    pub fn note_full(&mut self, id: ChunkId, server: ServerId, now: Duration) {
+        self.full.insert((id, server), now + FULL);
+    }
+
+    /// Servers on whose disks writers of a chunk found no room lately.
+    pub fn full(&self, id: ChunkId, now: Duration) -> BTreeSet<ServerId> {
+        let told = self.full.range((id, ServerId(0))..=(id, ServerId(u64::MAX)));
+        told.filter(|(_, until)| **until > now).map(|((_, server), _)| *server).collect()
+    }
+
     /// Servers that are avoided no longer may be asked again: what failed without them may be done now.
     pub fn forgive(&mut self, now: Duration) {
+        self.full.retain(|_, until| *until > now);
         let before = self.avoid.len();
         self.avoid.retain(|_, until| *until > now);
         if self.avoid.len() < before {

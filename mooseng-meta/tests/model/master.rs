@@ -126,25 +126,31 @@ impl State {
         let candidates: Vec<_> =
             usable.map(|s| Candidate { server: ServerId(s as u64), free_bytes: 1 << 40 }).collect();
         let force = self.rec.force || self.tells_of_break() || (self.rec.pending.is_some() && all_heard);
-        self.driver =
-            match plan(ChunkId(1), &self.record(cfg), &found, (&candidates, &nobody), all_heard, force) {
-                Plan::Leave => {
-                    self.rec.force = false;
-                    Driver::Idle
+        self.driver = match plan(
+            ChunkId(1),
+            &self.record(cfg),
+            &found,
+            (&candidates, &nobody, &nobody),
+            all_heard,
+            force,
+        ) {
+            Plan::Leave => {
+                self.rec.force = false;
+                Driver::Idle
+            }
+            Plan::Wait => Driver::Idle,
+            Plan::Bump { survivors, settles: true, .. } if cfg.has(Fault::BlessedInPlace) => {
+                let winner = survivors[0].get() as usize;
+                if self.servers[winner].reachable() {
+                    self.bless(winner);
                 }
-                Plan::Wait => Driver::Idle,
-                Plan::Bump { survivors, settles: true, .. } if cfg.has(Fault::BlessedInPlace) => {
-                    let winner = survivors[0].get() as usize;
-                    if self.servers[winner].reachable() {
-                        self.bless(winner);
-                    }
-                    // The loop of `settle` looks again.
-                    Driver::Again
-                }
-                Plan::Bump { survivors, settles, joining } => {
-                    Driver::Begin { survivors: chain(&survivors), joining: chain(&joining), winner: settles }
-                }
-            };
+                // The loop of `settle` looks again.
+                Driver::Again
+            }
+            Plan::Bump { survivors, settles, joining } => {
+                Driver::Begin { survivors: chain(&survivors), joining: chain(&joining), winner: settles }
+            }
+        };
         // Between the two only a size commit matters.
         if !cfg.fresh {
             self.begin(cfg);

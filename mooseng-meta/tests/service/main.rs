@@ -6,6 +6,7 @@ mod bumps;
 mod deletions;
 mod drains;
 mod fences;
+mod full;
 mod gone;
 mod joins;
 mod left_out;

@@ -436,7 +436,28 @@ impl World {
         chunk: ChunkRef,
         server: ServerId,
     ) -> Result<(), MetaError> {
-        let r = ReportReplica { inode, index: ChunkIndex(0), chunk, server, problem: "test".into() };
+        self.tell(session, inode, chunk, (server, false)).await
+    }
+
+    /// A client reports that a server's disk is full.
+    pub async fn report_full(
+        &self,
+        session: SessionStamp,
+        inode: InodeId,
+        chunk: ChunkRef,
+        server: ServerId,
+    ) -> Result<(), MetaError> {
+        self.tell(session, inode, chunk, (server, true)).await
+    }
+
+    async fn tell(
+        &self,
+        session: SessionStamp,
+        inode: InodeId,
+        chunk: ChunkRef,
+        (server, full): (ServerId, bool),
+    ) -> Result<(), MetaError> {
+        let r = ReportReplica { inode, index: ChunkIndex(0), chunk, server, problem: "test".into(), full };
         self.service().report_replica(&under(session), r).await
     }
 
