@@ -173,10 +173,14 @@ impl Shared {
         Ok(slot.numbers.lock().list())
     }
 
-    /// Answers when every write that passed the older fence is done.
+    /// Answers when every write that passed the older fence is done, here and at those behind: no reader sees one
+    /// appear later, but where a chain has failed with frames under way, which only its next version ends.
     pub async fn fence(&self, session: SessionStamp) {
         self.access.fence(session);
         drop(self.admitted.write().await);
+        let sends = |s: &&Arc<Slot>| s.known.lock().sent.is_some();
+        let sending: Vec<_> = self.slots.lock().values().filter(sends).cloned().collect();
+        futures::future::join_all(sending.iter().map(|s| s.way.clears())).await;
     }
 
     /// Carries out a command.

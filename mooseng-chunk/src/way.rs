@@ -24,6 +24,15 @@ pub(crate) struct Way {
     waiting: AtomicUsize,
 }
 
+impl Way {
+    /// Waits until those behind have what was sent, or the chain has failed.
+    pub async fn clears(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        drop(self.pass.lock().await);
+    }
+}
+
 /// The version whose chain failed with frames under way, and the server behind the head.
 type Broken = Option<(ChunkVersion, ServerId)>;
 

@@ -91,6 +91,27 @@ async fn what_hangs_on_its_way_does_not_come_after_another_clients_write() {
     assert_eq!(writes(), before, "the late one was refused");
 }
 
+/// A reader of the next session may ask any of them.
+#[tokio::test(start_paused = true)]
+async fn once_a_fence_is_acknowledged_what_it_let_pass_is_at_all_replicas() {
+    let late = Arc::new(Late::default());
+    let world = World::on(MemoryNetwork::with_faults(late.clone())).await;
+    let s = servers(&world, 2).await;
+    world.write(chunk(1, 1), &[1, 2], vec![frame(1, 1, 0, pattern(0, 3000))]).await.unwrap();
+    late.0.lock().push_back(500);
+    let head_has = async {
+        while s[&1].1.store().counters().writes.load(Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let fenced = SessionStamp { epoch: SESSION.epoch.next(), ..SESSION };
+        world.control(1, Control::Fence { session: fenced, term: Term(1) }).await.unwrap();
+        assert_eq!(world.read(chunk(1, 1), 2, 0, 3000).await.unwrap(), pattern(1, 3000), "at the one behind");
+    };
+    let (written, ()) =
+        tokio::join!(world.write(chunk(1, 1), &[1, 2], vec![frame(1, 2, 0, pattern(1, 3000))]), head_has);
+    written.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_masters_hear_of_a_broken_chain_though_its_writer_is_gone() {
     let late = Arc::new(Late::default());

@@ -77,6 +77,9 @@ pub const TOKEN_TEXT_BYTES_MAX: usize = 4096;
 pub const JOIN_BYTES_MAX: usize = 16 << 10;
 /// Join tokens that have not expired, used ones too: what one look at them all may cost.
 pub const TOKENS_MAX: usize = 4096;
+/// Public keys that capabilities are verified with: each start of a master that leads makes one, and each
+/// day. All of them are in every order to a chunkserver.
+pub const KEYS_MAX: usize = 256;
 /// Seconds that a join token may live: who finds one later finds nothing.
 pub const TOKEN_LIFETIME_MAX_SECS: u64 = 7 * 86_400;
 /// Seconds that a node's certificate may be valid: as long as a cluster's authority.

@@ -122,6 +122,7 @@ fn care() {
     pin(Command::Drain { server: ServerId(3), on: true }, "100301");
     pin(MetaRequest::from(DrainDisk { server: ServerId(3), disk: DiskId(5), on: true }), "34030501");
     pin(Command::DrainDisk { server: ServerId(3), disk: DiskId(5), on: true }, "11030501");
+    pin(Command::RemoveKeys { unused_secs: 2 * 86_400 }, "1280c60a");
     let report = DiskReport {
         disk: DiskId(5),
         path: "d".into(),

@@ -364,7 +364,7 @@ fn no_record_breaks_the_store() {
     let promise = Promise { invite, expires: now, validity_secs: 86_400 };
     fuzz_rec(Table::Token, &TokenRec { promise, used: Some([4; 32]) });
     let key = PublicKey { id: mooseng_core::capability::KeyId(1), bytes: [5; 32] };
-    fuzz_rec(Table::Key, &KeyRec { key, master: MasterId(1), since: now });
+    fuzz_rec(Table::Key, &KeyRec { key, master: MasterId(1), since: now, unused: Some(now) });
     fuzz_rec(Table::Totals, &Totals { inodes: 9, dirs: 2, bytes: 1 << 40 });
 }
 

@@ -122,7 +122,7 @@ pub enum Command {
         /// Which chunk, where.
         done: Vec<(ChunkId, ServerId)>,
     },
-    /// A master's public key.
+    /// A leader's public key. From now on nobody signs with another one.
     AddKey {
         /// The key.
         key: PublicKey,
@@ -181,6 +181,11 @@ pub enum Command {
         disk: DiskId,
         /// Whether it is.
         on: bool,
+    },
+    /// Public keys that nobody has signed with for so long are removed: what they signed has expired.
+    RemoveKeys {
+        /// For how long.
+        unused_secs: u64,
     },
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     namespace,
-    repair::{Found, Plan, mend_from_left_out, plan},
+    repair::{Found, Plan, SYNCED_MIN, mend_from_left_out, plan},
     store::{ChunkRec, PendingBump},
 };
 use futures::future::join_all;
@@ -29,8 +29,12 @@ const COMMIT: Duration = Duration::from_secs(10);
 const HURRY: u32 = 8;
 /// The same of one that somebody who waits did not hear: by now it was silent for longer than that to them.
 const HURRY_DOUBTED: u32 = 5;
-/// Steps of one look at a chunk: a bump, what it leaves to be mended, a last look.
-const STEPS_MAX: usize = 5;
+/// Steps of one look at a chunk: bumps until one opens, two for each, what it leaves to be mended, a last look.
+const STEPS_MAX: usize = 12;
+/// How often a version that would open with fewer members than an fsync wants is made anew instead.
+const SHORT_MAX: u8 = 4;
+/// A member that failed in so many of them leaves its place to another server, where there is one.
+const FAILURES_MAX: u8 = 2;
 
 /// What servers said to a chunk's new version.
 #[derive(Default)]
@@ -45,6 +49,16 @@ struct Taken {
     whole: bool,
     /// Whether one did not answer.
     silent: bool,
+}
+
+/// What became of a bump.
+enum Carried {
+    /// It is decided, by this or another leader.
+    Decided,
+    /// Another one may have what this one lacked, and is made at once.
+    Again,
+    /// None of its survivors goes on.
+    Stuck,
 }
 
 /// Forgets that a chunk is being driven when it is dropped.
@@ -91,12 +105,16 @@ impl Inner {
             let Some(rec) = namespace::chunk(&self.view()?, id).map_err(internal)? else { return Ok(None) };
             match rec.pending.clone() {
                 Some(bump) if begun => {
-                    if !self.carry_out(lead, id, &rec, bump).await? {
-                        // None of its survivors goes on: the next round looks again.
-                        return Err(MetaError::ChunkBusy(id));
+                    begun = false;
+                    match self.carry_out(lead, id, &rec, bump).await? {
+                        Carried::Decided => {
+                            force = false;
+                            continue;
+                        }
+                        Carried::Again => force = true,
+                        // The next round looks again.
+                        Carried::Stuck => return Err(MetaError::ChunkBusy(id)),
                     }
-                    (force, begun) = (false, false);
-                    continue;
                 }
                 // Somebody else's, who gave it up. Its commands may still be under way: a copy that is made
                 // late would undo what is written to the version once it is open. So it never opens.
@@ -115,10 +133,13 @@ impl Inner {
                 Plan::Bump { mut survivors, settles, joining } => {
                     if !settles {
                         // Whom the others could not be made equal to last time is tried last, but for one whose disk fails.
-                        let m = lead.memory.lock();
+                        // So is one that lives and whom somebody who waits does not hear: others may hear it from here.
+                        let (m, now) = (lead.memory.lock(), self.now());
                         let aside =
                             |s: &ServerId| found.contains(&(*s, Found::Current(ReplicaState::Leaving)));
-                        survivors.sort_by_key(|s| (aside(s), m.uncopied.contains(&(id, *s))));
+                        survivors.sort_by_key(|s| {
+                            (aside(s), m.uncopied.contains(&(id, *s)), force && m.is_doubted(*s, now))
+                        });
                     }
                     let to = if force { vec![] } else { to_copy_ahead(&rec, &found, &survivors, &joining) };
                     let to: Vec<_> =
@@ -179,6 +200,7 @@ impl Inner {
         }
         // A member that may still come back is waited for, however long this master leads.
         let all_heard = found.iter().all(|(s, f)| *f != Found::Silent || self.long_dead(lead, *s));
+        self.replace_unfilled(lead, id, &mut found);
         let (candidates, leaving) = {
             let mut m = lead.memory.lock();
             for (server, _) in found.iter().filter(|(_, f)| *f == Found::Silent) {
@@ -186,9 +208,10 @@ impl Inner {
             }
             let leaving = m.draining.keys().copied().collect();
             let mut candidates = m.candidates(self.now(), self.timings.server_dead);
-            // Who has made a copy takes part, whatever else it could not do meanwhile.
+            // Who has made a copy takes part, whatever else it could not do meanwhile, but once.
             candidates.retain(|c| {
-                !m.is_avoided(c.server, self.now()) || ahead.is_some_and(|made| made.contains(&c.server))
+                let made = ahead.is_some_and(|made| made.contains(&c.server));
+                !m.is_avoided(c.server, self.now()) || (made && !m.unfilled.contains_key(&(id, c.server)))
             });
             (candidates, leaving)
         };
@@ -207,6 +230,17 @@ impl Inner {
             }
         }
         Ok((plan, found))
+    }
+
+    /// Members that could not take part in the last bumps leave their places to others, as if they were silent, while
+    /// one is there that could.
+    fn replace_unfilled(&self, lead: &Lead, id: ChunkId, found: &mut [(ServerId, Found)]) {
+        let m = lead.memory.lock();
+        let failed = |s: ServerId| m.unfilled.get(&(id, s)).is_some_and(|n| *n >= FAILURES_MAX);
+        let good = |f: Found| f == Found::Current(ReplicaState::Good);
+        if found.iter().any(|(s, f)| good(*f) && !failed(*s)) {
+            found.iter_mut().filter(|(s, _)| failed(*s)).for_each(|(_, f)| *f = Found::Silent);
+        }
     }
 
     fn long_dead(&self, lead: &Lead, server: ServerId) -> bool {
@@ -285,26 +319,23 @@ impl Inner {
     }
 
     /// Steps 2 to 4: the survivors take the version, everybody else is filled from them, the version
-    /// opens. Answers whether it is decided; not when nobody took the version.
+    /// opens. Never with fewer members than an fsync wants ([`SYNCED_MIN`]) because one failed that may not fail
+    /// again, or whose place another server can take.
     async fn carry_out(
         self: &Arc<Self>,
         lead: &Arc<Lead>,
         id: ChunkId,
         rec: &ChunkRec,
         bump: PendingBump,
-    ) -> Result<bool, MetaError> {
+    ) -> Result<Carried, MetaError> {
         let anew = bump.survivors.is_empty();
         let first = if anew { &bump.joining } else { &bump.survivors };
-        let mut taken = self.set_version(lead, id, &bump, first, anew).await;
-        if taken.silent && taken.ready.len() == 1 && !anew {
-            // A message may have been lost, and a set of one is a risk for all that is written to it.
-            taken = self.set_version(lead, id, &bump, first, anew).await;
-        }
+        let taken = self.set_version(lead, id, &bump, first, anew).await;
         let Taken { mut ready, good, empty, whole, silent } = taken;
         if !anew && !ready.is_empty() && !whole && silent {
             // Who did not answer may have what all others lack, and would be left behind.
             tracing::warn!(%id, ?ready, "all that took the new version are damaged: the others are waited for");
-            return Ok(false);
+            return Ok(Carried::Stuck);
         }
         if ready.is_empty() && !rec.committed {
             // Never written anywhere: empty replicas keep a late first write to the old version out.
@@ -314,56 +345,68 @@ impl Inner {
             if let Some(winner) = bump.survivors.first().filter(|_| bump.settles) {
                 lead.memory.lock().uncopied.insert((id, *winner));
             }
-            return Ok(false);
+            return Ok(Carried::Stuck);
         }
         let mut fill = if planted::is(Bug::CopyUncompared) { vec![] } else { ready[1..].to_vec() };
         fill.extend(empty.into_iter().filter(|s| !ready.contains(s) && !rec.committed));
         fill.extend(bump.joining.iter().copied().filter(|s| !ready.contains(s)));
         let chunk = ChunkRef { id, version: bump.version };
         let members = self.equalise(lead, rec, chunk, ready.clone(), fill).await?;
-        if members.len() == 1 && good.len() > 1 {
-            // It may have ended meanwhile, and the others have what it has: each is the first once. Then the first in
-            // the chain has to do.
+        let named: BTreeSet<_> = bump.survivors.iter().chain(&bump.joining).copied().collect();
+        if members.len() < usize::from(rec.wanted).min(SYNCED_MIN) && members.len() < named.len() {
             let mut m = lead.memory.lock();
-            if good.iter().any(|s| !m.uncopied.contains(&(id, *s))) {
+            if members.len() == 1 && good.len() > 1 && good.iter().any(|s| !m.uncopied.contains(&(id, *s))) {
+                // It may have ended meanwhile, and the others have what it has: each is the first once.
                 m.uncopied.insert((id, ready[0]));
-                tracing::warn!(%id, first = %ready[0], "no other member could be made equal to the first");
-                return Ok(false);
+            }
+            let short = m.short.entry(id).or_default();
+            if *short < SHORT_MAX {
+                *short += 1;
+                for server in named.iter().filter(|s| !members.contains(s)) {
+                    *m.unfilled.entry((id, *server)).or_default() += 1;
+                    if anew {
+                        m.avoid(*server, self.now());
+                    }
+                }
+                tracing::warn!(%id, ?members, ?named, "too few members would be left: another version is made");
+                return Ok(Carried::Again);
             }
         }
         if let [only] = members[..]
             && !anew
-            && (rec.members.len() > 1 || bump.joining.len() > 1)
+            && named.len() > 1
             && !self.has_version(only, chunk).await
         {
             tracing::warn!(%id, %only, "the only one that made the version does not answer any more");
-            return Ok(false);
+            return Ok(Carried::Stuck);
         }
         let command = Command::BumpOpen { chunk, members: members.clone() };
         if self.propose(command, COMMIT).await? == Applied::Done(true) {
+            let was_short = lead.memory.lock().short.contains_key(&id);
             self.in_order(lead, id, &members);
             let mut m = lead.memory.lock();
-            let named = || bump.survivors.iter().chain(&bump.joining);
-            for server in rec.members.iter().chain(named()).filter(|s| !members.contains(s)) {
+            for server in rec.members.iter().chain(&named).filter(|s| !members.contains(s)) {
                 m.note_surplus(id, *server, rec.version, bump.version);
             }
             if members.len() < usize::from(rec.wanted) {
                 m.wanted.entry(id).or_insert(false);
             }
             // A set is looked at again, but not at once when somebody failed, who may fail again.
-            if named().all(|s| members.contains(s)) {
+            if !was_short && named.iter().all(|s| members.contains(s)) {
                 m.retry.remove(&id);
             } else {
                 m.back_off(id, self.now());
             }
         }
-        Ok(true)
+        Ok(Carried::Decided)
     }
 
-    /// Whether a server lives and has a version.
+    /// Whether a server lives, and has had a version without a restart since.
     async fn has_version(&self, server: ServerId, chunk: ChunkRef) -> bool {
         match self.command(server, Control::Stat { chunk: chunk.id }, self.timings.control).await {
-            Ok(ControlReply::Done(stat)) => stat.report.chunk == chunk,
+            Ok(ControlReply::Done(stat)) => {
+                stat.report.chunk == chunk && stat.report.state != ReplicaState::Suspect
+            }
             _ => false,
         }
     }
@@ -434,6 +477,8 @@ impl Inner {
             m.surplus.remove(&(id, *server));
         }
         m.uncopied.retain(|(chunk, _)| *chunk != id);
+        m.unfilled.retain(|(chunk, _), _| *chunk != id);
+        m.short.remove(&id);
     }
 
     /// How much less than others a server is waited for. One that is given up answers at once or not at all, and

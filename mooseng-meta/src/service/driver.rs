@@ -68,7 +68,8 @@ impl Inner {
         if self.view()?.get(Table::Meta, meta_key::CLUSTER).map_err(internal)?.is_none() {
             self.propose(Command::Init { cluster: self.cluster, class: self.class }, COMMIT).await?;
         }
-        self.propose(Command::AddKey { key: self.key.public(), master: self.id }, COMMIT).await?;
+        let key = self.keys.lock().begin();
+        self.propose(Command::AddKey { key, master: self.id }, COMMIT).await?;
         let lead = Lead {
             term,
             since: self.now(),
@@ -93,12 +94,13 @@ impl Inner {
         Ok(Arc::new(lead))
     }
 
-    /// Sessions, chunks and deletions are looked after side by side: none waits for another.
+    /// Sessions, chunks, deletions and keys are looked after side by side: none waits for another.
     async fn drive(self: &Arc<Self>, lead: &Arc<Lead>) {
         futures::join!(
             self.keep_sessions(lead),
             self.keep_chunks(lead),
             self.keep_deleting(lead),
+            self.keep_keys(lead),
             room::keep(self, lead)
         );
     }

@@ -223,7 +223,12 @@ impl Inner {
         let view = self.view()?;
         let (session, _) = self.checked_session(&view, cx)?;
         match check_slot(&view, session, slot, &req).map_err(internal)? {
-            SlotCheck::Answered(saved) => return self.finish(lead, cx, &req, (*saved)?).await,
+            SlotCheck::Answered(saved) => {
+                // It is in the state already; the rights that come with it are of this moment.
+                let reply = (*saved)?;
+                self.fresh_view(cx.budget).await?;
+                return self.finish(lead, cx, &req, reply).await;
+            }
             SlotCheck::Misused => return Err(MetaError::SlotMisuse),
             SlotCheck::New => {}
         }

@@ -13,9 +13,6 @@ use mooseng_core::{
 };
 use std::{collections::BTreeSet, sync::Arc};
 
-/// How long a capability is good; the fence is what ends rights early.
-const CAPABILITY_LIFETIME_SECS: i64 = 24 * 3600;
-
 /// Which chunks, with which rights.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Want {
@@ -102,10 +99,11 @@ impl Inner {
         }
         if !rights.is_empty() {
             let (session, cert) = self.checked_session(&view, cx)?;
-            let expires = Timestamp::new(self.wall().secs() + CAPABILITY_LIFETIME_SECS, 0);
+            let lifetime_secs = self.timings.capability.as_secs() as i64;
+            let expires = Timestamp::new(self.wall().secs() + lifetime_secs, 0);
             let makers = all_makers.into_iter().collect();
             let claims = Claims { key: KeyId(0), cert, session, chunks: rights, makers, expires };
-            layout.capability = Some(self.key.sign(claims));
+            layout.capability = Some(self.signing_key().sign(claims));
         }
         Ok(layout)
     }

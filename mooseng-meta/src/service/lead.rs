@@ -70,6 +70,10 @@ pub(super) struct Memory {
     pub tried: BTreeSet<(ChunkId, ServerId)>,
     /// Members that no other could be made equal to since their chunk was in order.
     pub uncopied: BTreeSet<(ChunkId, ServerId)>,
+    /// How often members could not take part in a bump since their chunk was in order.
+    pub unfilled: BTreeMap<(ChunkId, ServerId), u8>,
+    /// How often a version was not opened, for it had too few members, since the chunk was in order.
+    pub short: BTreeMap<ChunkId, u8>,
     /// Copies of chunks that no record names.
     pub unknown: BTreeMap<(ServerId, ChunkId), Unknown>,
     /// Somebody has what these masters never made: a chunk that they did not give out, or a version of one that they

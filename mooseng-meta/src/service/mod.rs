@@ -7,7 +7,7 @@
 //!         ├─ FsRead  ─ barrier ─ view ──────────────────────────── attach layout
 //!         ├─ Session, Server ─ leader memory, sometimes Raft
 //!         └─ Look, Admin
-//!   driver (while leading): expire sessions, finish bumps, repair, cut, delete
+//!   driver (while leading): expire sessions, finish bumps, repair, cut, delete, renew keys
 //! ```
 
 mod admin;
@@ -19,6 +19,7 @@ mod drain;
 mod driver;
 mod fs;
 mod joins;
+mod keys;
 mod layout;
 mod lead;
 mod outlook;
@@ -39,10 +40,10 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures::StreamExt as _;
+use keys::Keys;
 use lead::Memory;
 use mooseng_core::{
     attr::Timestamp,
-    capability::{KeyId, SigningKey},
     context::CallContext,
     error::MetaError,
     ids::*,
@@ -81,6 +82,12 @@ pub struct ServiceTimings {
     pub pull: Duration,
     /// How long a chunk that no record names is kept.
     pub quarantine: Duration,
+    /// How long a leader signs capabilities with one key.
+    pub key_period: Duration,
+    /// How long a capability is good: whole seconds. The fence is what ends rights early.
+    pub capability: Duration,
+    /// So much longer than what it signed a key is known: clocks may be apart.
+    pub key_slack: Duration,
     /// Bytes a second that are copied while nobody waits for them, four times as many of chunks with one
     /// copy left; 0: as fast as it goes.
     pub repair_bytes_per_s: u64,
@@ -97,6 +104,9 @@ impl Default for ServiceTimings {
             control: Duration::from_secs(2),
             pull: Duration::from_secs(60),
             quarantine: Duration::from_secs(24 * 3600),
+            key_period: Duration::from_secs(24 * 3600),
+            capability: Duration::from_secs(24 * 3600),
+            key_slack: Duration::from_secs(24 * 3600),
             repair_bytes_per_s: 128 << 20,
         }
     }
@@ -131,9 +141,9 @@ pub(crate) struct Inner {
     pub raft: RaftNode,
     pub seams: Seams,
     pub timings: ServiceTimings,
-    pub key: SigningKey,
     pub authority: Option<Arc<dyn Authority>>,
     pub reserve: u64,
+    keys: Mutex<Keys>,
     peers: Peers,
     lead: RwLock<Option<Arc<Lead>>>,
 }
@@ -162,11 +172,7 @@ impl MasterService {
         timings: ServiceTimings,
         authority: Option<Arc<dyn Authority>>,
     ) -> Self {
-        let mut seed = [0; 32];
-        for part in seed.chunks_mut(8) {
-            part.copy_from_slice(&seams.rng.next_u64().to_le_bytes());
-        }
-        let key = SigningKey::from_seed(KeyId(seams.rng.next_u64()), &seed);
+        let keys = Mutex::new(Keys::new(&seams));
         let peers = Peers::new(transport);
         Self(Arc::new(Inner {
             id,
@@ -176,9 +182,9 @@ impl MasterService {
             raft,
             seams,
             timings,
-            key,
             authority,
             reserve,
+            keys,
             peers,
             lead: RwLock::new(None),
         }))

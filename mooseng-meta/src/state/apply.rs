@@ -1,6 +1,7 @@
 //! Applying one log entry. Pure.
 
 use super::{
+    keys,
     session::{SlotCheck, check_session, check_slot, follows, save_reply},
     token::{self, Made},
 };
@@ -61,11 +62,8 @@ pub fn apply(tx: &mut dyn Tx, entry: &LogEntry, totals: &mut TotalsDelta) -> io:
         }
         Command::BumpOpen { chunk, members } => bump_open(tx, *chunk, members).map(Applied::Done),
         Command::DeleteDone { done } => delete_done(tx, done).map(Applied::Done),
-        Command::AddKey { key: public, master } => {
-            let rec = KeyRec { key: public.clone(), master: *master, since: now };
-            save(tx, Table::Key, &key(public.id.0), &rec)?;
-            Ok(Applied::Done(true))
-        }
+        Command::AddKey { key, master } => keys::add(tx, now, key, *master).map(Applied::Done),
+        Command::RemoveKeys { unused_secs } => keys::remove(tx, now, *unused_secs).map(Applied::Done),
         Command::Init { cluster, class } => init(tx, now, *cluster, *class).map(Applied::Done),
         Command::Lead { .. } => Ok(Applied::Done(true)),
         Command::TokenMade { token, invite, lifetime_secs, validity_secs, replace } => {

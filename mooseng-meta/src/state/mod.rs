@@ -3,6 +3,7 @@
 //! again, because the state may have moved in between.
 
 mod apply;
+mod keys;
 mod machine;
 mod session;
 mod token;

@@ -17,7 +17,8 @@ pub(super) struct Made<'a> {
     pub replace: bool,
 }
 
-fn after(now: Timestamp, secs: u64) -> Timestamp {
+/// So many seconds later.
+pub(super) fn after(now: Timestamp, secs: u64) -> Timestamp {
     Timestamp(now.0.saturating_add_unsigned(secs.saturating_mul(1_000_000_000)))
 }
 

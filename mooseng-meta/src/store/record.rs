@@ -218,6 +218,8 @@ pub struct KeyRec {
     pub master: MasterId,
     /// Since when.
     pub since: Timestamp,
+    /// When another one came into use: what it signed expires from then on. `None` of the leader's.
+    pub unused: Option<Timestamp>,
 }
 
 /// A join token.

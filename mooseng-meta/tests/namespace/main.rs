@@ -6,6 +6,7 @@
 mod actions;
 mod content_model;
 mod contents;
+mod keys;
 mod model;
 mod model_ops;
 mod props;

@@ -53,7 +53,8 @@ async fn a_joiner_that_fails_is_not_asked_again_at_once() {
     let begin = tokio::time::Instant::now();
     until("half a minute has gone by", async || begin.elapsed() > Duration::from_secs(25)).await;
     let asked = w.fake(spare).count("pull");
-    assert!((1..=4).contains(&asked), "it was asked {asked} times");
+    // Twice in each try: for a copy ahead, and for what is left of it in the bump.
+    assert!((1..=6).contains(&asked), "it was asked {asked} times");
     w.service().keep_alive(&under(s), KeepAlive {}).await.unwrap();
     w.fake(spare).0.lock().refuses.clear();
     until("it has the copy", async || {

@@ -1,7 +1,7 @@
 //! A leader that is cut off from the other masters, but not from anybody else.
 
 use crate::world::*;
-use mooseng_core::{error::MetaError, ids::*, meta::*, net::Role, rpc::RemoteMeta};
+use mooseng_core::{attr::Access, error::MetaError, ids::*, meta::*, net::Role, rpc::RemoteMeta};
 use mooseng_host::MemDisk;
 use mooseng_meta::{
     raft::{LogOptions, Member, RaftTimings},
@@ -55,6 +55,51 @@ async fn trio(net: &MemoryNetwork) -> Vec<Master> {
         masters.push(Master::start(options).await.unwrap());
     }
     masters
+}
+
+/// Rights come with what the log or a quorum has confirmed: a repeat's, too, whose answer was saved.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_signs_nothing_for_a_repeat() {
+    let cut = Arc::new(Cut::default());
+    let net = MemoryNetwork::with_faults(cut.clone());
+    let masters = trio(&net).await;
+    let leading = async || masters.iter().position(|m| m.status().leading);
+    let old = until_some("one leads", leading).await;
+    let addr = format!("master-{}", old + 1);
+    let meta = RemoteMeta::new(net.transport(identity(Role::Client, 1)).connect(&addr).await.unwrap());
+    let open = OpenSession { client: "c".into(), host: "h".into(), version: "v".into() };
+    let s = meta.open_session(&cx(), open).await.unwrap().stamp;
+    let server = net.transport(identity(Role::Chunkserver, 1));
+    let of_server = RemoteMeta::new(server.connect(&addr).await.unwrap());
+    let r = Register {
+        server: ServerId(1),
+        incarnation: Incarnation(1),
+        addr: "cs-1".into(),
+        disks: vec![disk(1)],
+        version: "t".into(),
+    };
+    of_server.register(&cx(), r).await.unwrap();
+    let slot = |n| {
+        let mut cx = under(s);
+        cx.slot = Some(SlotStamp { slot: SlotId(0), seq: SlotSeq(n) });
+        cx
+    };
+    let open = Access::READ.and(Access::WRITE);
+    let (parent, name) = (InodeId::ROOT, name("f"));
+    let create = Create { parent, name, mode: 0o644, exclusive: true, open, truncate: false, id: None };
+    let inode = meta.create(&slot(1), create).await.unwrap().attr.inode;
+    let op = Allocate { inode, truncates: TruncateCounter(0), from: ChunkIndex(0), count: 1 };
+    let first = meta.allocate(&slot(2), op.clone()).await.unwrap();
+    let again = meta.allocate(&slot(2), op.clone()).await.unwrap();
+    assert!(first.chunks == again.chunks && again.capability.is_some(), "a repeat is answered");
+    *cut.0.lock() = Some(addr);
+    // It does not know yet that it is cut off.
+    meta.keep_alive(&under(s), KeepAlive {}).await.unwrap();
+    let refused = meta.allocate(&slot(2), op).await;
+    assert!(refused.is_err(), "{refused:?}");
+    for m in masters {
+        m.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -219,7 +219,7 @@ pub struct World {
     slot: AtomicU64,
 }
 
-fn disk(id: u64) -> DiskReport {
+pub fn disk(id: u64) -> DiskReport {
     DiskReport {
         disk: DiskId(id),
         path: "d".into(),

@@ -151,6 +151,11 @@ impl Stage {
         }
     }
 
+    /// All replicas of whatever may have been started anew: of what was not synced nobody knows whether it is there.
+    pub fn restarted(&self) {
+        self.groups.iter().for_each(|g| g.book.lock().worlds.restarted());
+    }
+
     /// All replicas of whatever may have lost power: what was not synced is promised to nobody.
     pub fn power_failed(&self) {
         self.shared_lossy.store(true, Ordering::Relaxed);

@@ -451,6 +451,7 @@ impl Troublemaker {
             if self.restarted.len() > 1 {
                 self.restarted = BTreeSet::from([at]);
                 self.stage.contended.lock().begin_anew();
+                self.stage.restarted();
             }
         }
         match node {

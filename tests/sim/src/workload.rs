@@ -421,7 +421,7 @@ impl Session<'_> {
         let word = if to_disk { "sync" } else { "flush" };
         let what = format!("{word} {}{}", self.group.prefix, self.name);
         let step = match to_disk {
-            true => self.step(&what, self.file.sync_all()).await?,
+            true => self.sync(&what).await?,
             false => self.step(&what, self.file.flush_all()).await?,
         };
         if !matches!(step, Step::Done(())) {
@@ -434,6 +434,14 @@ impl Session<'_> {
             false => worlds.each(self.name, |f| f.flushed(self.worker)),
         }
         Ok(true)
+    }
+
+    async fn sync(&self, what: &str) -> Result<Step<()>> {
+        let may_refuse = {
+            let worlds = &self.group.book.lock().worlds;
+            worlds.is_lossy(self.name) || worlds.is_untold(self.name)
+        };
+        self.hands.step_on(what, may_refuse, self.file.sync_all()).await
     }
 
     async fn close(self) -> Result<()> {

@@ -51,6 +51,9 @@ pub struct FileState {
     gone: BTreeSet<u64>,
     /// Whether a power failure took unsynced data of it: it may answer EIO until it is made anew.
     pub lossy: bool,
+    /// Whether all replicas were started anew since data of it was flushed that is not synced: the next sync has to
+    /// refuse, though all of it is there.
+    pub untold: bool,
 }
 
 /// What a look at a file showed.
@@ -191,6 +194,7 @@ impl FileState {
         }
         self.durable.extend(done);
         self.marks.retain(|m| m.writer != writer);
+        self.untold = false;
         Ok(())
     }
 
@@ -208,6 +212,11 @@ impl FileState {
         let taken = told.into_iter().map(|m| if m.lost { self.taken_with(&m.range) } else { m.range });
         let taken: Vec<_> = taken.collect();
         self.loose.extend(taken);
+    }
+
+    /// All replicas ended and were started anew, or may have been.
+    pub fn restarted(&mut self) {
+        self.untold |= self.marks.iter().any(|m| m.flushed);
     }
 
     /// All replicas lost power, or may have.

@@ -127,6 +127,16 @@ impl Worlds {
         self.worlds.iter_mut().flat_map(World::files_mut).for_each(FileState::power_failed);
     }
 
+    /// All replicas of whatever may have been started anew.
+    pub fn restarted(&mut self) {
+        self.worlds.iter_mut().flat_map(World::files_mut).for_each(FileState::restarted);
+    }
+
+    /// Whether the next sync of the file at a path may have to refuse.
+    pub fn is_untold(&self, path: &str) -> bool {
+        self.worlds.iter().filter_map(|w| w.file(path)).any(|f| f.untold)
+    }
+
     /// Whether a power failure may have taken data of the file at a path.
     pub fn is_lossy(&self, path: &str) -> bool {
         self.worlds.iter().filter_map(|w| w.file(path)).any(|f| f.lossy)

@@ -2,6 +2,9 @@
 //! batches, and recursive totals are what a recount finds.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod generated;
+
+use generated::{COMMANDS, kind, log};
 use mooseng_core::{
     attr::{Access, FileKind, SetAttr, Timestamp},
     context::Credentials,
@@ -10,91 +13,23 @@ use mooseng_core::{
     limits::{LINKS_MAX, SAVED_REPLY_BYTES_MAX},
     meta::*,
     name::Name,
-    net::CertHash,
-    seam::Rng,
     wire,
 };
-use mooseng_host::{MemDisk, SeededRng};
+use mooseng_host::MemDisk;
 use mooseng_meta::{
     namespace::{Fail, TotalsDelta, read},
     state::{apply, fold_totals},
     store::*,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 const SESSION: SessionStamp = SessionStamp { id: SessionId(1), epoch: SessionEpoch(1) };
 
 fn name(n: u64) -> Name {
     Name::new(format!("n{n}")).unwrap()
-}
-
-/// Any operation on few names in the directories and files that are there, so that they meet.
-fn request(rng: &SeededRng, store: &MemoryStore) -> MetaRequest {
-    let r = rng.next_u64();
-    let (mut dirs, mut files) = (Vec::new(), Vec::new());
-    scan_recs(store, Table::Inode, &[], &[], |k, rec: InodeRec| {
-        if rec.kind == FileKind::Dir { &mut dirs } else { &mut files }.push(InodeId(number(k)));
-        true
-    })
-    .unwrap();
-    let dir = |r: u64| dirs[r as usize % dirs.len()];
-    let (parent, new_parent) = (dir(r >> 8), dir(r >> 16));
-    let (a, b) = (name((r >> 24) % 3), name((r >> 32) % 3));
-    let inode = files.get((r >> 40) as usize % files.len().max(1)).copied().unwrap_or(InodeId::ROOT);
-    match r % 10 {
-        0 | 1 => MkDir { parent, name: a, mode: 0o755, id: None }.into(),
-        2 | 3 => MkNod { parent, name: a, mode: 0o644, kind: FileKind::File, rdev: 0, id: None }.into(),
-        4 => Link { inode, parent, name: a }.into(),
-        5 => Unlink { parent, name: a }.into(),
-        6 => RmDir { parent, name: a }.into(),
-        7 => {
-            let mode =
-                [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange][(r >> 50) as usize % 3];
-            Rename { parent, name: a, new_parent, new_name: b, mode }.into()
-        }
-        8 => SetAttrs { inode, set: SetAttr { size: Some((r >> 44) % 10_000), ..SetAttr::default() } }.into(),
-        _ => {
-            let ops = [
-                MetaRequest::from(MkDir { parent, name: a.clone(), mode: 0o755, id: None }),
-                MetaRequest::from(RmDir { parent, name: a }),
-            ];
-            Batch { after: None, ops: ops.iter().map(wire::encode).collect() }.into()
-        }
-    }
-}
-
-fn log(seed: u64, entries: u64) -> Vec<LogEntry> {
-    let rng = SeededRng::new(seed);
-    let entry =
-        |n: u64, command| LogEntry { format: ENTRY_FORMAT, time: Timestamp::new(n as i64, 0), command };
-    let open = Command::SessionOpen {
-        cert: CertHash([1; 32]),
-        client: "c".into(),
-        host: "h".into(),
-        version: "v".into(),
-        nonce: 1,
-    };
-    let init = Command::Init {
-        cluster: "018f0000-0000-7000-8000-000000000001".parse().unwrap(),
-        class: StorageClass::default(),
-    };
-    let mut log = vec![entry(0, init), entry(1, open)];
-    let mut store = MemoryStore::default();
-    run(&mut store, &log);
-    for n in 0..entries {
-        // Nobody holds anything: whatever is removed goes at once.
-        let holders = (1..4000).map(|i| (InodeId(i), vec![])).collect();
-        let command = Command::Fs {
-            session: SESSION,
-            slot: SlotStamp { slot: SlotId(0), seq: SlotSeq(1 + n) },
-            creds: Credentials::root(),
-            decisions: Decisions { chains: vec![], holders },
-            request: request(&rng, &store),
-        };
-        log.push(entry(2 + n, command));
-        run(&mut store, &log[log.len() - 1..]);
-    }
-    log
 }
 
 fn run(tx: &mut dyn Tx, entries: &[LogEntry]) -> Vec<Applied> {
@@ -119,8 +54,11 @@ fn rows(view: &impl View) -> BTreeMap<(Table, Vec<u8>), Vec<u8>> {
 /// Totals below each directory, counted by walking up from every inode.
 fn recount(store: &MemoryStore) -> BTreeMap<InodeId, Totals> {
     let mut inodes = BTreeMap::new();
+    // What has no link counts nowhere.
     scan_recs(store, Table::Inode, &[], &[], |k, rec: InodeRec| {
-        inodes.insert(InodeId(number(k)), rec);
+        if rec.nlink > 0 {
+            inodes.insert(InodeId(number(k)), rec);
+        }
         true
     })
     .unwrap();
@@ -143,12 +81,24 @@ fn recount(store: &MemoryStore) -> BTreeMap<InodeId, Totals> {
 
 #[test]
 fn one_log_gives_the_same_tables_however_it_is_batched() {
+    let (mut kinds, mut filled, mut emptied) = <(BTreeSet<_>, BTreeSet<_>, BTreeSet<_>)>::default();
     for seed in 0..40 {
-        let log = log(seed, 400);
+        let log = log(seed, 500);
+        let mut sizes = BTreeMap::new();
         let (mut singly, mut whole, mut cut) = <(MemoryStore, MemoryStore, MemoryStore)>::default();
         let mut replies = Vec::new();
         for entry in &log {
-            replies.extend(run(&mut singly, std::slice::from_ref(entry)));
+            let applied = run(&mut singly, std::slice::from_ref(entry));
+            if applied.iter().all(did_something) {
+                kinds.insert(kind(&entry.command));
+            }
+            replies.extend(applied);
+            for table in TABLES {
+                let size = count(&singly, table);
+                let before = sizes.insert(table, size).unwrap_or_default();
+                filled.extend((size > before).then_some(table));
+                emptied.extend((size < before).then_some(table));
+            }
             for (id, counted) in recount(&singly) {
                 let stored: Option<Totals> = load(&singly, Table::Totals, &key(id.get())).unwrap();
                 assert_eq!(
@@ -160,10 +110,36 @@ fn one_log_gives_the_same_tables_however_it_is_batched() {
         }
         assert!(run(&mut whole, &log) == replies, "seed {seed}");
         let done = replies.iter().filter(|r| matches!(r, Applied::Fs(Ok(_)))).count();
-        assert!(done > replies.len() / 4, "seed {seed}: only {done} operations were carried out");
+        assert!(done > replies.len() / 5, "seed {seed}: only {done} operations were carried out");
         log.chunks(7).for_each(|batch| drop(run(&mut cut, batch)));
         assert!(rows(&singly) == rows(&whole), "seed {seed}: one batch differs from many");
         assert!(rows(&singly) == rows(&cut), "seed {seed}: batches of 7 differ");
+    }
+    assert!(kinds.into_iter().eq(0..COMMANDS), "each command has changed something");
+    let all: BTreeSet<_> = TABLES.into_iter().collect();
+    assert_eq!(all.difference(&filled).collect::<Vec<_>>(), [] as [&Table; 0], "each table got rows");
+    let kept = [Table::Meta, Table::Server, Table::Slot];
+    let stayed: Vec<_> = all.difference(&emptied).filter(|t| !kept.contains(t)).collect();
+    assert_eq!(stayed, [] as [&Table; 0], "each table but these lost some");
+}
+
+fn count(view: &impl View, table: Table) -> usize {
+    let mut n = 0;
+    view.scan(table, &[], &[], &mut |_, _| {
+        n += 1;
+        true
+    })
+    .unwrap();
+    n
+}
+
+fn did_something(applied: &Applied) -> bool {
+    match applied {
+        Applied::Done(done) => *done,
+        Applied::Fs(answer) => answer.is_ok(),
+        Applied::Ids(ids) => ids.is_ok(),
+        Applied::Token(promise) => promise.is_ok(),
+        Applied::Session(_) => true,
     }
 }
 
