@@ -12,8 +12,9 @@ use crate::{
 };
 use mooseng_core::{
     context::Credentials,
+    health::{self, Problem},
     limits::CALL_DEADLINE_SECS,
-    meta::{ClusterStatus, GetStatus, ListSessions, MetaOp, SessionInfo},
+    meta::{ClusterStatus, GetCare, GetStatus, ListSessions, MetaOp, SessionInfo},
     net::Transport,
     seam::Seams,
 };
@@ -163,6 +164,12 @@ impl Client {
     /// State of the cluster.
     pub async fn status(&self) -> Result<ClusterStatus> {
         self.request(GetStatus {}).await
+    }
+
+    /// What is wrong with the cluster, the worst first; empty when it is healthy.
+    pub async fn health(&self) -> Result<Vec<Problem>> {
+        let (status, care) = futures::future::try_join(self.status(), self.request(GetCare {})).await?;
+        Ok(health::problems(&status, &care))
     }
 
     /// Open sessions.

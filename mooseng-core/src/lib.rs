@@ -36,6 +36,7 @@ pub mod checksum;
 pub mod chunk;
 pub mod context;
 pub mod error;
+pub mod health;
 pub mod ids;
 pub mod join;
 pub mod limits;

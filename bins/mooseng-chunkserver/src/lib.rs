@@ -72,9 +72,19 @@ impl Config {
     }
 }
 
+/// Roles of the certificates that it takes.
+const ROLES: &[Role] = &[Role::Chunkserver];
+
+/// Judges settings and the identity as [`run`] would, and begins nothing.
+pub fn check(flags: &Flags<keys::Chunkserver>) -> anyhow::Result<()> {
+    let settings = Settings::load(flags)?;
+    Config::new(&settings, &Common::new(&settings, ROLES)?)?;
+    Ok(())
+}
+
 /// Runs a chunkserver until it is told to stop.
 pub fn run(flags: &Flags<keys::Chunkserver>) -> anyhow::Result<()> {
-    let Some((settings, common)) = daemon::begin(flags, &[Role::Chunkserver])? else { return Ok(()) };
+    let Some((settings, common)) = daemon::begin(flags, ROLES)? else { return Ok(()) };
     let config = Config::new(&settings, &common)?;
     ensure!(
         config.listen.port() != 0 || settings.text("advertise_addr").is_none(),

@@ -25,7 +25,7 @@ use mooseng_meta::{
 };
 use mooseng_net::identity::{AUTHORITY_DIR, ClusterCa};
 use mooseng_support::{
-    config::Flags,
+    config::{Flags, Settings},
     daemon::{self, HttpPort, Service},
     http::Health,
     joins::Joins,
@@ -45,9 +45,19 @@ use tokio::task::JoinHandle;
 /// Between two looks of a leader at the whole cluster, for metrics. A look reads every chunk's record.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// Roles of the certificates that it takes.
+const ROLES: &[Role] = &[Role::Master];
+
+/// Judges settings and the identity as [`run`] would, and begins nothing.
+pub fn check(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
+    let settings = Settings::load(flags)?;
+    Config::new(&settings, &Common::new(&settings, ROLES)?)?;
+    Ok(())
+}
+
 /// Runs a master until it is told to stop.
 pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
-    let Some((settings, common)) = daemon::begin(flags, &[Role::Master])? else { return Ok(()) };
+    let Some((settings, common)) = daemon::begin(flags, ROLES)? else { return Ok(()) };
     let config = Config::new(&settings, &common)?;
     let authority = authority(Path::new(&settings.get::<String>("identity")?), &common)?;
     let unusable = |e| data_dir_error(&config.data_dir, &e);

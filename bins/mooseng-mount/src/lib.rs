@@ -64,9 +64,20 @@ impl Config {
     }
 }
 
+/// Roles of the certificates that it takes.
+const ROLES: &[Role] = &[Role::Client, Role::Admin];
+
+/// Judges settings and the identity as [`run`] would, and begins nothing.
+pub fn check(flags: &Flags<keys::Mount>) -> anyhow::Result<()> {
+    let settings = Settings::load(flags)?;
+    Common::new(&settings, ROLES)?;
+    Config::new(&settings)?;
+    Ok(())
+}
+
 /// Mounts, and serves until it is told to stop or somebody unmounts.
 pub fn run(flags: &Flags<keys::Mount>) -> anyhow::Result<()> {
-    let Some((settings, common)) = daemon::begin(flags, &[Role::Client, Role::Admin])? else { return Ok(()) };
+    let Some((settings, common)) = daemon::begin(flags, ROLES)? else { return Ok(()) };
     let config = Config::new(&settings)?;
     let http = [HttpPort { at: config.metrics, flag: "metrics-port" }];
     daemon::run(&common, &http, async |parts| {

@@ -13,12 +13,16 @@ mod exit;
 mod files;
 mod fsck;
 mod gc;
+mod health;
 mod join;
+mod lists;
 mod look;
+mod manual;
 mod masters;
 mod mini;
 mod output;
 mod scrub;
+mod settings;
 mod transfer;
 mod tree;
 
@@ -26,7 +30,7 @@ mod tree;
 mod tests;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use mooseng_client::Client;
 use mooseng_support::{config::Flags, keys};
 use std::{io::Write, process::ExitCode};
@@ -52,6 +56,15 @@ enum Verb {
     Chunkserver(Flags<keys::Chunkserver>),
     /// Mounts the filesystem and serves it until it is told to stop (the same as mooseng-mount).
     Mount(Flags<keys::Mount>),
+    /// Shows, judges and explains the settings of the daemons.
+    #[command(subcommand)]
+    Config(settings::Verb),
+    /// Writes completions for a shell.
+    Completions(manual::CompletionsArgs),
+    /// Writes the manual's pages.
+    Man(manual::ManArgs),
+    /// Tells the version.
+    Version(manual::VersionArgs),
     #[command(flatten)]
     Client(ClientVerb),
 }
@@ -61,6 +74,14 @@ enum Verb {
 enum ClientVerb {
     /// Tells how the cluster is.
     Status(look::StatusArgs),
+    /// Tells what is wrong with the cluster, why, and what to do about it.
+    Health(health::HealthArgs),
+    /// Tells how much room there is.
+    Df(lists::ListArgs),
+    /// Lists the disks of all chunkservers.
+    Disks(lists::ListArgs),
+    /// Lists the sessions of clients.
+    Sessions(lists::ListArgs),
     /// Tells where a file's chunks are: replicas, versions, states.
     Info(look::InfoArgs),
     /// Lists directories.
@@ -124,7 +145,19 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Cluster(cluster::Verb::Issue(args)) => cluster::issue(&args, &mut std::io::stdout()),
         Verb::Mini(args) => with_runtime(mini::run(args)),
         Verb::Client(verb) => with_runtime(run_client(verb)),
+        local => run_local(&local, &mut std::io::stdout()).context("this verb is not built")?,
     }
+}
+
+/// Runs a verb that needs neither a cluster nor a runtime; `None` for others.
+fn run_local(verb: &Verb, out: &mut impl Write) -> Option<anyhow::Result<()>> {
+    Some(match verb {
+        Verb::Config(verb) => settings::run(verb, out),
+        Verb::Completions(args) => manual::completions(args, Cli::command(), out),
+        Verb::Man(args) => manual::man(args, Cli::command(), out),
+        Verb::Version(args) => manual::version(args, out),
+        _ => return None,
+    })
 }
 
 fn changed(what: &masters::Change<'_>) -> anyhow::Result<()> {
@@ -141,6 +174,8 @@ fn with_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Res
 async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
     let connection = match &verb {
         ClientVerb::Status(a) => &a.to,
+        ClientVerb::Health(a) => &a.to,
+        ClientVerb::Df(a) | ClientVerb::Disks(a) | ClientVerb::Sessions(a) => &a.to,
         ClientVerb::Info(a) => &a.to,
         ClientVerb::Ls(a) => &a.to,
         ClientVerb::Cat(a) => &a.to,
@@ -189,6 +224,10 @@ async fn run_on(
 ) -> anyhow::Result<()> {
     match verb {
         ClientVerb::Status(a) => look::status(client, a.output, out).await,
+        ClientVerb::Health(a) => health::health(client, a, out).await,
+        ClientVerb::Df(a) => lists::df(client, a.output, out).await,
+        ClientVerb::Disks(a) => lists::disks(client, a.output, out).await,
+        ClientVerb::Sessions(a) => lists::sessions(client, a.output, out).await,
         ClientVerb::Info(a) => look::info(client, &a.path, a.output, out).await,
         ClientVerb::Ls(a) => files::ls(client, a, out).await,
         ClientVerb::Cat(a) => files::cat(client, &a.paths, out).await,

@@ -11,10 +11,9 @@ use clap::Args;
 use mooseng_client::Client;
 use mooseng_core::{
     attr::FileKind,
-    ids::{ChunkIndex, ServerId},
-    meta::{
-        Care, ChunkInfo, ClusterStatus, GetCare, GetLayout, Repairs, ReplicaState, ServerCare, ServerInfo,
-    },
+    health::problems,
+    ids::ChunkIndex,
+    meta::{Care, ChunkInfo, ClusterStatus, GetCare, GetLayout, Repairs, ReplicaState, ServerCare},
 };
 use serde_json::{Value, json};
 use std::{io::Write, time::Duration};
@@ -40,23 +39,10 @@ pub(crate) struct InfoArgs {
 }
 
 /// What is wrong, as stable names; empty when nothing is.
-fn health(s: &ClusterStatus, care: &Care) -> Vec<&'static str> {
-    let c = &s.chunks;
-    // One that was drained may be gone.
-    let is_empty = |s: &ServerInfo| care.drains.iter().any(|d| d.server == s.id && d.left == 0);
-    let lives = |id: ServerId| s.servers.iter().any(|s| s.id == id && s.alive);
-    let disk_error = s.servers.iter().any(|s| s.disks.iter().any(|d| d.error.is_some()));
-    let problems = [
-        (c.missing > 0, "CHUNK_MISSING"),
-        (c.endangered > 0, "CHUNK_ENDANGERED"),
-        (c.undergoal > 0, "CHUNK_UNDERGOAL"),
-        (s.servers.iter().any(|s| s.silent && !is_empty(s)), "CHUNKSERVER_SILENT"),
-        (s.servers.is_empty(), "NO_CHUNKSERVER"),
-        (disk_error, "DISK_ERROR"),
-        (care.servers.iter().any(|c| c.ahead > 0), "MASTERS_BEHIND"),
-        (care.servers.iter().any(|c| c.held && lives(c.server)), "REMOVALS_HELD"),
-    ];
-    problems.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
+fn codes(s: &ClusterStatus, care: &Care) -> Vec<&'static str> {
+    let mut codes: Vec<_> = problems(s, care).iter().map(|p| p.code.name()).collect();
+    codes.dedup();
+    codes
 }
 
 pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write) -> Result<()> {
@@ -68,13 +54,13 @@ pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write
     let whole = json!({
         "schema": "mooseng.status/1",
         "cluster": s.cluster.to_string(),
-        "health": health(&s, &care),
+        "health": codes(&s, &care),
         "term": s.term.get(),
         "revision": s.revision.get(),
         "sessions": s.sessions,
         "masters": s.masters.iter().map(|m| json!({
             "id": m.id.get(), "client_addr": m.client_addr, "raft_addr": m.raft_addr,
-            "voter": m.voter, "leader": m.leader, "lag_entries": m.lag,
+            "voter": m.voter, "leader": m.leader, "lag_entries": m.lag, "silent_ms": m.silent_ms,
         })).collect::<Vec<_>>(),
         "chunkservers": s.servers.iter().map(|s| json!({
             "id": s.id.get(), "addr": s.addr, "alive": s.alive, "silent": s.silent, "silent_ms": s.silent_ms,
@@ -103,7 +89,7 @@ pub(crate) async fn status(client: &Client, format: Format, out: &mut impl Write
             "total_bytes": s.fs.total_bytes, "free_bytes": s.fs.free_bytes,
         },
     });
-    print_json(&whole, format, out)
+    output::json(out, format, &whole)
 }
 
 fn repairs_json(r: &Repairs) -> Value {
@@ -137,14 +123,9 @@ fn repair_line(r: &Repairs) -> Option<String> {
     Some(line)
 }
 
-fn print_json(whole: &Value, format: Format, out: &mut impl Write) -> Result<()> {
-    let text = if format == Format::Json { serde_json::to_string_pretty(whole)? } else { whole.to_string() };
-    Ok(writeln!(out, "{text}")?)
-}
-
 fn status_table(s: &ClusterStatus, care: &Care, out: &mut impl Write) -> Result<()> {
-    let (c, problems) = (&s.chunks, health(s, care));
-    let word = if problems.is_empty() { "healthy".into() } else { problems.join(", ") };
+    let (c, codes) = (&s.chunks, codes(s, care));
+    let word = if codes.is_empty() { "healthy".into() } else { codes.join(", ") };
     writeln!(out, "cluster   {}", s.cluster)?;
     writeln!(out, "health    {word}")?;
     writeln!(out, "term      {}, revision {}, {} sessions", s.term.get(), s.revision.get(), s.sessions)?;
@@ -269,7 +250,7 @@ pub(crate) async fn info(client: &Client, path: &str, format: Format, out: &mut 
             "inline": inline,
             "chunks": chunks.iter().map(chunk_json).collect::<Vec<_>>(),
         });
-        return print_json(&whole, format, out);
+        return output::json(out, format, &whole);
     }
     let place = if inline { "inside the inode".to_owned() } else { format!("{} chunks", chunks.len()) };
     writeln!(out, "{path}: inode {}, {} bytes, {place}", attr.inode.get(), attr.size)?;

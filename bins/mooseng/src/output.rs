@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use mooseng_core::attr::{FileKind, Timestamp};
 use serde::Serialize;
+use serde_json::Value;
 use std::io::Write;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -43,10 +44,7 @@ pub(crate) fn items<T: Serialize, const N: usize>(
 ) -> Result<()> {
     match format {
         Format::Table => table(out, columns, items.iter().map(row)),
-        Format::Json => {
-            let whole = serde_json::json!({ "schema": schema, "items": items });
-            Ok(writeln!(out, "{}", serde_json::to_string_pretty(&whole)?)?)
-        }
+        Format::Json => json(out, format, &serde_json::json!({ "schema": schema, "items": items })),
         Format::Jsonl => {
             for item in items {
                 writeln!(out, "{}", serde_json::to_string(item)?)?;
@@ -54,6 +52,12 @@ pub(crate) fn items<T: Serialize, const N: usize>(
             Ok(())
         }
     }
+}
+
+/// Prints one object: over lines, or in one.
+pub(crate) fn json(out: &mut impl Write, format: Format, whole: &Value) -> Result<()> {
+    let text = if format == Format::Json { serde_json::to_string_pretty(whole)? } else { whole.to_string() };
+    Ok(writeln!(out, "{text}")?)
 }
 
 /// Prints a table with a head.

@@ -4,6 +4,8 @@ use crate::*;
 use mooseng_client::{Client, Filesystem, embedded::Cluster};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+mod looks;
+
 struct Fixture {
     cluster: Cluster,
     client: Client,
@@ -13,7 +15,12 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let cluster = Cluster::builder().masters(1).chunkservers(2).start().await.unwrap();
+        Self::of(1).await
+    }
+
+    /// With so many masters.
+    async fn of(masters: u64) -> Self {
+        let cluster = Cluster::builder().masters(masters).chunkservers(2).start().await.unwrap();
         let client = cluster.client().await.unwrap();
         let fs = client.filesystem();
         Self { cluster, client, fs, here: tempfile::tempdir().unwrap() }

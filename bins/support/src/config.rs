@@ -254,14 +254,16 @@ impl Settings {
         ConfigError::Missing { key: key.name, flag: key.flag(), env, want: key.want }
     }
 
-    /// What is in force, as a TOML file that can be given to `--config`.
-    pub fn print(&self) -> String {
+    /// What is in force, as a TOML file that can be given to `--config`; with `origins`, and where each value
+    /// came from.
+    pub fn print(&self, origins: bool) -> String {
         let mut out = String::new();
         for key in &self.keys {
             // Writing to a string cannot fail.
             let _ = match self.found.get(key.name) {
                 Some(f) => {
-                    writeln!(out, "{} = {} # from {}", key.name, toml::Value::from(f.text.as_str()), f.source)
+                    let from = if origins { format!(" # from {}", f.source) } else { String::new() };
+                    writeln!(out, "{} = {}{from}", key.name, toml::Value::from(f.text.as_str()))
                 }
                 None => writeln!(out, "# {} is not set", key.name),
             };

@@ -54,7 +54,7 @@ pub struct HttpPort {
 pub fn begin<R: Role>(flags: &Flags<R>, roles: &[net::Role]) -> anyhow::Result<Option<(Settings, Common)>> {
     let settings = Settings::load(flags)?;
     if flags.print_config {
-        std::io::stdout().write_all(settings.print().as_bytes())?;
+        std::io::stdout().write_all(settings.print(true).as_bytes())?;
         return Ok(None);
     }
     telemetry::init(&settings)?;

@@ -20,6 +20,8 @@ pub struct MasterInfo {
     pub leader: bool,
     /// Entries it is behind, as far as the leader knows.
     pub lag: Option<u64>,
+    /// Milliseconds since it last answered the leader, or since the leader's election.
+    pub silent_ms: u64,
 }
 
 /// One chunkserver as the leader sees it.

@@ -64,6 +64,8 @@ pub struct RaftStatus {
     pub learners: Vec<Member>,
     /// At the leader: how many entries each other member lacks; `None` when unknown.
     pub lag: BTreeMap<MasterId, Option<u64>>,
+    /// At the leader: how long each other member has not answered; `None` when it never did.
+    pub silent: BTreeMap<MasterId, Option<Duration>>,
     /// Whether the log's last batch was cut off, the log began empty, or the directory was restored from an older
     /// copy, and it is not known yet that nothing is missing: it does not vote for everybody then.
     pub torn: bool,
@@ -309,6 +311,7 @@ impl RaftNode {
         let last = m.last_log_index;
         let behind = |at: Option<u64>| last.map_or(0, |l| l + 1).saturating_sub(at.map_or(0, |a| a + 1));
         let lag = m.replication.iter().flatten().filter(|(id, _)| **id != self.0.id);
+        let silent = m.heartbeat.iter().flatten().filter(|(id, _)| **id != self.0.id);
         RaftStatus {
             id: MasterId(self.0.id),
             leadership: self.0.leadership.borrow().clone(),
@@ -319,6 +322,7 @@ impl RaftNode {
             voters: members.voter_ids().filter_map(member).collect(),
             learners: members.learner_ids().filter_map(member).collect(),
             lag: lag.map(|(id, at)| (MasterId(*id), at.map(|l| behind(Some(l.index))))).collect(),
+            silent: silent.map(|(id, at)| (MasterId(*id), at.map(|at| at.elapsed()))).collect(),
             torn: self.0.gate.is_torn(),
             failed: m.running_state.err().map(|e| e.to_string()),
         }

@@ -31,7 +31,11 @@ impl Inner {
 
     fn status(&self, lead: &Lead, view: &RedbView) -> Result<ClusterStatus, MetaError> {
         let raft = self.raft.status();
-        let me = |m: &Member| m.id == self.id;
+        let (now, me) = (self.now(), |m: &Member| m.id == self.id);
+        let silent = |m: &Member| {
+            let never = || now.saturating_sub(lead.since);
+            raft.silent.get(&m.id).copied().flatten().unwrap_or_else(never).as_millis() as u64
+        };
         let master = |m: &Member, voter: bool| MasterInfo {
             id: m.id,
             raft_addr: m.raft_addr.clone(),
@@ -39,10 +43,11 @@ impl Inner {
             voter,
             leader: me(m),
             lag: if me(m) { Some(0) } else { raft.lag.get(&m.id).copied().flatten() },
+            silent_ms: if me(m) { 0 } else { silent(m) },
         };
         let voters = raft.voters.iter().map(|m| master(m, true));
         let masters = voters.chain(raft.learners.iter().map(|m| master(m, false))).collect();
-        let (now, m) = (self.now(), lead.memory.lock());
+        let m = lead.memory.lock();
         let mut servers = Vec::new();
         scan_recs(view, Table::Server, &[], &[], |k, rec: ServerRec| {
             let id = ServerId(number(k));

@@ -30,7 +30,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     let port = |key| s.get::<u16>(key).unwrap();
     assert_eq!((port("listen_port"), port("raft_port"), port("metrics_port")), (1, 2, 3));
     assert_eq!(s.get::<u64>("cache_size_mb").unwrap(), 64, "the default");
-    let said = s.print();
+    let said = s.print(true);
     for line in [
         "listen_port = \"1\" # from a flag".to_owned(),
         "raft_port = \"2\" # from the environment variable MOOSENG_RAFT_PORT".to_owned(),

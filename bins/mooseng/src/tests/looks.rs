@@ -1,0 +1,213 @@
+//! Verbs that look: what they show, and the schemas that programs rely on.
+
+use super::*;
+use serde_json::Value;
+use std::time::Duration;
+
+/// Each place of a value with its kind, items of arrays once: what a program that reads it relies on.
+fn shape(value: &Value) -> String {
+    fn walk(at: &str, value: &Value, out: &mut std::collections::BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, v) in fields {
+                    walk(&format!("{at}.{name}"), v, out);
+                }
+            }
+            Value::Array(items) if items.is_empty() => drop(out.insert(format!("{at}[]"))),
+            Value::Array(items) => items.iter().for_each(|v| walk(&format!("{at}[]"), v, out)),
+            Value::String(_) => drop(out.insert(format!("{at}: string"))),
+            Value::Number(_) => drop(out.insert(format!("{at}: number"))),
+            Value::Bool(_) => drop(out.insert(format!("{at}: bool"))),
+            Value::Null => drop(out.insert(format!("{at}: null"))),
+        }
+    }
+    let mut out = Default::default();
+    walk("", value, &mut out);
+    out.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+impl Fixture {
+    async fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.says(line).await).unwrap()
+    }
+
+    /// Exit code and JSON of a verb that tells what it found and fails by it.
+    async fn finds(&self, line: &str) -> (u8, Value) {
+        let args = ["mooseng"].into_iter().chain(line.split_whitespace()).chain(["--masters", "m1:1"]);
+        let Verb::Client(verb) = Cli::try_parse_from(args).unwrap().verb else { panic!("it is a client's") };
+        let mut out = Vec::new();
+        let done = run_on(&self.client, &verb, &Default::default(), &mut out).await;
+        let json = serde_json::from_slice(&out).unwrap();
+        (done.map_or_else(|e| exit::code(&e), |()| 0), json)
+    }
+
+    /// Waits until `health` tells these problems.
+    async fn until_health_is(&self, wanted: &[&str]) -> (u8, Value) {
+        let mut last = (0, Value::Null);
+        let seen = async {
+            loop {
+                last = self.finds("health -o json").await;
+                let codes: Vec<_> =
+                    last.1["problems"].as_array().unwrap().iter().map(|p| &p["code"]).collect();
+                if codes == wanted {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(60), seen).await;
+        assert!(in_time.is_ok(), "{wanted:?} was not told: {last:?}");
+        last
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_told_with_cause_and_cure() {
+    let mut f = Fixture::of(3).await;
+    assert_eq!(f.says("health").await, "healthy\n");
+    let healthy = f.json("health -o json").await;
+    assert_eq!(
+        healthy,
+        serde_json::json!({ "schema": "mooseng.health/1", "health": "healthy", "problems": [] })
+    );
+
+    let follower = (0..3).find(|m| f.cluster.leader() != Some(*m)).unwrap();
+    f.cluster.kill_master(follower).await;
+    let (code, told) = f.until_health_is(&["MASTER_SILENT"]).await;
+    assert_eq!((code, &told["health"]), (8, &"degraded".into()));
+    let problem = &told["problems"][0];
+    let cause = problem["cause"].as_str().unwrap();
+    let wanted = format!("master {} ", follower + 1);
+    assert!(
+        cause.starts_with(&wanted) && cause.ends_with("when one more fails, the cluster stops"),
+        "{cause}"
+    );
+    assert!(problem["cure"].as_str().unwrap().contains("remove-master"), "{problem}");
+    assert_eq!(problem["severity"], "warning");
+    let (code, said) = f.fails("health").await;
+    assert_eq!((code, said.as_str()), (8, "the cluster has a problem"));
+    f.cluster.start_master(follower).await.unwrap();
+    f.until_health_is(&[]).await;
+
+    // The only copy of something goes with its server, and one of two copies of another.
+    f.says("mkdir --copies 1 /one").await;
+    for n in 0..6 {
+        f.fs.write(&format!("/one/{n}"), bytes(20_000)).await.unwrap();
+    }
+    f.fs.write("/two", bytes(20_000)).await.unwrap();
+    let place = f.fs.chunks("/one/0").await.unwrap()[0].replicas[0].place.server.get();
+    f.cluster.kill_chunkserver(place as usize - 1);
+    let (code, told) = f.until_health_is(&["CHUNK_MISSING", "CHUNK_ENDANGERED", "CHUNKSERVER_SILENT"]).await;
+    assert_eq!((code, &told["health"]), (7, &"critical".into()));
+    let said = f.json("status -o json").await;
+    assert_eq!(
+        said["health"],
+        serde_json::json!(["CHUNK_MISSING", "CHUNK_ENDANGERED", "CHUNKSERVER_SILENT"])
+    );
+    f.cluster.start_chunkserver(place as usize - 1).await.unwrap();
+    f.until_health_is(&[]).await;
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_disks_and_sessions_are_listed() {
+    let f = Fixture::new().await;
+    f.fs.write("/f", bytes(20_000)).await.unwrap();
+    let df = f.json("df -o json").await;
+    assert_eq!((&df["files_bytes"], &df["inodes"]), (&20_000.into(), &2.into()));
+    let sum = df["used_bytes"].as_u64().unwrap() + df["free_bytes"].as_u64().unwrap();
+    assert_eq!(Some(sum), df["total_bytes"].as_u64());
+    assert!(f.says("df").await.lines().next().unwrap().contains("USE%"));
+
+    let disks = f.json("disks -o json").await;
+    let all = disks["items"].as_array().unwrap();
+    assert!(all.len() == 4 && all.iter().all(|d| d["state"] == "ok"), "{disks}");
+    assert_eq!(f.says("disks").await.lines().count(), 5);
+
+    let sessions = f.json("sessions -o json").await;
+    assert_eq!(sessions["items"].as_array().unwrap().len(), 1, "{sessions}");
+    let _held = f.fs.open("/f").await.unwrap();
+    let opened = async {
+        while f.json("sessions -o json").await["items"][0]["open_files"] != 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), opened).await.expect("the open file is counted");
+    assert_eq!(f.says("sessions").await.lines().count(), 2);
+    f.cluster.shutdown().await;
+}
+
+/// A change of these is a change of what programs read: it wants a new number in the schema's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_stay() {
+    let f = Fixture::new().await;
+    f.fs.write("/f", bytes(200_000)).await.unwrap();
+    for verb in ["status", "df", "disks", "sessions", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"] {
+        let name = verb.split(' ').next().unwrap();
+        let json = f.json(&format!("{verb} -o json")).await;
+        assert!(json["schema"].as_str().is_some_and(|s| s.starts_with("mooseng.")), "{verb}: {json}");
+        let wanted =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/schemas").join(format!("{name}.txt"));
+        let is = format!("{}\n", shape(&json));
+        if std::env::var_os("MOOSENG_WRITE_SCHEMAS").is_some() {
+            make(&wanted, is.as_bytes());
+        }
+        assert_eq!(fs::read_to_string(&wanted).unwrap_or_default(), is, "{verb}: {}", wanted.display());
+    }
+    f.cluster.shutdown().await;
+}
+
+fn local(line: &str) -> anyhow::Result<String> {
+    let cli = Cli::try_parse_from(line.split(' '))?;
+    let mut out = Vec::new();
+    run_local(&cli.verb, &mut out).unwrap_or_else(|| panic!("{line} is no local verb"))?;
+    Ok(String::from_utf8(out)?)
+}
+
+#[test]
+fn settings_are_shown_judged_and_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    make(&file, b"copies = 3\n");
+    let file = file.display();
+    let said = local(&format!("mooseng config show --origin master --config {file} --raft-port 7")).unwrap();
+    for line in [
+        &format!("copies = \"3\" # from the file {file}"),
+        "raft_port = \"7\" # from a flag",
+        "listen_port = \"9421\" # from the default",
+    ] {
+        assert!(said.lines().any(|l| l == line), "no {line} in\n{said}");
+    }
+    let said = local(&format!("mooseng config show master --config {file}")).unwrap();
+    assert!(said.lines().any(|l| l == "copies = \"3\""), "{said}");
+    for role in ["master", "chunkserver", "mount"] {
+        let template = local(&format!("mooseng config example {role}")).unwrap();
+        assert!(template.contains("#identity = \"/etc/mooseng/identity\""), "{template}");
+    }
+    make(&dir.path().join("bad.toml"), b"copys = 3\n");
+    let bad = dir.path().join("bad.toml");
+    let e = local(&format!("mooseng config check master --config {}", bad.display())).unwrap_err();
+    assert_eq!(exit::code(&e), 2);
+    assert!(format!("{e:#}").contains("\"copys\""), "{e:#}");
+    let e = local("mooseng config check mount --identity /nowhere").unwrap_err();
+    assert!(format!("{e:#}").contains("/nowhere"), "{e:#}");
+}
+
+#[test]
+fn the_manual_and_completions_know_every_verb() {
+    let dir = tempfile::tempdir().unwrap();
+    local(&format!("mooseng man --dir {}", dir.path().display())).unwrap();
+    let (page, bash) = (local("mooseng man").unwrap(), local("mooseng completions bash").unwrap());
+    for verb in Cli::command().get_subcommands() {
+        let name = verb.get_name();
+        assert!(verb.get_about().is_some(), "{name} has no line of help");
+        assert!(dir.path().join(format!("mooseng-{name}.1")).exists(), "no page for {name}");
+        assert!(page.contains(&name.replace('-', "\\-")) && bash.contains(name), "{name}");
+    }
+    for shell in ["zsh", "fish"] {
+        assert!(local(&format!("mooseng completions {shell}")).unwrap().contains("mooseng"));
+    }
+    let version: Value = serde_json::from_str(&local("mooseng version -o json").unwrap()).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    assert!(local("mooseng version").unwrap().starts_with("mooseng "));
+}
