@@ -1,7 +1,7 @@
 //! A log of every kind of command. What a command is about is drawn from the state that there is, and
 //! sometimes from beside it, so that commands meet and each table fills and empties.
 
-use super::{SESSION, name, run};
+use crate::batches::{SESSION, name, run};
 use bytes::Bytes;
 use mooseng_core::{
     attr::{Access, FileKind, SetAttr, Timestamp},
