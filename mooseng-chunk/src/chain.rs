@@ -129,7 +129,7 @@ pub(crate) fn write(
         Some(next) => {
             let (tx, rx) = mpsc::channel::<Frame>(WRITE_WINDOW_FRAMES);
             let down = watch::channel(Progress::default());
-            let pass = head.then(|| Pass::new(shared.clone(), slot.clone(), req.chunk.version, next.server));
+            let pass = head.then(|| Pass::new(shared.clone(), slot.clone(), &req, next.server));
             let forward = Forward {
                 frames: tx,
                 sent: sent.clone(),

@@ -178,7 +178,8 @@ impl Shared {
     pub async fn fence(&self, session: SessionStamp) {
         self.access.fence(session);
         drop(self.admitted.write().await);
-        let sends = |s: &&Arc<Slot>| s.known.lock().sent.is_some();
+        // Another session has the way only once all that this one sent has arrived, or the chain has failed.
+        let sends = |s: &&Arc<Slot>| s.known.lock().sent.is_some_and(|(_, by)| by == session.id);
         let sending: Vec<_> = self.slots.lock().values().filter(sends).cloned().collect();
         futures::future::join_all(sending.iter().map(|s| s.way.clears())).await;
     }

@@ -22,7 +22,7 @@ pub(crate) struct Known {
     pub sending: bool,
     /// The version whose frames are under way to the servers behind this one, or may be for ever because
     /// their chain failed: the note stays until all of them have been acknowledged, or the version is over.
-    pub sent: Option<ChunkVersion>,
+    pub sent: Option<(ChunkVersion, SessionId)>,
     /// All that is here is on disk, and the note waits for that only.
     pub clean_when_through: bool,
     /// Whether there is a file. Without one it is a place that a first write or a copy will fill.
@@ -32,7 +32,7 @@ pub(crate) struct Known {
 impl Known {
     /// Whether the servers behind this one may lack something that was sent on at this version.
     pub fn is_under_way(&self) -> bool {
-        self.sending || self.sent == Some(self.version)
+        self.sending || self.sent.is_some_and(|(version, _)| version == self.version)
     }
 }
 

@@ -7,7 +7,7 @@
 //! it is wanted with the next heartbeat: the writer may be gone.
 
 use crate::{shared::Shared, slot::Slot};
-use mooseng_core::{error::ChunkError, ids::*};
+use mooseng_core::{chunk::WriteRequest, error::ChunkError, ids::*};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -41,6 +41,7 @@ pub(crate) struct Pass {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
     version: ChunkVersion,
+    session: SessionId,
     next: ServerId,
     held: Option<OwnedMutexGuard<Broken>>,
     bytes: usize,
@@ -55,8 +56,9 @@ impl Drop for Waiting<'_> {
 }
 
 impl Pass {
-    pub fn new(shared: Arc<Shared>, slot: Arc<Slot>, version: ChunkVersion, next: ServerId) -> Self {
-        Self { shared, slot, version, next, held: None, bytes: 0 }
+    pub fn new(shared: Arc<Shared>, slot: Arc<Slot>, req: &WriteRequest, next: ServerId) -> Self {
+        let (version, session) = (req.chunk.version, req.session.id);
+        Self { shared, slot, version, session, next, held: None, bytes: 0 }
     }
 
     pub fn is_held(&self) -> bool {
@@ -84,7 +86,7 @@ impl Pass {
                 _ => {}
             }
             (self.held, self.bytes) = (Some(guard), 0);
-            self.slot.known.lock().sent = Some(self.version);
+            self.slot.known.lock().sent = Some((self.version, self.session));
         }
         self.bytes += bytes;
         Ok(())

@@ -103,6 +103,10 @@ async fn once_a_fence_is_acknowledged_what_it_let_pass_is_at_all_replicas() {
         while s[&1].1.store().counters().writes.load(Relaxed) < 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        let (begin, other) =
+            (tokio::time::Instant::now(), SessionStamp { epoch: OTHER.epoch.next(), ..OTHER });
+        world.control(1, Control::Fence { session: other, term: Term(1) }).await.unwrap();
+        assert!(begin.elapsed() < Duration::from_millis(100), "what others sent is not waited for");
         let fenced = SessionStamp { epoch: SESSION.epoch.next(), ..SESSION };
         world.control(1, Control::Fence { session: fenced, term: Term(1) }).await.unwrap();
         assert_eq!(world.read(chunk(1, 1), 2, 0, 3000).await.unwrap(), pattern(1, 3000), "at the one behind");

@@ -15,7 +15,6 @@ use crate::{
 use futures::future::join_all;
 use mooseng_core::{
     chunk::{Control, ControlReply},
-    context::CallContext,
     error::{ChunkError, MetaError, NetError},
     ids::*,
     meta::*,
@@ -33,6 +32,8 @@ const HURRY_DOUBTED: u32 = 5;
 const STEPS_MAX: usize = 12;
 /// How often a version that would open with fewer members than an fsync wants is made anew instead.
 const SHORT_MAX: u8 = 4;
+/// And for how long, while somebody may wait.
+const SHORT_TIME: Duration = Duration::from_secs(10);
 /// A member that failed in so many of them leaves its place to another server, where there is one.
 const FAILURES_MAX: u8 = 2;
 
@@ -102,7 +103,10 @@ impl Inner {
         let mut force = force;
         let mut begun = false;
         for _ in 0..STEPS_MAX {
-            let Some(rec) = namespace::chunk(&self.view()?, id).map_err(internal)? else { return Ok(None) };
+            let Some(rec) = namespace::chunk(&self.view()?, id).map_err(internal)? else {
+                self.in_order(lead, id, &[]);
+                return Ok(None);
+            };
             match rec.pending.clone() {
                 Some(bump) if begun => {
                     begun = false;
@@ -373,8 +377,9 @@ impl Inner {
                 // It may have ended meanwhile, and the others have what it has: each is the first once.
                 m.uncopied.insert((id, ready[0]));
             }
-            let short = m.short.entry(id).or_default();
-            if *short < SHORT_MAX {
+            let now = self.now();
+            let (short, since) = m.short.entry(id).or_insert((0, now));
+            if *short < SHORT_MAX && now.saturating_sub(*since) < SHORT_TIME {
                 *short += 1;
                 for server in named.iter().filter(|s| !members.contains(s)) {
                     *m.unfilled.entry((id, *server)).or_default() += 1;
@@ -545,7 +550,9 @@ impl Inner {
             };
             (server, found)
         };
-        let filled = rec.pending.iter().flat_map(|b| &b.joining).filter(|s| !rec.members.contains(s));
+        // Those that a bump before the one under way has filled are its survivors.
+        let filled = rec.pending.iter().flat_map(|b| b.joining.iter().chain(&b.survivors));
+        let filled = filled.filter(|s| !rec.members.contains(s));
         let mut found = join_all(rec.members.iter().chain(filled).map(|s| ask(*s))).await;
         // Who is not a member counts only when it was filled.
         let good = |f: &Found| *f == Found::Current(ReplicaState::Good);
@@ -565,32 +572,5 @@ impl Inner {
         let place = self.view().and_then(|v| self.replica(&v, server));
         let place = place.map_err(|e| ChunkError::Busy(e.to_string()))?;
         self.peers.control(&place.addr, op, budget).await
-    }
-
-    /// A client could not write or read through a replica: look, and bump. Answers when the layout
-    /// can be read again.
-    pub(super) async fn report_replica(
-        self: &Arc<Self>,
-        lead: &Arc<Lead>,
-        cx: &CallContext,
-        r: ReportReplica,
-    ) -> Result<(), MetaError> {
-        let view = self.fresh_view(cx.budget).await?;
-        let Some((chunk, rec)) = namespace::chunk_at(&view, r.inode, r.index).map_err(internal)? else {
-            return Ok(());
-        };
-        if chunk.id != r.chunk.id || chunk.version > r.chunk.version {
-            return Ok(());
-        }
-        drop(view);
-        tracing::warn!(id = %chunk.id, server = %r.server, problem = r.problem, "a client reports a replica");
-        if rec.members.contains(&r.server) || rec.pending.is_some() {
-            match r.full {
-                true => lead.memory.lock().note_full(chunk.id, r.server, self.now()),
-                false => drop(lead.memory.lock().doubted.insert(r.server, self.now())),
-            }
-            self.settle(lead, chunk.id, true).await?;
-        }
-        Ok(())
     }
 }

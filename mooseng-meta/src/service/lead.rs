@@ -72,8 +72,8 @@ pub(super) struct Memory {
     pub uncopied: BTreeSet<(ChunkId, ServerId)>,
     /// How often members could not take part in a bump since their chunk was in order.
     pub unfilled: BTreeMap<(ChunkId, ServerId), u8>,
-    /// How often a version was not opened, for it had too few members, since the chunk was in order.
-    pub short: BTreeMap<ChunkId, u8>,
+    /// How often a version was not opened, for it had too few members, since the chunk was in order; and since when.
+    pub short: BTreeMap<ChunkId, (u8, Duration)>,
     /// Copies of chunks that no record names.
     pub unknown: BTreeMap<(ServerId, ChunkId), Unknown>,
     /// Somebody has what these masters never made: a chunk that they did not give out, or a version of one that they

@@ -26,6 +26,7 @@ mod outlook;
 mod peers;
 mod progress;
 mod quarantine;
+mod reports;
 mod room;
 mod servers;
 mod sessions;

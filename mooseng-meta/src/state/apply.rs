@@ -256,10 +256,11 @@ fn bump_start(
 ) -> io::Result<bool> {
     let k = key(from.id.get());
     let Some(mut rec) = load::<ChunkRec>(tx, Table::Chunk, &k)? else { return Ok(false) };
-    // Survivors come from the set that is open, or were filled from it by the bump that is replaced:
-    // nobody else has what was acknowledged.
-    let filled = rec.pending.as_ref().map_or(&[][..], |b| &b.joining);
-    let known = survivors.iter().all(|s| rec.members.contains(s) || filled.contains(s));
+    // Survivors come from the set that is open, or were filled from it by the bump that is replaced or by one
+    // before, whose survivors they became: nobody else has what was acknowledged.
+    let filled =
+        |s: &ServerId| rec.pending.as_ref().is_some_and(|b| b.joining.contains(s) || b.survivors.contains(s));
+    let known = survivors.iter().all(|s| rec.members.contains(s) || filled(s));
     if rec.version != from.version
         || rec.pending.as_ref().map(|b| b.version) != replaces
         || (survivors.is_empty() && rec.committed)

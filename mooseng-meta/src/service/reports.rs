@@ -1,0 +1,38 @@
+//! What clients report of replicas.
+
+use super::{Inner, Lead, internal, outlook::names};
+use crate::namespace;
+use mooseng_core::{context::CallContext, error::MetaError, meta::ReportReplica};
+use std::sync::Arc;
+
+impl Inner {
+    /// A client could not write or read through a replica: look, and bump. Answers when the layout
+    /// can be read again.
+    pub(super) async fn report_replica(
+        self: &Arc<Self>,
+        lead: &Arc<Lead>,
+        cx: &CallContext,
+        r: ReportReplica,
+    ) -> Result<(), MetaError> {
+        let view = self.fresh_view(cx.budget).await?;
+        let Some((chunk, rec)) = namespace::chunk_at(&view, r.inode, r.index).map_err(internal)? else {
+            return Ok(());
+        };
+        if chunk.id != r.chunk.id || chunk.version > r.chunk.version {
+            return Ok(());
+        }
+        drop(view);
+        tracing::warn!(id = %chunk.id, server = %r.server, problem = r.problem, "a client reports a replica");
+        if names(&rec, r.server) {
+            let (mut m, now) = (lead.memory.lock(), self.now());
+            match r.full {
+                true => m.note_full(chunk.id, r.server, now),
+                false => drop(m.doubted.insert(r.server, now)),
+            }
+        }
+        if rec.members.contains(&r.server) || rec.pending.is_some() {
+            self.settle(lead, chunk.id, true).await?;
+        }
+        Ok(())
+    }
+}
