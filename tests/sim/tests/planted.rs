@@ -29,15 +29,15 @@ const fn caught_by(bug: Bug) -> u64 {
         Bug::AckBeforeQuorum => 2,
         Bug::PurgePastDurable => 4,
         Bug::DeposedReads => 12,
-        Bug::ReplyDropped => 14,
-        Bug::SuspectServed => 20,
-        Bug::SurplusDeletedEarly => 22,
-        Bug::CopyUncompared => 31,
+        Bug::ReplyDropped => 18,
+        Bug::SuspectServed => 29,
+        Bug::SurplusDeletedEarly => 29,
         Bug::FsyncSkipped => 34,
-        Bug::VersionUnchecked => 37,
-        Bug::IncarnationIgnored => 70,
-        Bug::RepeatApplied => 132,
+        Bug::CopyUncompared => 37,
+        Bug::VersionUnchecked => 55,
+        Bug::IncarnationIgnored => 83,
         Bug::FenceNotAwaited => 144,
+        Bug::RepeatApplied => 145,
     }
 }
 
