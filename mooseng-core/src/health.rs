@@ -202,11 +202,12 @@ fn of_servers(s: &ClusterStatus, care: &Care, tell: Tell<'_>) {
             let cause = format!("chunkserver {id} ({addr}) was not heard for {secs} s");
             tell(HealthCode::ChunkserverSilent, cause);
         }
+        // A disk that is being emptied has no room for anything, on purpose.
         for d in &server.disks {
             if let Some(e) = &d.error {
                 let cause = format!("disk {} of chunkserver {id} ({addr}) was set aside: {e}", d.path);
                 tell(HealthCode::DiskError, cause);
-            } else if nearly_full(d.total_bytes, d.free_bytes) {
+            } else if !d.drains && nearly_full(d.total_bytes, d.free_bytes) {
                 let cause = format!(
                     "disk {} of chunkserver {id} ({addr}) has {} of {} MiB free",
                     d.path,

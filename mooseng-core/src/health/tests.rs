@@ -112,6 +112,15 @@ fn what_an_operator_did_on_purpose_is_no_problem() {
 }
 
 #[test]
+fn a_disk_that_is_being_emptied_is_not_nearly_full() {
+    let drains = |s: &mut ClusterStatus, _: &mut Care| {
+        let disk = &mut s.servers[0].disks[0];
+        (disk.drains, disk.free_bytes) = (true, 0);
+    };
+    assert_eq!(codes(drains), []);
+}
+
+#[test]
 fn the_worst_comes_first_and_says_what_was_seen() {
     let all = told(|s, _| {
         s.masters[2].silent_ms = 5000;
