@@ -19,7 +19,7 @@
 use super::log::DurableLog;
 use super::log_store::term_of_vote;
 use super::segment::{LogPos, TornTail};
-use super::starts::{Seen, Start, Starts};
+use super::starts::{History, Seen, Starts};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{io, time::Duration};
@@ -34,11 +34,11 @@ pub(super) struct End {
 }
 
 /// What a node answers who asks where its log ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Told {
     pub end: End,
-    /// Its newest start.
-    pub start: Start,
+    /// Its starts.
+    pub starts: History,
     /// What it has seen of the one who asks.
     pub seen: Seen,
 }

@@ -3,7 +3,7 @@
 use super::gate::{self, End, Gate};
 use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, decode_append, encode};
 use super::snapshot::{FileWriter, SnapshotFile};
-use super::starts::{Seen, Start};
+use super::starts::{History, Seen};
 use super::state::Shared;
 use super::types::{LogId, Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, log_pos};
 use async_trait::async_trait;
@@ -134,16 +134,16 @@ impl RaftHandler {
     }
 
     /// Where this log ends, and what was seen of the one who asks; its start is kept.
-    async fn last(&self, from: u64, start: Start) -> Result<gate::Told, NetError> {
+    async fn last(&self, from: u64, theirs: History) -> Result<gate::Told, NetError> {
         let seen = self.gate.starts().seen_of(from);
-        if let Err(e) = self.gate.starts().meet(from, start).await {
+        if let Err(e) = self.gate.starts().meet(from, &theirs).await {
             tracing::error!(error = %e, "the start of another master cannot be stored: this master stops");
             let _ = self.raft.shutdown().await;
             return Err(refused(format!("the start cannot be stored: {e}")));
         }
         let term = self.raft.metrics().borrow_watched().vote.leader_id.term;
         let end = End { last: self.gate.last(), term };
-        Ok(gate::Told { end, start: self.gate.starts().own(), seen })
+        Ok(gate::Told { end, starts: self.gate.starts().own(), seen })
     }
 
     async fn vote_for(

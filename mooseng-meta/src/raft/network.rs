@@ -3,7 +3,7 @@
 use super::gate::{Gate, Told};
 use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, encode, encode_append};
 use super::snapshot::SnapshotFile;
-use super::starts::{Seen, Start};
+use super::starts::{History, Seen};
 use super::types::{MasterNode, Snapshot, Types, Vote, log_pos};
 use bytes::Bytes;
 use mooseng_core::context::CallContext;
@@ -97,10 +97,10 @@ impl Links {
         &self,
         target: u64,
         addr: &str,
-        start: Start,
+        starts: &History,
         budget: Duration,
     ) -> Result<Told, NetError> {
-        self.call((target, addr), LAST, Message::of_head(encode(&start)?), budget).await
+        self.call((target, addr), LAST, Message::of_head(encode(starts)?), budget).await
     }
 
     /// Bytes of another master's disk: all, and free.

@@ -35,6 +35,41 @@ pub(super) struct Start {
     pub tag: u64,
 }
 
+/// The starts of one master, as far as it knows them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct History {
+    /// Number of its newest start.
+    number: u64,
+    /// Tags of its starts, the newest first.
+    tags: VecDeque<u64>,
+}
+
+impl History {
+    /// Whether `start` may be one of these.
+    fn knows(&self, start: Start) -> bool {
+        let Some(ago) = self.number.checked_sub(start.number) else { return false };
+        let tag = usize::try_from(ago).ok().and_then(|ago| self.tags.get(ago));
+        tag.is_none_or(|tag| *tag == start.tag)
+    }
+
+    fn newest(&self) -> Start {
+        Start { number: self.number, tag: self.tags.front().copied().unwrap_or(0) }
+    }
+
+    fn begin(&mut self, tag: u64) {
+        self.number = self.number.saturating_add(1);
+        self.tags.push_front(tag);
+        self.tags.truncate(TAGS_MAX);
+    }
+
+    /// Goes on above `foreign`, a start of a history that is not this one.
+    fn rise(&mut self, foreign: u64, tag: u64) {
+        self.number = self.number.max(foreign);
+        self.tags.clear();
+        self.begin(tag);
+    }
+}
+
 /// What one master has seen of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Seen {
@@ -49,45 +84,29 @@ pub(super) struct Seen {
 /// What is on disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct Book {
-    /// Number of this master's newest start.
-    number: u64,
-    /// Tags of its starts, the newest first.
-    tags: VecDeque<u64>,
+    /// This master's.
+    own: History,
     /// The newest start of each other master.
     peers: BTreeMap<u64, Start>,
 }
 
 impl Book {
-    /// Whether `start` may be one of this master's.
-    fn knows(&self, start: Start) -> bool {
-        let Some(ago) = self.number.checked_sub(start.number) else { return false };
-        let tag = usize::try_from(ago).ok().and_then(|ago| self.tags.get(ago));
-        tag.is_none_or(|tag| *tag == start.tag)
+    /// Whether the newest start of another master is news. A history that does not know what is kept here of it
+    /// replaces nothing: the other one has to hear of it first.
+    fn is_news(&self, peer: u64, theirs: &History) -> bool {
+        self.peers.get(&peer).is_none_or(|known| known.number < theirs.number && theirs.knows(*known))
     }
 
-    fn begin(&mut self, tag: u64) {
-        self.number = self.number.saturating_add(1);
-        self.tags.push_front(tag);
-        self.tags.truncate(TAGS_MAX);
-    }
-
-    /// Goes on above `foreign`, a start of a history that is not this one's.
-    fn rise(&mut self, foreign: u64, tag: u64) {
-        self.number = self.number.max(foreign);
-        self.tags.clear();
-        self.begin(tag);
-    }
-
-    /// Notes a start of another master; whether it is news.
-    fn meets(&mut self, peer: u64, start: Start) -> bool {
-        if self.peers.get(&peer).is_some_and(|known| known.number >= start.number) {
+    /// Notes the newest start of another master; whether it is news.
+    fn meets(&mut self, peer: u64, theirs: &History) -> bool {
+        if !self.is_news(peer, theirs) {
             return false;
         }
-        self.peers.insert(peer, start);
+        self.peers.insert(peer, theirs.newest());
         while self.peers.len() > PEERS_MAX {
             self.peers.pop_first();
         }
-        self.peers.get(&peer) == Some(&start)
+        self.peers.get(&peer) == Some(&theirs.newest())
     }
 }
 
@@ -161,24 +180,23 @@ impl Starts {
     pub(super) async fn begin(&self) -> io::Result<()> {
         let tag = self.rng.next_u64();
         self.change(|book| {
-            book.begin(tag);
+            book.own.begin(tag);
             true
         })
         .await
     }
 
-    /// The newest start of this master.
-    pub(super) fn own(&self) -> Start {
-        let book = self.book.lock();
-        Start { number: book.number, tag: book.tags.front().copied().unwrap_or(0) }
+    /// The starts of this master.
+    pub(super) fn own(&self) -> History {
+        self.book.lock().own.clone()
     }
 
-    /// Keeps a start of another master, durable on return.
-    pub(super) async fn meet(&self, peer: u64, start: Start) -> io::Result<()> {
-        if self.book.lock().peers.get(&peer).is_some_and(|known| known.number >= start.number) {
+    /// Keeps the newest start of another master, durable on return, unless it has to hear first of one that is kept.
+    pub(super) async fn meet(&self, peer: u64, theirs: &History) -> io::Result<()> {
+        if !self.book.lock().is_news(peer, theirs) {
             return Ok(());
         }
-        self.change(|book| book.meets(peer, start)).await
+        self.change(|book| book.meets(peer, theirs)).await
     }
 
     /// Takes what a vote or an answer of another master said: its term, and where its log ends on its disk.
@@ -197,7 +215,7 @@ impl Starts {
 
     /// Whether `start` may be one of this master's. One that is not has to be risen above.
     pub(super) fn knows(&self, start: Start) -> bool {
-        let known = self.book.lock().knows(start);
+        let known = self.book.lock().own.knows(start);
         if !known {
             let mut foreign = self.foreign.lock();
             *foreign = (*foreign).max(Some(start.number));
@@ -216,7 +234,7 @@ impl Starts {
         let Some(foreign) = *self.foreign.lock() else { return Ok(()) };
         let tag = self.rng.next_u64();
         self.change(|book| {
-            book.rise(foreign, tag);
+            book.own.rise(foreign, tag);
             true
         })
         .await?;
@@ -233,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_start_of_another_history_is_told_from_ones_own() {
-        let mut book = Book::default();
+        let mut book = History::default();
         (1..=5).for_each(|tag| book.begin(tag * 10));
         let start = |number, tag| Start { number, tag };
         assert!((1..=5).all(|n| book.knows(start(n, n * 10))), "its own, also older ones");
@@ -247,31 +265,38 @@ mod tests {
 
     #[test]
     fn of_starts_as_many_as_the_bound_the_tags_are_kept() {
-        let mut book = Book::default();
+        let mut book = History::default();
         (0..TAGS_MAX as u64 + 1).for_each(|tag| book.begin(tag + 7));
         assert!(!book.knows(Start { number: 2, tag: 0 }), "the oldest that is kept");
         assert!(book.knows(Start { number: 1, tag: 0 }), "one older is believed");
     }
 
     #[test]
-    fn the_newest_start_of_another_counts_and_the_first_of_two_with_one_number() {
-        let mut book = Book::default();
-        let start = |number, tag| Start { number, tag };
-        assert!(book.meets(2, start(4, 1)));
-        assert!(!book.meets(2, start(4, 2)) && !book.meets(2, start(3, 1)));
-        assert_eq!(book.peers[&2], start(4, 1));
-        assert!(book.meets(2, start(5, 3)));
+    fn the_newest_start_of_another_counts_and_hides_none_of_another_history() {
+        let (mut book, mut theirs) = (Book::default(), History::default());
+        (1..=4).for_each(|tag| theirs.begin(tag));
+        assert!(book.meets(2, &theirs) && !book.meets(2, &theirs));
+        // A copy of the third start, and two starts that nobody heard of.
+        let mut copy = History::default();
+        (1..=3).chain([9, 10]).for_each(|tag| copy.begin(tag));
+        assert!(!book.meets(2, &copy), "it does not know of the fourth");
+        assert_eq!(book.peers[&2], Start { number: 4, tag: 4 });
+        theirs.begin(5);
+        assert!(book.meets(2, &theirs));
+        copy.rise(5, 11);
+        assert!(book.meets(2, &copy), "it has heard of it");
     }
 
     #[test]
     fn the_longest_book_fits_a_slot() {
         let mut book = Book::default();
-        (0..TAGS_MAX + 1).for_each(|_| book.begin(u64::MAX));
-        book.number = u64::MAX;
+        (0..TAGS_MAX + 1).for_each(|_| book.own.begin(u64::MAX));
+        book.own.number = u64::MAX;
+        let theirs = book.own.clone();
         for peer in 0..PEERS_MAX as u64 + 1 {
-            book.meets(u64::MAX - peer, Start { number: u64::MAX, tag: u64::MAX });
+            book.meets(u64::MAX - peer, &theirs);
         }
-        assert_eq!((book.tags.len(), book.peers.len()), (TAGS_MAX, PEERS_MAX));
+        assert_eq!((book.own.tags.len(), book.peers.len()), (TAGS_MAX, PEERS_MAX));
         let slot = super::super::vote::encode(u64::MAX, &postcard::to_allocvec(&book).unwrap());
         assert!(slot.len() as u64 <= SLOT_BYTES, "{}", slot.len());
     }

@@ -114,11 +114,11 @@ pub(super) async fn ask(
     gate: &Gate,
     others: &[(u64, String)],
 ) -> Vec<(u64, Result<Told, NetError>)> {
-    let start = gate.starts().own();
+    let starts = Arc::new(gate.starts().own());
     let one = |(id, addr): &(u64, String)| {
-        let (id, addr) = (*id, addr.clone());
+        let (id, addr, starts) = (*id, addr.clone(), Arc::clone(&starts));
         async move {
-            let told = links.last_of(id, &addr, start, ASK).await;
+            let told = links.last_of(id, &addr, &starts, ASK).await;
             // At once: others may be silent, and this node is filled meanwhile.
             if let Ok(told) = &told {
                 gate.judge(&told.seen);
@@ -194,7 +194,7 @@ impl Asker {
         let mut ends = Vec::new();
         for (id, told) in ask(&self.links, &gate, &asked).await {
             let Ok(told) = told else { continue };
-            gate.starts().meet(id, told.start).await?;
+            gate.starts().meet(id, &told.starts).await?;
             self.knowing.insert(id);
             ends.push(told.end);
         }

@@ -75,6 +75,11 @@ async fn a_restored_voter_elects_nobody_who_may_lack_what_it_had() {
         }
         c.net.mend();
         c.start(restored).await.unwrap();
+        // One that starts after it asks it first, and does not forget for that what it knew.
+        if seed % 2 == 0 {
+            c.crash(stale).await;
+            c.start(stale).await.unwrap();
+        }
         nothing_is_lost(&mut c, leader, restored, seed).await;
     }
 }
