@@ -52,10 +52,6 @@ pub(crate) async fn gc(client: &Client, args: &GcArgs, out: &mut impl Write) -> 
         eprintln!("{allowed} copies may be removed from chunkserver {server}");
     }
     let care: Care = client.request(GetCare {}).await?;
-    if args.output != Format::Table {
-        let items: Vec<_> = care.servers.iter().map(care_json).collect();
-        return output::items(out, args.output, "mooseng.gc/1", &items, [], |_| []);
-    }
     let columns = [
         words("CHUNKSERVER"),
         numbers("UNKNOWN"),
@@ -70,7 +66,10 @@ pub(crate) async fn gc(client: &Client, args: &GcArgs, out: &mut impl Write) -> 
         let (server, state) = (c.server.get().to_string(), word(c).to_owned());
         [server, n(c.unknown), n(c.due), n(c.ahead), n(c.surplus), n(c.removed), state]
     };
-    output::table(out, columns, care.servers.iter().map(row))?;
+    output::list(out, (args.output, "mooseng.gc/1"), &care.servers, care_json, columns, row)?;
+    if args.output != Format::Table {
+        return Ok(());
+    }
     let kept = humantime::format_duration(Duration::from_secs(care.quarantine_secs));
     Ok(writeln!(out, "\nUnknown copies are kept for {kept}; REMOVED counts the last hour.")?)
 }

@@ -79,10 +79,6 @@ fn disk_json((s, d): &(&ServerInfo, &DiskReport)) -> Value {
 pub(crate) async fn disks(client: &Client, format: Format, out: &mut impl Write) -> Result<()> {
     let status = client.status().await?;
     let disks: Vec<_> = status.servers.iter().flat_map(|s| s.disks.iter().map(move |d| (s, d))).collect();
-    if format != Format::Table {
-        let items: Vec<_> = disks.iter().map(disk_json).collect();
-        return output::items(out, format, "mooseng.disks/1", &items, [], |_| []);
-    }
     let columns = [
         words("CHUNKSERVER"),
         words("DISK"),
@@ -105,16 +101,12 @@ pub(crate) async fn disks(client: &Client, format: Format, out: &mut impl Write)
             d.chunks.to_string(),
         ]
     };
-    output::table(out, columns, disks.iter().map(row))
+    output::list(out, (format, "mooseng.disks/1"), &disks, disk_json, columns, row)
 }
 
 pub(crate) async fn sessions(client: &Client, format: Format, out: &mut impl Write) -> Result<()> {
     let mut all = client.sessions().await?;
     all.sort_by_key(|s| s.stamp.id);
-    if format != Format::Table {
-        let items: Vec<_> = all.iter().map(session_json).collect();
-        return output::items(out, format, "mooseng.sessions/1", &items, [], |_| []);
-    }
     let columns = [
         numbers("SESSION"),
         words("CLIENT"),
@@ -133,7 +125,7 @@ pub(crate) async fn sessions(client: &Client, format: Format, out: &mut impl Wri
             time(s.since),
         ]
     };
-    output::table(out, columns, all.iter().map(row))
+    output::list(out, (format, "mooseng.sessions/1"), &all, session_json, columns, row)
 }
 
 fn session_json(s: &SessionInfo) -> Value {

@@ -54,6 +54,21 @@ pub(crate) fn items<T: Serialize, const N: usize>(
     }
 }
 
+/// Prints items whose JSON is made by `json`, and their rows by `row`.
+pub(crate) fn list<T, const N: usize>(
+    out: &mut impl Write,
+    (format, schema): (Format, &str),
+    all: &[T],
+    json: impl Fn(&T) -> Value,
+    columns: [Column; N],
+    row: impl Fn(&T) -> [String; N],
+) -> Result<()> {
+    if format == Format::Table {
+        return table(out, columns, all.iter().map(row));
+    }
+    items(out, format, schema, &all.iter().map(json).collect::<Vec<_>>(), [], |_| [])
+}
+
 /// Prints one object: over lines, or in one.
 pub(crate) fn json(out: &mut impl Write, format: Format, whole: &Value) -> Result<()> {
     let text = if format == Format::Json { serde_json::to_string_pretty(whole)? } else { whole.to_string() };

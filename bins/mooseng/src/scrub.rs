@@ -92,10 +92,6 @@ pub(crate) async fn scrub(client: &Client, args: &ScrubArgs, out: &mut impl Writ
 
 fn show_scrubs(all: &[ServerScrub], format: Format, out: &mut impl Write) -> Result<()> {
     let disks: Vec<_> = all.iter().flat_map(|s| s.disks.iter().map(move |d| (s, d))).collect();
-    if format != Format::Table {
-        let items: Vec<_> = disks.iter().map(|(s, d)| scrub_json(s, d)).collect();
-        return output::items(out, format, "mooseng.scrub/1", &items, [], |_| []);
-    }
     let columns = [
         words("CHUNKSERVER"),
         words("DISK"),
@@ -116,10 +112,10 @@ fn show_scrubs(all: &[ServerScrub], format: Format, out: &mut impl Write) -> Res
             d.ended.map_or("-".into(), time),
         ]
     };
-    output::table(out, columns, disks.iter().map(row))
+    output::list(out, (format, "mooseng.scrub/1"), &disks, scrub_json, columns, row)
 }
 
-fn scrub_json(s: &ServerScrub, d: &DiskScrub) -> Value {
+fn scrub_json((s, d): &(&ServerScrub, &DiskScrub)) -> Value {
     json!({
         "server": s.server.get(), "alive": s.alive, "disk": format!("{:016x}", d.disk.get()),
         "rounds": d.rounds, "chunks": d.chunks, "bytes": d.bytes, "damages": d.damages,

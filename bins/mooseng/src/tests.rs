@@ -2,7 +2,7 @@
 
 use crate::*;
 use mooseng_client::{Client, Filesystem, embedded::Cluster};
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 mod looks;
 
@@ -47,6 +47,10 @@ impl Fixture {
         (exit::code(&e), format!("{e:#}"))
     }
 
+    async fn json(&self, line: &str) -> serde_json::Value {
+        serde_json::from_str(&self.says(line).await).unwrap()
+    }
+
     fn local(&self, path: &str) -> std::path::PathBuf {
         self.here.path().join(path)
     }
@@ -54,6 +58,20 @@ impl Fixture {
     async fn names(&self, dir: &str) -> Vec<String> {
         self.says(&format!("ls -r {dir}")).await.lines().map(str::to_owned).collect()
     }
+}
+
+/// What `look` finds, once it does; looked for again and again, for two minutes at most.
+async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(120), found).await;
+    found.unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
 /// Bytes that differ from place to place.
@@ -164,11 +182,11 @@ async fn files_are_listed_shown_moved_and_removed() {
     let line = long.lines().last().unwrap();
     assert!(line.starts_with("-rw-r--r--") && line.contains(" 5 B ") && line.ends_with(" g"), "{long}");
 
-    let json: serde_json::Value = serde_json::from_str(&f.says("ls -o json /a/f").await).unwrap();
+    let json = f.json("ls -o json /a/f").await;
     assert_eq!((&json["schema"], &json["items"][0]["size"]), (&"mooseng.files/1".into(), &6.into()));
     assert_eq!(f.says("ls -o jsonl /a").await.lines().count(), 4);
     assert!(f.says("stat /a/f").await.contains("size      6 B (6 bytes"));
-    let json: serde_json::Value = serde_json::from_str(&f.says("du -o json /a").await).unwrap();
+    let json = f.json("du -o json /a").await;
     assert_eq!((&json["items"][0]["bytes"], &json["items"][0]["files"]), (&11.into(), &2.into()));
 
     f.says("mv /a/f /a/b").await;
@@ -243,10 +261,10 @@ async fn the_cluster_and_a_files_chunks_are_told() {
     for part in ["health    healthy", "2 of 2 with all copies", "leader", "alive"] {
         assert!(status.contains(part), "no {part} in\n{status}");
     }
-    let json: serde_json::Value = serde_json::from_str(&f.says("status -o json").await).unwrap();
+    let json = f.json("status -o json").await;
     assert_eq!(json["chunkservers"].as_array().unwrap().len(), 2);
     assert!(f.says("info /small").await.contains("inside the inode"));
-    let json: serde_json::Value = serde_json::from_str(&f.says("info -o json /large").await).unwrap();
+    let json = f.json("info -o json /large").await;
     assert_eq!(json["chunks"].as_array().unwrap().len(), 2);
     assert_eq!(json["chunks"][1]["replicas"][1]["state"], "good");
     assert_eq!(f.says("info /large").await.lines().count(), 2 + 4, "a head, and two replicas of two chunks");
@@ -257,7 +275,7 @@ async fn the_cluster_and_a_files_chunks_are_told() {
 async fn the_bench_measures_and_leaves_nothing() {
     let f = Fixture::new().await;
     let line = "bench --size 3MiB --files 20 --file-size 10KiB -o json";
-    let json: serde_json::Value = serde_json::from_str(&f.says(line).await).unwrap();
+    let json = f.json(line).await;
     let phases = json["items"].as_array().unwrap();
     assert_eq!(phases.len(), 7);
     assert_eq!((&phases[0]["bytes"], &phases[2]["operations"]), (&(3 << 20).into(), &20.into()));
@@ -269,13 +287,13 @@ async fn the_bench_measures_and_leaves_nothing() {
 async fn what_is_looked_after_is_told() {
     let f = Fixture::new().await;
     f.fs.write("/large", bytes(200_000)).await.unwrap();
-    let json: serde_json::Value = serde_json::from_str(&f.says("gc -o json").await).unwrap();
+    let json = f.json("gc -o json").await;
     assert_eq!((&json["schema"], &json["items"][1]["unknown"]), (&"mooseng.gc/1".into(), &0.into()));
     assert!(f.says("gc").await.contains("kept for 1day"));
     let (code, said) = f.fails("drain 9").await;
     assert!(code == 2 && said.contains("no chunkserver"), "{code} {said}");
     assert!(f.says("drain 2").await.contains("is being emptied: 1 chunks are left"));
-    let json: serde_json::Value = serde_json::from_str(&f.says("status -o json").await).unwrap();
+    let json = f.json("status -o json").await;
     assert_eq!(json["draining"][0]["chunks_left"], 1, "there is no third server: {json}");
     assert!(f.says("status").await.contains("drain     chunkserver 2"));
     assert_eq!(f.says("drain 2 --stop").await, "chunkserver 2 gets copies\n");
@@ -285,16 +303,11 @@ async fn what_is_looked_after_is_told() {
     assert!(said.contains("health    healthy") && !said.contains("mooseng gc"), "{said}");
 
     // Servers tell how their scrubs stand every few seconds.
-    let told = async {
-        loop {
-            let json: serde_json::Value = serde_json::from_str(&f.says("scrub -o json").await).unwrap();
-            if json["items"].as_array().unwrap().len() == 4 {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), told).await.unwrap();
+    until("all disks are told", async || {
+        let json = f.json("scrub -o json").await;
+        (json["items"].as_array().unwrap().len() == 4).then_some(())
+    })
+    .await;
     assert!(f.says("scrub").await.contains("between rounds"));
     let after = f.says("scrub --now").await;
     assert!(!after.contains("asked for") && after.lines().count() == 5, "{after}");
@@ -307,7 +320,6 @@ async fn a_disk_is_emptied_and_its_copies_are_on_another() {
     for n in 0..6 {
         f.fs.write(&format!("/{n}"), bytes(20_000)).await.unwrap();
     }
-    let status = async || serde_json::from_str::<serde_json::Value>(&f.says("status -o json").await).unwrap();
     let (code, said) = f.fails("drain 2 --disk /nowhere").await;
     assert!(code == 2 && said.contains("nothing was changed"), "{code} {said}");
     let (code, said) = f.fails("drain 2 --disk 0123456789abcdef").await;
@@ -315,33 +327,24 @@ async fn a_disk_is_emptied_and_its_copies_are_on_another() {
     let (code, said) = f.fails("drain 9 --disk 0123456789abcdef").await;
     assert!(code == 2 && said.contains("no chunkserver"), "{code} {said}");
     // Servers tell what is on their disks with the next heartbeat.
-    let id = async {
-        loop {
-            let json = status().await;
-            let disks = json["chunkservers"][1]["disks"].as_array().unwrap();
-            if disks.iter().map(|d| d["chunks"].as_u64().unwrap()).sum::<u64>() == 6 {
-                let full = disks.iter().max_by_key(|d| d["chunks"].as_u64()).unwrap();
-                return full["id"].as_str().unwrap().to_owned();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    let id = tokio::time::timeout(std::time::Duration::from_secs(60), id).await.unwrap();
+    let id = until("all copies are told", async || {
+        let json = f.json("status -o json").await;
+        let disks = json["chunkservers"][1]["disks"].as_array().unwrap();
+        let all = disks.iter().map(|d| d["chunks"].as_u64().unwrap()).sum::<u64>() == 6;
+        let full = disks.iter().max_by_key(|d| d["chunks"].as_u64()).unwrap();
+        all.then(|| full["id"].as_str().unwrap().to_owned())
+    })
+    .await;
     assert!(f.says("status").await.contains(&id), "people see the name");
     let said = f.says(&format!("drain 2 --disk {id}")).await;
     assert!(said.contains(&id) && said.contains("is to be emptied"), "{said}");
-    let empty = async {
-        loop {
-            let json = status().await;
-            let d = &json["draining_disks"][0];
-            assert_eq!((&d["server"], &d["disk"]), (&2.into(), &id.as_str().into()), "{json}");
-            if d["safe_to_take_away"] == true {
-                return json;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    let json = tokio::time::timeout(std::time::Duration::from_secs(120), empty).await.unwrap();
+    let json = until("it is empty", async || {
+        let json = f.json("status -o json").await;
+        let d = &json["draining_disks"][0];
+        assert_eq!((&d["server"], &d["disk"]), (&2.into(), &id.as_str().into()), "{json}");
+        (d["safe_to_take_away"] == true).then_some(json)
+    })
+    .await;
     let disks = json["chunkservers"][1]["disks"].as_array().unwrap();
     let of = |d: &serde_json::Value| (d["id"] == id, d["chunks"].as_u64().unwrap(), d["drains"] == true);
     let mut all: Vec<_> = disks.iter().map(of).collect();
@@ -350,13 +353,7 @@ async fn a_disk_is_emptied_and_its_copies_are_on_another() {
     for part in ["is empty: it is safe to take away", "empty, may go"] {
         assert!(f.says("status").await.contains(part), "{part}");
     }
-    let health = async || f.says("status").await.contains("health    healthy");
-    let healthy = async {
-        while !health().await {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), healthy).await.unwrap();
+    until("it is healthy", async || f.says("status").await.contains("health    healthy").then_some(())).await;
     // The last disk that takes copies stays.
     let other = disks.iter().find(|d| d["id"] != id).unwrap()["id"].as_str().unwrap();
     let (code, said) = f.fails(&format!("drain 2 --disk {other}")).await;
@@ -381,7 +378,7 @@ async fn fsck_tells_what_is_wrong_and_how_bad_it_is() {
         f.fs.write(&format!("/one/f{n}"), bytes(20_000)).await.unwrap();
     }
     assert!(f.says("fsck").await.contains("7 chunks and 8 copies compared, 0 changing: 0 unreadable"));
-    let json: serde_json::Value = serde_json::from_str(&f.says("fsck -o json").await).unwrap();
+    let json = f.json("fsck -o json").await;
     assert_eq!((&json["schema"], &json["findings"]), (&"mooseng.fsck/1".into(), &serde_json::json!([])));
     // One server dies: what it alone has cannot be read, the rest is short of a copy.
     let place = f.fs.chunks("/one/f0").await.unwrap()[0].replicas[0].place.server.get();

@@ -168,7 +168,7 @@ impl Gate {
     pub(super) fn prove(&self, term: u64) {
         let proven = |floor: End| self.log.last() >= floor.last && term >= floor.term;
         if self.is_unproven() && self.floor.lock().is_some_and(proven) {
-            self.log.heal_later();
+            self.log.heal_later(TornTail::UNPROVEN);
         }
     }
 }

@@ -210,14 +210,20 @@ impl DurableLog {
         self.submit(state, Op::Vote { vote, done });
     }
 
-    /// Ends the torn state: a leader has made up for what was lost.
-    pub fn heal(&self, done: Done) {
-        self.set_torn(None, done);
+    /// Ends a torn state: a leader has made up for what was lost. Not when it is another one by now.
+    pub fn heal(&self, torn: TornTail, done: Done) {
+        let state = self.0.state.lock();
+        if state.carried.torn == Some(torn) {
+            self.set_torn(state, None, done);
+        } else {
+            drop(state);
+            done(Ok(()));
+        }
     }
 
     /// Something that nobody knows is lost: [`TornTail::UNPROVEN`], at once; `done` hears when that is durable.
     pub fn distrust(&self, done: Done) {
-        self.set_torn(Some(TornTail::UNPROVEN), done);
+        self.set_torn(self.0.state.lock(), Some(TornTail::UNPROVEN), done);
     }
 
     /// [`Self::distrust`]: nobody waits for it.
@@ -229,8 +235,7 @@ impl DurableLog {
         }));
     }
 
-    fn set_torn(&self, torn: Option<TornTail>, done: Done) {
-        let mut state = self.0.state.lock();
+    fn set_torn(&self, mut state: parking_lot::MutexGuard<'_, State>, torn: Option<TornTail>, done: Done) {
         state.carried.torn = torn;
         let data = postcard::to_allocvec(&torn).expect("two numbers and their tags are encodable");
         let record = Record { kind: Kind::Torn, pos: LogPos { term: 0, index: 0 }, data: data.into() };
@@ -238,12 +243,15 @@ impl DurableLog {
     }
 
     /// [`Self::heal`], from within a `done`: nobody waits for it.
-    pub fn heal_later(&self) {
-        self.heal(Box::new(|outcome| {
-            if let Err(e) = outcome {
-                tracing::error!(error = %e, "the end of the torn state could not be stored");
-            }
-        }));
+    pub fn heal_later(&self, torn: TornTail) {
+        self.heal(
+            torn,
+            Box::new(|outcome| {
+                if let Err(e) = outcome {
+                    tracing::error!(error = %e, "the end of the torn state could not be stored");
+                }
+            }),
+        );
     }
 
     fn submit(&self, mut state: parking_lot::MutexGuard<'_, State>, op: Op) {

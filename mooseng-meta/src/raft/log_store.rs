@@ -96,7 +96,7 @@ impl RaftLogStorage<Types> for LogStore {
             if let (Some(torn), Some(last), Ok(())) = (log.torn(), last, &outcome)
                 && torn.healed_by(last)
             {
-                log.heal_later();
+                log.heal_later(torn);
             }
             callback.io_completed(outcome);
         });
@@ -114,8 +114,8 @@ impl RaftLogStorage<Types> for LogStore {
         let pos = last.unwrap_or_else(|| log_pos(&upto));
         DurableLog::wait(|done| self.0.purge(pos, done)).await?;
         // An installed snapshot makes up for a torn tail as entries do.
-        if self.0.torn().is_some_and(|torn| torn.healed_by(pos)) {
-            self.0.heal_later();
+        if let Some(torn) = self.0.torn().filter(|torn| torn.healed_by(pos)) {
+            self.0.heal_later(torn);
         }
         Ok(())
     }

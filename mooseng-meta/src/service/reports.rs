@@ -1,7 +1,10 @@
 //! What clients report of replicas.
 
 use super::{Inner, Lead, internal, outlook::names};
-use crate::namespace;
+use crate::{
+    namespace,
+    placement::{Candidate, ROOM_BYTES_MIN},
+};
 use mooseng_core::{context::CallContext, error::MetaError, meta::ReportReplica};
 use std::sync::Arc;
 
@@ -25,9 +28,25 @@ impl Inner {
         tracing::warn!(id = %chunk.id, server = %r.server, problem = r.problem, "a client reports a replica");
         if names(&rec, r.server) {
             let (mut m, now) = (lead.memory.lock(), self.now());
-            match r.full {
-                true => m.note_full(chunk.id, r.server, now),
-                false => drop(m.doubted.insert(r.server, now)),
+            if r.full {
+                let full = m.full(chunk.id, now);
+                m.note_full(chunk.id, r.server, now);
+                // The head refused it before anybody has applied it, and still nobody can take its place: another
+                // version would change nothing.
+                let room = |c: &Candidate| {
+                    let is_other = !rec.members.contains(&c.server) && !full.contains(&c.server);
+                    is_other && c.free_bytes >= ROOM_BYTES_MIN
+                };
+                let is_room = m.candidates(now, self.timings.server_dead).iter().any(room);
+                if full.contains(&r.server)
+                    && !is_room
+                    && rec.members.first() == Some(&r.server)
+                    && rec.pending.is_none()
+                {
+                    return Ok(());
+                }
+            } else {
+                m.doubted.insert(r.server, now);
             }
         }
         if rec.members.contains(&r.server) || rec.pending.is_some() {

@@ -39,6 +39,9 @@ async fn a_full_member_stays_where_nobody_can_take_its_place() {
         w.report_full(s, inode, place.chunk, full).await.unwrap();
         let now = w.opened(s, inode, place.chunk.version).await;
         assert_eq!(members(&now), [full, place.chain[1 - at].server], "both are kept, and it refuses first");
+        w.report_full(s, inode, now.chunk, full).await.unwrap();
+        let again = w.opened(s, inode, place.chunk.version).await;
+        assert_eq!(again.chunk, now.chunk, "another version would change nothing");
     }
 }
 

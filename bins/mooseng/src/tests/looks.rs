@@ -2,7 +2,6 @@
 
 use super::*;
 use serde_json::Value;
-use std::time::Duration;
 
 /// Each place of a value with its kind, items of arrays once: what a program that reads it relies on.
 fn shape(value: &Value) -> String {
@@ -27,10 +26,6 @@ fn shape(value: &Value) -> String {
 }
 
 impl Fixture {
-    async fn json(&self, line: &str) -> Value {
-        serde_json::from_str(&self.says(line).await).unwrap()
-    }
-
     /// Exit code and JSON of a verb that tells what it found and fails by it.
     async fn finds(&self, line: &str) -> (u8, Value) {
         let args = ["mooseng"].into_iter().chain(line.split_whitespace()).chain(["--masters", "m1:1"]);
@@ -43,21 +38,12 @@ impl Fixture {
 
     /// Waits until `health` tells these problems.
     async fn until_health_is(&self, wanted: &[&str]) -> (u8, Value) {
-        let mut last = (0, Value::Null);
-        let seen = async {
-            loop {
-                last = self.finds("health -o json").await;
-                let codes: Vec<_> =
-                    last.1["problems"].as_array().unwrap().iter().map(|p| &p["code"]).collect();
-                if codes == wanted {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        let in_time = tokio::time::timeout(Duration::from_secs(60), seen).await;
-        assert!(in_time.is_ok(), "{wanted:?} was not told: {last:?}");
-        last
+        until(&format!("{wanted:?}"), async || {
+            let (code, told) = self.finds("health -o json").await;
+            let codes: Vec<_> = told["problems"].as_array().unwrap().iter().map(|p| &p["code"]).collect();
+            (codes == wanted).then_some((code, told))
+        })
+        .await
     }
 }
 
@@ -127,12 +113,10 @@ async fn room_disks_and_sessions_are_listed() {
     let sessions = f.json("sessions -o json").await;
     assert_eq!(sessions["items"].as_array().unwrap().len(), 1, "{sessions}");
     let _held = f.fs.open("/f").await.unwrap();
-    let opened = async {
-        while f.json("sessions -o json").await["items"][0]["open_files"] != 1 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), opened).await.expect("the open file is counted");
+    until("the open file is counted", async || {
+        (f.json("sessions -o json").await["items"][0]["open_files"] == 1).then_some(())
+    })
+    .await;
     assert_eq!(f.says("sessions").await.lines().count(), 2);
     f.cluster.shutdown().await;
 }

@@ -3,7 +3,7 @@
 
 use super::disk::CrashDisk;
 use crate::raft::log::{DurableLog, LogOptions, OpenError};
-use crate::raft::segment::{Kind, LogPos, Record};
+use crate::raft::segment::{Kind, LogPos, Record, TornTail};
 use crate::raft::writer::segment_file;
 use bytes::Bytes;
 use mooseng_core::seam::{Disk, Rng};
@@ -189,8 +189,12 @@ async fn a_torn_tail_is_remembered_until_it_is_healed() {
     DurableLog::wait(|done| log.append(vec![record(8, 2, "from a later leader".into())], done))
         .await
         .unwrap();
-    assert!(log.torn().unwrap().healed_by(log.last().unwrap()));
-    DurableLog::wait(|done| log.heal(done)).await.unwrap();
+    let torn = log.torn().unwrap();
+    assert!(torn.healed_by(log.last().unwrap()));
+    // What was found meanwhile is not healed with it.
+    DurableLog::wait(|done| log.heal(TornTail::UNPROVEN, done)).await.unwrap();
+    assert_eq!(log.torn(), Some(torn));
+    DurableLog::wait(|done| log.heal(torn, done)).await.unwrap();
     assert_eq!(all(&log).await.len(), 3, "that is no entry, and takes the place of none");
     drop(log);
     assert_eq!(open(&disk).await.unwrap().torn(), None);

@@ -10,6 +10,17 @@ use mooseng_core::net::Message;
 use openraft::raft::{VoteRequest, VoteResponse};
 use std::time::Duration;
 
+/// Three masters that all have `a`: the leader first.
+async fn three(seed: u64) -> (Cluster, [u64; 3]) {
+    let c = Cluster::of(seed, 3).await;
+    c.set("a", "1").await;
+    c.converged().await;
+    let leader = c.leader().await;
+    let mut all = [1, 2, 3];
+    all.sort_by_key(|id| *id != leader);
+    (c, all)
+}
+
 /// Restarts a master and waits until all others know of it.
 async fn restart(c: &mut Cluster, id: u64) {
     let before = c.net.calls(LAST);
@@ -54,12 +65,7 @@ async fn nothing_is_lost(c: &mut Cluster, leader: u64, restored: u64, seed: u64)
 #[tokio::test(start_paused = true)]
 async fn a_restored_voter_elects_nobody_who_may_lack_what_it_had() {
     for seed in 0..10 {
-        let mut c = Cluster::of(800 + seed, 3).await;
-        c.set("a", "1").await;
-        c.converged().await;
-        let leader = c.leader().await;
-        let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
-        let (stale, restored) = (others[0], others[1]);
+        let (mut c, [leader, stale, restored]) = three(800 + seed).await;
         c.crash(restored).await;
         let copy = c.copy_of(restored);
         restart(&mut c, restored).await;
@@ -88,12 +94,7 @@ async fn a_restored_voter_elects_nobody_who_may_lack_what_it_had() {
 #[tokio::test(start_paused = true)]
 async fn a_voter_restored_from_a_copy_of_the_same_start_is_known_by_what_it_acknowledged() {
     for seed in 0..10 {
-        let mut c = Cluster::of(820 + seed, 3).await;
-        c.set("a", "1").await;
-        c.converged().await;
-        let leader = c.leader().await;
-        let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
-        let (stale, restored) = (others[0], others[1]);
+        let (mut c, [leader, stale, restored]) = three(820 + seed).await;
         let copy = c.copy_of(restored);
         c.net.isolate(stale, 1..=3);
         c.set("b", "2").await;
@@ -110,12 +111,7 @@ async fn a_voter_restored_from_a_copy_of_the_same_start_is_known_by_what_it_ackn
 /// That it was restored is not forgotten by another start.
 #[tokio::test(start_paused = true)]
 async fn a_restored_master_that_starts_again_knows_that_it_was() {
-    let mut c = Cluster::of(840, 3).await;
-    c.set("a", "1").await;
-    c.converged().await;
-    let leader = c.leader().await;
-    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
-    let (stale, restored) = (others[0], others[1]);
+    let (mut c, [leader, stale, restored]) = three(840).await;
     c.crash(restored).await;
     let copy = c.copy_of(restored);
     restart(&mut c, restored).await;
@@ -138,12 +134,7 @@ async fn a_restored_master_that_starts_again_knows_that_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restored_master_does_not_vote_twice_in_a_term() {
-    let mut c = Cluster::of(841, 3).await;
-    c.set("a", "1").await;
-    c.converged().await;
-    let leader = c.leader().await;
-    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
-    let (witness, restored) = (others[0], others[1]);
+    let (mut c, [leader, witness, restored]) = three(841).await;
     c.crash(restored).await;
     let copy = c.copy_of(restored);
     restart(&mut c, restored).await;
