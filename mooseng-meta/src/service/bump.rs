@@ -393,7 +393,7 @@ impl Inner {
         }
         if let [only] = members[..]
             && !anew
-            && named.len() > 1
+            && (rec.members.len() > 1 || named.len() > 1)
             && !self.has_version(only, chunk).await
         {
             tracing::warn!(%id, %only, "the only one that made the version does not answer any more");

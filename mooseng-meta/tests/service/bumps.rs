@@ -308,3 +308,24 @@ async fn a_copy_that_fails_once_does_not_leave_the_set_to_one() {
     let now = w.opened(s, inode, place.chunk.version).await;
     assert_eq!(now.chain.len(), 2, "it is asked again before the version opens");
 }
+
+/// The other one was silent when the members were asked, and may have been so for a moment only.
+#[tokio::test(start_paused = true)]
+async fn the_only_survivor_that_dies_meanwhile_does_not_leave_a_silent_one_behind() {
+    let w = World::of(2, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    let (first, second) = (place.chain[0].server, place.chain[1].server);
+    w.fake(second).0.lock().deaf_to.insert("stat");
+    w.fake(first).0.lock().held.insert("set-version");
+    let dies = async {
+        until("it is told", async || w.fake(first).0.lock().waiting > 0).await;
+        w.fake(first).0.lock().deaf_to.insert("stat");
+        w.fake(first).free();
+    };
+    let (reported, ()) = tokio::join!(w.report(s, inode, place.chunk, second), dies);
+    assert!(matches!(reported, Err(MetaError::ChunkBusy(_))), "{reported:?}");
+    w.fake(second).0.lock().deaf_to.clear();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain[0].server, second, "who lives has all that was acknowledged");
+}
