@@ -92,7 +92,7 @@ impl Links {
         }
     }
 
-    /// Where the log of another master ends, and what it has seen of this one, whose newest start it is told.
+    /// Where the log of another master ends, and what it has seen of this one, whose starts it is told.
     pub(super) async fn last_of(
         &self,
         target: u64,
