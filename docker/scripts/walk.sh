@@ -1,0 +1,109 @@
+# The walk through the demo, as a person would type it; sourced by start-demo.sh.
+
+mnt=/mnt/mooseng
+
+same() { # what, got, wanted
+    [ "$2" = "$3" ] || fail "$1: got \"$2\", wanted \"$3\""
+    say "  $1: $2"
+}
+
+# Waits until a command succeeds.
+until_it_is_so() { # what, seconds, command…
+    local what=$1 until=$(($(date +%s) + $2)) begin
+    begin=$(date +%s)
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        [ "$(date +%s)" -lt "$until" ] || fail "$what: not within the time"
+        sleep 1
+    done
+    say "  $what: after $(($(date +%s) - begin)) s"
+}
+
+status() { admin status -o json | tr -d ' \n'; }
+
+leader() { status | tr '{' '\n' | grep '"leader":true' | sed -n 's/.*"id":\([0-9]*\).*/master-\1/p'; }
+
+is_whole() {
+    local now
+    now=$(status)
+    for count in missing endangered undergoal; do
+        [[ $now == *"\"$count\":0"* ]] || return 1
+    done
+}
+
+is_noticed() { [[ $(admin health -o json || true) == *CHUNKSERVER_SILENT* ]]; }
+
+writes_go_on() { # name
+    in_client 1 "echo '$1' > $mnt/$1.txt && sync $mnt/$1.txt"
+    same "written on client-1, read on client-2" "$(in_client 2 "cat $mnt/$1.txt")" "$1"
+}
+
+walk() {
+    wait_healthy
+
+    step "1. a file"
+    in_client 1 "echo 'Hello from MooseNG' > $mnt/test.txt; ls -la $mnt"
+    same "cat" "$(in_client 1 "cat $mnt/test.txt")" "Hello from MooseNG"
+
+    step "2. written on client-1, read at once on the others"
+    for round in 1 2 3; do
+        in_client 1 "echo 'shared $round' > $mnt/shared.txt"
+        for n in 2 3; do
+            same "client-$n" "$(in_client $n "cat $mnt/shared.txt")" "shared $round"
+        done
+    done
+
+    step "3. 100 MiB"
+    in_client 1 "dd if=/dev/zero of=$mnt/largefile bs=1M count=100 2>&1 | tail -n 1"
+    same "its size on client-2" "$(in_client 2 "stat -c %s $mnt/largefile")" 104857600
+
+    step "4. three clients at the same time"
+    local pids=
+    for n in 1 2 3; do
+        in_client $n "echo 'from client $n' > $mnt/client$n.txt" &
+        pids="$pids $!"
+    done
+    for pid in $pids; do wait "$pid" || fail "a client could not write"; done
+    for n in 1 2 3; do
+        for of in 1 2 3; do
+            [ "$(in_client $n "cat $mnt/client$of.txt")" = "from client $of" ] ||
+                fail "client-$n does not see what client-$of wrote"
+        done
+    done
+    say "  all three are there on every client"
+
+    step "5. failures"
+    in_client 1 "dd if=/dev/urandom of=$mnt/random bs=1M count=20 2>/dev/null && sync $mnt/random"
+    local sum led
+    sum=$(in_client 1 "sha256sum < $mnt/random")
+    led=$(leader)
+    [ -n "$led" ] || fail "nobody leads"
+    say "  stopping the leading master, $led"
+    compose stop "$led" >/dev/null 2>&1
+    writes_go_on after-the-leader
+    say "  another leads: $(leader)"
+    say "  stopping chunkserver-1"
+    compose stop chunkserver-1 >/dev/null 2>&1
+    writes_go_on after-the-chunkserver
+    same "20 MiB of before, read on client-3" "$(in_client 3 "sha256sum < $mnt/random")" "$sum"
+    until_it_is_so "the masters have noticed" 60 is_noticed
+    until_it_is_so "all chunks have all their copies again" 120 is_whole
+    say "  starting both again"
+    compose start "$led" chunkserver-1 >/dev/null 2>&1
+    wait_healthy
+    until_it_is_so "mooseng health finds nothing wrong" 120 admin health
+
+    step "6. health and logs"
+    for port in 9421 9431 9441 9420 9450 9460 9427 9437 9447; do
+        curl -fsS "http://localhost:$port/health" >/dev/null || fail "http://localhost:$port/health does not answer with 200"
+    done
+    say "  all health endpoints answer 200"
+    compose ps
+    local errors
+    errors=$(compose logs --no-color 2>/dev/null | grep -E '(^|[| ])ERROR( |$)' || true)
+    [ -z "$errors" ] || fail "errors in the logs:
+$errors"
+    say "  no error in the logs"
+    in_client 1 "rm -f $mnt/*.txt $mnt/largefile $mnt/random"
+    step "the walk is done: all of it worked"
+}
