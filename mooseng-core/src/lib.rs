@@ -28,6 +28,7 @@
 //! Invariants: two numbers of different meaning never share a type; every decoder is bounded
 //! before it allocates; an error says whether the operation may have been applied.
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 pub mod attr;

@@ -1,4 +1,5 @@
 //! MooseNG masters: namespace, Raft, placement, repair.
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 pub mod machine;

@@ -40,6 +40,7 @@
 //! every handler task is tracked, limited, and ended with its connection; one certificate, and one
 //! address, has its share of connections and no more; nothing is read from a
 //! stream faster than it is polled, but for a bounded window.
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 mod bulk;
