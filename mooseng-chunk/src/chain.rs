@@ -141,6 +141,7 @@ pub(crate) fn write(
             };
             let behind = Behind {
                 next,
+                slot: slot.clone(),
                 sent: forward.sent.clone(),
                 create: forward.create.clone(),
                 ended: forward.ended.clone(),
@@ -202,6 +203,7 @@ async fn take(
                     _sending = Some(shared.before_sending(&slot, &req, &frame).await?);
                 }
                 whole = false;
+                slot.under_way.sends(req.chunk.version, req.session.id, &frame);
                 next.send(frame.clone(), create).await;
             }
             shared.apply(&slot, &req, &frame, first).await?;
@@ -268,6 +270,7 @@ async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Resu
 /// The server behind this one.
 struct Behind {
     next: Replica,
+    slot: Arc<Slot>,
     sent: Arc<AtomicU64>,
     create: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
@@ -318,9 +321,11 @@ impl Behind {
         let rest =
             futures::stream::unfold(frames, |mut rx| async move { rx.recv().await.map(|f| (Ok(f), rx)) });
         let source = futures::stream::iter([Ok(first)]).chain(rest);
+        let session = req.session.id;
         let mut acks = RemoteChunks::new(c).write(&CallContext::internal(IDLE), req, source.boxed()).await?;
         while let Some(ack) = acks.next().await {
             let ack = ack?;
+            self.slot.under_way.arrived(session, ack.upto);
             said.send_modify(|p| {
                 p.upto = p.upto.max(ack.upto);
                 p.members = ack.members;

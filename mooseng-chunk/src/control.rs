@@ -73,6 +73,9 @@ impl Shared {
         // A version that could not be flushed may be on the disk or not: with the note it is suspect at the next
         // start, whichever it is.
         let guard = self.mark_dirty(&slot, guard).await?;
+        if create && cut_to == Some(0) {
+            *slot.own_since.lock() = to;
+        }
         let noted = slot.known.clone();
         let set = move |inside: &mut Inside, disk: &DataDisk| -> Result<Vec<u64>, FileError> {
             let file = inside.file.as_mut().ok_or_else(stopped)?;

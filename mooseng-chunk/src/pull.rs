@@ -101,7 +101,11 @@ pub(crate) async fn pull(
     };
     let before = slot.numbers.lock().clone();
     unserved.stays();
-    if !work.is_empty() || own.length != table.length {
+    let differs = !work.is_empty() || own.length != table.length;
+    if differs || !was_member {
+        *slot.own_since.lock() = chunk.version;
+    }
+    if differs {
         guard = begin(shared, &slot, guard).await?;
     }
     let (mut nowhere, mut kept) = (Vec::new(), false);

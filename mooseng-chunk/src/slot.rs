@@ -1,6 +1,8 @@
 //! One chunk of a store: its state, and the order lock under which everything happens to its file.
 
-use crate::{chunk_file::ChunkFile, disk::DataDisk, numbers::Numbers, redo::Record, way::Way};
+use crate::{
+    chunk_file::ChunkFile, disk::DataDisk, numbers::Numbers, redo::Record, under_way::UnderWay, way::Way,
+};
 use mooseng_core::{error::ChunkError, ids::*, meta::ReplicaState, seam::on_lane};
 use parking_lot::Mutex;
 use std::{
@@ -64,10 +66,14 @@ pub(crate) struct Slot {
     pub heads: Mutex<Heads>,
     /// To the servers behind this one, when it is the chain's head.
     pub way: Way,
+    /// What the server behind this one may lack.
+    pub under_way: UnderWay,
     /// What the redo log has of it and a start could not put into its file: nothing is done with it before.
     owed: Arc<Mutex<Vec<Record>>>,
     /// What a copy made of it last. Changed under the order lock.
     pub equalised: Mutex<Option<Equalised>>,
+    /// At which version another's content took the place of its own in this start. Changed under the order lock.
+    pub own_since: Mutex<ChunkVersion>,
     /// Whether what reads show may not be on the disk: a copy writes all of it anew.
     pub disbelieved: AtomicBool,
     /// Ends a copy that is made ahead.
@@ -149,7 +155,9 @@ impl Slot {
             numbers: Default::default(),
             heads: Default::default(),
             way: Way::default(),
+            under_way: UnderWay::default(),
             equalised: Mutex::default(),
+            own_since: Mutex::default(),
             disbelieved: AtomicBool::new(false),
             ahead: Mutex::default(),
         }

@@ -30,7 +30,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// Bytes read at once under the order lock.
 const READ_STEP: u64 = 1 << 20;
@@ -196,7 +196,7 @@ impl ChunkStore for DiskStore {
         let (shared, chunk) = (self.0.clone(), req.chunk);
         let (at, end) = (req.at.get(), req.at.get() + req.len);
         // The first step is done before the answer begins, so that its errors are the call's.
-        let mut step = read_step(&shared, &slot, chunk, at, READ_STEP.min(end - at)).await?;
+        let mut step = read_step(&shared, &slot, (chunk, server), at, READ_STEP.min(end - at)).await?;
         let stream = async_stream::stream! {
             loop {
                 let (frames, at, eof) = step;
@@ -207,7 +207,7 @@ impl ChunkStore for DiskStore {
                 if eof || at >= end {
                     break;
                 }
-                match read_step(&shared, &slot, chunk, at, READ_STEP.min(end - at)).await {
+                match read_step(&shared, &slot, (chunk, server), at, READ_STEP.min(end - at)).await {
                     Ok(next) => step = next,
                     Err(e) => {
                         yield Err(e);
@@ -247,11 +247,14 @@ impl ChunkStore for DiskStore {
         if req.chain.first().is_none_or(|r| r.server != me) {
             return Err(ChunkError::Invalid(format!("the chain does not begin with {me}")));
         }
-        let other = req.acknowledged_by.iter().any(|(s, i)| *s == me && *i != self.0.incarnation);
-        if other && !planted::is(Bug::IncarnationIgnored) {
+        let head = !matches!(&cx.peer, Some(p) if p.role == Role::Chunkserver);
+        let slot = self.0.good(req.chunk);
+        let own_since = slot.as_ref().map_or(ChunkVersion(0), |s| *s.own_since.lock());
+        let keeps = has_all(&req, (me, self.0.incarnation), own_since, head);
+        if !keeps && !planted::is(Bug::IncarnationIgnored) {
             return Err(ChunkError::Lost { chunk: req.chunk.id, server: me });
         }
-        self.0.good(req.chunk)?;
+        slot?;
         chain::sync(&self.0, cx, req).await
     }
 
@@ -278,16 +281,42 @@ impl ChunkStore for DiskStore {
     }
 }
 
-/// Frames of one step, where the next one begins, and whether the chunk ends before it.
+/// Whether a server has what a sync is to cover. What was acknowledged at this version each member answers for by
+/// itself. What was before it, the head: all others were made equal to it when this version was made. So it has to be
+/// one that acknowledged it in this start, and whose content is its own since.
+fn has_all(
+    req: &SyncRequest,
+    (me, start): (ServerId, Incarnation),
+    own_since: ChunkVersion,
+    head: bool,
+) -> bool {
+    let by = &req.acknowledged_by;
+    let acknowledged = |v| by.contains(&Acknowledged { version: v, server: me, incarnation: start });
+    by.iter().all(|a| match a.version == req.chunk.version {
+        true => a.server != me || a.incarnation == start,
+        false => !head || (own_since <= a.version && acknowledged(a.version)),
+    })
+}
+
+/// Frames of one step, where the next one begins, and whether the chunk ends before it. `server`: for another server,
+/// which compares what it gets; others get nothing that a replica may lack ([`crate::under_way`]).
 async fn read_step(
     shared: &Arc<Shared>,
     slot: &Arc<Slot>,
-    chunk: ChunkRef,
+    (chunk, server): (ChunkRef, bool),
     at: u64,
     len: u64,
 ) -> Result<(Vec<Frame>, u64, bool), ChunkError> {
-    let Some(guard) = slot.open(None).await.map_err(|e| shared.disk_error(e))? else {
-        return Err(ChunkError::NotFound(chunk.id));
+    let since = Instant::now();
+    let guard = loop {
+        let Some(guard) = slot.open(None).await.map_err(|e| shared.disk_error(e))? else {
+            return Err(ChunkError::NotFound(chunk.id));
+        };
+        if server || !slot.under_way.touches(chunk.version, at, len) {
+            break guard;
+        }
+        drop(guard);
+        slot.under_way.moves(chunk, (at, len), since).await?;
     };
     if chunk.version > ChunkVersion(0) {
         is_good(chunk, *slot.known.lock())?;

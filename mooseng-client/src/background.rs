@@ -41,7 +41,7 @@ pub(crate) async fn write_back(masters: Arc<Masters>, pool: Arc<Pool>) {
             let cx =
                 Context { masters: masters.clone(), pool: pool.clone(), inode, creds: Credentials::root() };
             match sync_chunk_left(&cx, index, &left).await {
-                Ok(()) => pool.synced_as(inode, index, &left),
+                Ok(_) => pool.synced_as(inode, index, &left),
                 Err(e) => tracing::warn!(%inode, error = %e, "a closed file's data could not be synced"),
             }
         }

@@ -102,6 +102,14 @@ impl std::fmt::Debug for File {
     }
 }
 
+/// The receipt of an fsync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Synced {
+    /// On how many disks it is: of the chunk that is on the fewest. One where the file is to have more copies means that no
+    /// other server could take one. `None`: this client wrote to no chunk; small files are with the masters.
+    pub disks: Option<u32>,
+}
+
 impl File {
     pub(crate) fn new(vfs: Vfs, creds: Credentials, attr: Attr, fh: FileHandle) -> Self {
         let (ahead, work, changes) = (Ahead::default(), Mutex::new(None), AtomicU64::new(0));
@@ -130,8 +138,8 @@ impl File {
     }
 
     /// Everything written is on every replica's disk on return, and the size on a quorum of
-    /// masters' disks.
-    pub async fn sync_all(&self) -> Result<()> {
+    /// masters' disks. Waits for a second disk, where the file is to have two copies or more and a server can take one.
+    pub async fn sync_all(&self) -> Result<Synced> {
         self.vfs.fsync(self.fh).await
     }
 

@@ -35,6 +35,7 @@
 //! 3. A mutation is carried out at most once. When nobody can tell whether it was, the error's
 //!    `outcome()` says `Unknown`.
 //! 4. No byte is served whose checksum was not verified here.
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 mod ahead;
@@ -59,6 +60,6 @@ mod writer;
 
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result};
-pub use file::File;
+pub use file::{File, Synced};
 pub use fs::Filesystem;
 pub use vfs::{OpenFlags, Vfs};

@@ -3,8 +3,9 @@
 
 use crate::{budget::Budget, health::Health, node::Node};
 use mooseng_core::{
+    chunk::Acknowledged,
     error::NetError,
-    ids::{ChunkId, ChunkIndex, Incarnation, InodeId, ServerId, WriteNumber},
+    ids::{ChunkId, ChunkIndex, InodeId, WriteNumber},
     net::{Connection, Transport},
     rpc::RemoteChunks,
 };
@@ -47,8 +48,8 @@ const AHEAD_PIECES_MAX: usize = 128;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Unsynced {
     pub chunk: ChunkId,
-    /// Who acknowledged them: a later start of a server does not stand for an earlier one.
-    pub members: BTreeSet<(ServerId, Incarnation)>,
+    /// Who acknowledged them.
+    pub members: BTreeSet<Acknowledged>,
 }
 
 impl Pool {

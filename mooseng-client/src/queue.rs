@@ -15,8 +15,9 @@ use crate::{
 use bytes::Bytes;
 use futures::FutureExt as _;
 use mooseng_core::{
+    chunk::Acknowledged,
     error::{Errno, MetaError},
-    ids::{ChunkId, ChunkIndex, ChunkRef, Incarnation, Offset, ServerId, TruncateCounter, WriteNumber},
+    ids::{ChunkId, ChunkIndex, ChunkRef, Offset, TruncateCounter, WriteNumber},
     limits::CHUNK_BYTES,
 };
 use parking_lot::Mutex;
@@ -53,11 +54,13 @@ pub(crate) struct Status {
     pub failed: Option<Error>,
     /// Its chunk's place is being learnt again, or takes over the file's inline data.
     pub moving: bool,
+    /// On how many disks the last sync had it.
+    pub disks: Option<u32>,
 }
 
 impl Default for Status {
     fn default() -> Self {
-        Self { acked: BEFORE, synced: BEFORE, failures: 0, failed: None, moving: false }
+        Self { acked: BEFORE, synced: BEFORE, failures: 0, failed: None, moving: false, disks: None }
     }
 }
 
@@ -100,9 +103,8 @@ pub(crate) struct Inner {
     pub told: bool,
     /// How often the file had been cut when the place was learnt.
     pub truncates: Option<TruncateCounter>,
-    /// Who acknowledged what is not synced, at the present version: a later start of a server does not stand
-    /// for an earlier one.
-    pub members: BTreeSet<(ServerId, Incarnation)>,
+    /// Who acknowledged what is not synced, at the present version.
+    pub members: BTreeSet<Acknowledged>,
 }
 
 impl Default for Inner {
@@ -365,9 +367,9 @@ impl Queue {
         if q.last > acked { Todo::Send } else { Todo::Nothing }
     }
 
-    /// Everything up to a write is on disk: it is let go, when the masters know of the chunk.
-    pub(crate) fn synced(&self, upto: u64) {
-        self.status.send_modify(|s| s.synced = s.synced.max(upto));
+    /// Everything up to a write is on so many disks: it is let go, when the masters know of the chunk.
+    pub(crate) fn synced(&self, upto: u64, disks: Option<u32>) {
+        self.status.send_modify(|s| (s.synced, s.disks) = (s.synced.max(upto), disks.or(s.disks)));
         let mut q = self.inner.lock();
         let gone = if q.told { q.let_go(upto) } else { vec![] };
         q.members.clear();
@@ -463,7 +465,7 @@ mod tests {
                 loop {
                     queue.work.notified().await;
                     assert!(run > 0, "as the test wants");
-                    queue.synced(queue.last());
+                    queue.synced(queue.last(), None);
                 }
             }
         };

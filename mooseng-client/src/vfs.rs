@@ -1,6 +1,7 @@
 //! The inode-level filesystem that a mount and the path API stand on.
 
 use crate::{
+    Synced,
     ahead::Ahead,
     error::{Error, Result},
     masters::Masters,
@@ -72,11 +73,11 @@ struct Handle {
 
 impl Handle {
     /// Adds to what a flush said the data that was given up since this handle was told.
-    fn tell(&self, done: Result<()>) -> Result<()> {
+    fn tell<T>(&self, done: Result<T>) -> Result<T> {
         let (losses, last) = self.node.shared.losses.last();
         let told = self.told.swap(losses, Ordering::Relaxed);
         match (done, last) {
-            (Ok(()), Some(e)) if losses > told => Err(Error::Earlier(Arc::new(e))),
+            (Ok(_), Some(e)) if losses > told => Err(Error::Earlier(Arc::new(e))),
             (done, _) => done,
         }
     }
@@ -427,9 +428,9 @@ impl Vfs {
     }
 
     /// What `fsync` promises: on every replica's disk, size on a quorum of masters' disks.
-    pub async fn fsync(&self, fh: FileHandle) -> Result<()> {
+    pub async fn fsync(&self, fh: FileHandle) -> Result<Synced> {
         let h = self.handle(fh)?;
-        h.tell(h.node.sync().await)
+        h.tell(h.node.sync().await.map(|disks| Synced { disks }))
     }
 
     /// Ends a handle. What is still dirty is flushed; a failure of that is logged and returned, and

@@ -18,12 +18,14 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use mooseng_core::{
     checksum::frame_crcs,
-    chunk::{ChunkStore as _, Frame, FrameHead, ReadRequest, SyncRequest, WriteRequest},
+    chunk::{
+        Acknowledged, ChunkStore as _, Frame, FrameHead, ReadRequest, SyncDone, SyncRequest, WriteRequest,
+    },
     context::{CallContext, Credentials},
     error::{ChunkError, MetaError, NetError},
     ids::*,
     limits::FRAME_BYTES_MAX,
-    meta::{Allocate, CommitWrite, GetLayout, ReportReplica},
+    meta::{Allocate, CommitWrite, Copies, GetLayout, ReportReplica},
 };
 use parking_lot::Mutex;
 use std::{
@@ -52,6 +54,9 @@ const REFUSALS_MAX: u32 = 5;
 /// Between two tries of a write that found no space. Each has the masters make a new set of
 /// replicas, so that hasty ones would cost more than they win.
 const FULL_RETRY: Duration = Duration::from_millis(250);
+
+/// Between two looks whether another copy has been made that a sync waits for.
+const JOINING: Duration = Duration::from_millis(100);
 
 /// Recoveries one after the other without a pause: one for each server that may be at fault. Past it
 /// each waits longer than the one before, so that a broken cluster is not driven from bump to bump.
@@ -93,6 +98,15 @@ struct Stream {
     moved: Instant,
     /// Without progress since: ends when the head does not answer.
     look: Option<BoxFuture<'static, ()>>,
+}
+
+impl Stream {
+    /// Who acknowledged something last.
+    fn members(&self) -> Vec<Acknowledged> {
+        let version = self.place.place.chunk.version;
+        let by = |(server, incarnation)| Acknowledged { version, server, incarnation };
+        self.progress.borrow().members.iter().copied().map(by).collect()
+    }
 }
 
 impl Drop for Stream {
@@ -211,8 +225,7 @@ impl Writer {
     /// Ends the stream; everything held is to be sent again.
     fn end_stream(&mut self) {
         if let Some(s) = self.stream.take() {
-            let members = s.progress.borrow().members.clone();
-            self.queue.inner.lock().members.extend(members);
+            self.queue.inner.lock().members.extend(s.members());
         }
         self.queue.rewind();
     }
@@ -288,7 +301,7 @@ impl Writer {
 
     fn acknowledged(&mut self, p: &Progress) {
         let mut q = self.queue.inner.lock();
-        q.members.extend(p.members.iter().copied());
+        q.members.extend(self.stream.iter().flat_map(Stream::members));
         let known = |h: &Held| h.number.is_some_and(|n| n <= p.upto);
         // Numbers rise; what was not sent has none.
         let upto = q.held.partition_point(known).checked_sub(1).map(|i| q.held[i].seq);
@@ -311,20 +324,40 @@ impl Writer {
     async fn sync(&mut self) -> std::result::Result<(), Fault> {
         let upto = self.queue.status.borrow().acked;
         if let Some(s) = &self.stream {
-            let members = s.progress.borrow().members.clone();
-            self.queue.inner.lock().members.extend(members);
+            self.queue.inner.lock().members.extend(s.members());
         }
         let (place, members) = {
             let q = self.queue.inner.lock();
             (q.place.clone(), q.members.clone())
         };
         // Without a place nothing was written, or all of it was given up.
+        let mut disks = None;
         if let Some(place) = place {
-            sync_chunk(&self.cx, &place, self.session, &members).await?;
+            let done = sync_chunk(&self.cx, &place, self.session, &members).await?;
+            disks = Some(done.on_disk.len() as u32);
+            if place.place.copies != Copies::Enough && self.is_joined(place.place.chunk).await? {
+                return Ok(());
+            }
         }
         self.sync_until = None;
-        self.queue.synced(upto);
+        self.queue.synced(upto, disks);
         Ok(())
+    }
+
+    /// On fewer disks than an fsync wants: whether the masters have another that takes part soon, or does by now. Then
+    /// all of it is synced again.
+    async fn is_joined(&mut self, chunk: ChunkRef) -> std::result::Result<bool, Fault> {
+        let until = *self.sync_until.get_or_insert_with(|| Instant::now() + self.cx.masters.deadline());
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(too_few(chunk).into());
+        }
+        self.relocate(left).await?;
+        let now = self.queue.place().map(|p| (p.place.chunk, p.place.copies));
+        if now == Some((chunk, Copies::Joining)) {
+            tokio::time::sleep(JOINING).await;
+        }
+        Ok(now != Some((chunk, Copies::Alone)))
     }
 
     /// The chunk has the file's inline data on every member's disk: has the masters drop it. When they
@@ -550,6 +583,13 @@ fn silent() -> ChunkError {
 
 fn gone() -> ChunkError {
     ChunkError::Busy("it does not answer any more".into())
+}
+
+/// A sync that has waited for its second disk in vain.
+fn too_few(chunk: ChunkRef) -> Error {
+    let last =
+        ChunkError::Busy("on one disk only: another copy is being made, and was not done in time".into());
+    Error::Chunk { chunk: chunk.id, tried: "its one replica".into(), last }
 }
 
 /// Whether a member has no room.

@@ -164,6 +164,23 @@ async fn a_loss_is_told_also_when_a_later_handle_wrote_more() {
     last.close().await.unwrap();
 }
 
+/// The other one that acknowledged it has it, and who restarted is made equal to that one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_servers_restart_loses_nothing_of_a_closed_file() {
+    let mut cluster = Cluster::builder().masters(1).start().await.unwrap();
+    let fs = cluster.client().await.unwrap().filesystem();
+    for at in 0..3 {
+        let path = format!("/{at}");
+        fs.write(&path, content(at as u64, 300_000)).await.unwrap();
+        cluster.kill_chunkserver(at);
+        cluster.start_chunkserver(at).await.unwrap();
+        cluster.wait_ready(Duration::from_secs(30)).await.unwrap();
+        let file = fs.open(&path).await.unwrap();
+        let synced = file.sync_all().await.unwrap_or_else(|e| panic!("server {at} restarted: {e}"));
+        assert_eq!(synced.disks, Some(2));
+    }
+}
+
 /// Whoever asks: it needs no right to write for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_users_fsync_reaches_what_an_earlier_handle_wrote() {

@@ -33,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// arrives.
 #[derive(Debug, Default)]
 struct Silence {
+    /// Chunkservers get what they copy from others this much later.
+    slow_copies: Mutex<Duration>,
     silent: Mutex<BTreeSet<String>>,
     /// Requests for chunk reads that travelled to each silent node.
     reads: AtomicU64,
@@ -54,7 +56,8 @@ impl Faults for Silence {
             silent.extend(armed.take());
             return Fate::Reset;
         }
-        Fate::Deliver(Duration::ZERO)
+        let copies = from.starts_with("chunkserver") && event == Event::Request(method::CHUNK_READ);
+        Fate::Deliver(if copies { *self.slow_copies.lock() } else { Duration::ZERO })
     }
 }
 
@@ -104,6 +107,30 @@ async fn cluster(masters: u64, chunkservers: u64) -> (Cluster, Arc<Silence>) {
 
 fn silence_chunkservers(faults: &Silence, n: u64) {
     (1..=n).for_each(|i| faults.silence(&format!("chunkserver-{i}")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_waits_for_its_second_disk_where_there_can_be_one() {
+    let (mut cluster, faults) = cluster(1, 2).await;
+    let client = cluster.client().await.unwrap();
+    let file = client.filesystem().create("/f").await.unwrap();
+    file.write_at(0, content(1, 1 << 20)).await.unwrap();
+    assert_eq!(file.sync_all().await.unwrap().disks, Some(2));
+    cluster.kill_chunkserver(1);
+    file.write_at(1 << 20, content(2, 1 << 20)).await.unwrap();
+    let synced = within("a sync without a second server", file.sync_all()).await.unwrap();
+    assert_eq!(synced.disks, Some(1), "nobody can take another copy, and the receipt says so");
+    *faults.slow_copies.lock() = Duration::from_secs(1);
+    cluster.start_chunkserver(1).await.unwrap();
+    cluster.wait_ready(DEADLINE).await.unwrap();
+    until("the masters know it", || async {
+        client.status().await.is_ok_and(|s| s.servers.iter().all(|c| c.alive))
+    })
+    .await;
+    file.write_at(2 << 20, content(3, 1 << 20)).await.unwrap();
+    let synced = within("a sync with a second server", file.sync_all()).await.unwrap();
+    assert_eq!(synced.disks, Some(2), "the copy that is being made is waited for");
+    file.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,6 +47,17 @@ pub struct Ack {
     pub members: Vec<(ServerId, Incarnation)>,
 }
 
+/// Who acknowledged writes that are not synced: at which version of the chunk, by which start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Acknowledged {
+    /// Of the chunk, then.
+    pub version: ChunkVersion,
+    /// Who.
+    pub server: ServerId,
+    /// Its start: a later one does not stand for it.
+    pub incarnation: Incarnation,
+}
+
 /// Acknowledgements in order; the first error is the last item.
 pub type Acks = BoxStream<'static, Result<Ack, ChunkError>>;
 
@@ -88,8 +99,8 @@ pub struct SyncRequest {
     pub chunk: ChunkRef,
     /// The chain from the server that is asked on.
     pub chain: Vec<Replica>,
-    /// By which incarnations the writes since the last good sync were acknowledged.
-    pub acknowledged_by: Vec<(ServerId, Incarnation)>,
+    /// By whom the writes since the last good sync were acknowledged.
+    pub acknowledged_by: Vec<Acknowledged>,
     /// Whose.
     pub session: SessionStamp,
     /// The right to.
@@ -242,7 +253,8 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// Makes acknowledged writes durable at every member.
     ///
     /// Promise: on `Ok` all writes acknowledged before are on the disks of `on_disk`.
-    /// Idempotent. Errors: [`ChunkError::Lost`] when a member restarted since.
+    /// Idempotent. Errors: [`ChunkError::Lost`] when a member restarted since. Of what was acknowledged at a version
+    /// before, when the head did, or has been made equal to another since: to the head all others were.
     async fn sync(&self, cx: &CallContext, req: SyncRequest) -> Result<SyncDone, ChunkError>;
 
     /// Carries out a command. Each is idempotent; those with a term are refused below the highest

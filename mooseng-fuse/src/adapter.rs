@@ -351,7 +351,7 @@ impl Filesystem for Adapter {
 
     fn fsync(&self, _: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let (vfs, fh) = (self.shared.vfs.clone(), Self::handle(fh));
-        self.shared.server.serve(reply, async move { vfs.fsync(fh).await }, done);
+        self.shared.server.serve(reply, async move { vfs.fsync(fh).await.map(drop) }, done);
     }
 
     fn release(

@@ -223,11 +223,21 @@ impl World {
         Ok(last)
     }
 
+    /// Of what was acknowledged at the chunk's version.
     pub async fn sync(
         &self,
         chunk: ChunkRef,
         servers: &[u64],
-        acknowledged_by: Vec<(ServerId, Incarnation)>,
+        by: Vec<(ServerId, Incarnation)>,
+    ) -> Result<SyncDone, ChunkError> {
+        self.sync_of(chunk, servers, acknowledged(chunk, by)).await
+    }
+
+    pub async fn sync_of(
+        &self,
+        chunk: ChunkRef,
+        servers: &[u64],
+        acknowledged_by: Vec<Acknowledged>,
     ) -> Result<SyncDone, ChunkError> {
         let capability = self.right(chunk);
         let req =
@@ -318,6 +328,11 @@ pub fn frame(id: u64, number: u64, at: u64, data: impl Into<Bytes>) -> Frame {
     let data = data.into();
     let crcs = frame_crcs(ChunkId(id), Offset(at), &data);
     Frame { head: FrameHead { number: WriteNumber(number), at: Offset(at), crcs, hole: 0 }, data }
+}
+
+pub fn acknowledged(chunk: ChunkRef, by: Vec<(ServerId, Incarnation)>) -> Vec<Acknowledged> {
+    let version = chunk.version;
+    by.into_iter().map(|(server, incarnation)| Acknowledged { version, server, incarnation }).collect()
 }
 
 /// Bytes that tell where they are and whose they are.

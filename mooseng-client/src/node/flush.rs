@@ -30,6 +30,11 @@ impl Covered {
         join_all(waits).await.into_iter().collect()
     }
 
+    /// On how many disks it is where it is on the fewest.
+    fn disks(&self) -> Option<u32> {
+        self.queues.iter().filter_map(|(queue, _)| queue.status.borrow().disks).min()
+    }
+
     fn is_committed(&self) -> bool {
         self.queues.iter().all(|(queue, upto)| queue.inner.lock().committed >= *upto)
     }
@@ -40,14 +45,15 @@ impl Node {
     /// what `close` promises.
     pub(crate) async fn flush(&self) -> Result<()> {
         let _one = self.flushing.lock().await;
-        self.flush_now(false).await
+        self.flush_now(false).await.map(drop)
     }
 
-    /// The same, on every replica's disk: what `fsync` promises.
-    pub(crate) async fn sync(&self) -> Result<()> {
+    /// The same, on every replica's disk: what `fsync` promises. On how many, where it is on the fewest.
+    pub(crate) async fn sync(&self) -> Result<Option<u32>> {
         let _one = self.flushing.lock().await;
-        self.flush_now(true).await?;
-        self.sync_left().await
+        let disks = self.flush_now(true).await?;
+        let left = self.sync_left().await?;
+        Ok(disks.into_iter().chain(left).min())
     }
 
     /// Before the size is set: what is dirty is flushed, places and queues are let go.
@@ -63,31 +69,32 @@ impl Node {
     /// Writes out what is held here; losses of closed handles are left for the fsync that asks.
     pub(crate) async fn write_out(&self) -> Result<()> {
         let _one = self.flushing.lock().await;
-        self.flush_now(true).await
+        self.flush_now(true).await.map(drop)
     }
 
     /// Syncs what handles that are closed now wrote through this client, and what this one holds no more. A loss is
     /// told once; what is there in spite of it goes to the disks with the next sync, so that its success binds. Whoever
     /// asks, it is this client's own to be synced.
-    async fn sync_left(&self) -> Result<()> {
+    async fn sync_left(&self) -> Result<Option<u32>> {
         let cx = Context { creds: Credentials::root(), ..self.cx.clone() };
+        let mut disks = None;
         for (index, left) in self.cx.pool.unsynced(self.cx.inode) {
             self.state.lock().places.remove(&index);
             let done = sync_chunk_left(&cx, index, &left).await;
             match &done {
-                Ok(()) => self.cx.pool.synced_as(self.cx.inode, index, &left),
+                Ok(_) => self.cx.pool.synced_as(self.cx.inode, index, &left),
                 Err(Error::Chunk { last: ChunkError::Lost { .. }, .. }) => {
                     self.cx.pool.loss_was_told(self.cx.inode, index);
                 }
                 // Not synced is not forgotten.
                 Err(_) => {}
             }
-            done?;
+            disks = disks.into_iter().chain(done?).min();
         }
-        Ok(())
+        Ok(disks)
     }
 
-    async fn flush_now(&self, to_disk: bool) -> Result<()> {
+    async fn flush_now(&self, to_disk: bool) -> Result<Option<u32>> {
         for _ in 0..CATCH_UPS {
             self.flush_inline().await?;
             let covered = self.cover();
@@ -106,7 +113,7 @@ impl Node {
                 }
             };
             match committed {
-                Ok(()) if covered.is_committed() => return Ok(()),
+                Ok(()) if covered.is_committed() => return Ok(covered.disks()),
                 Ok(()) => {}
                 Err(Error::Meta(MetaError::LayoutStale)) => self.catch_up().await?,
                 Err(e) => {

@@ -59,8 +59,8 @@ pub(super) async fn sync_chunk(
     cx: &Context,
     place: &Place,
     session: SessionStamp,
-    members: &BTreeSet<(ServerId, Incarnation)>,
-) -> std::result::Result<(), ChunkError> {
+    members: &BTreeSet<Acknowledged>,
+) -> std::result::Result<SyncDone, ChunkError> {
     let chain = place.place.chain.clone();
     let head = &chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?.clone();
     let store = cx.pool.get(&head.addr, WRITE_PATIENCE).await?;
@@ -75,7 +75,7 @@ pub(super) async fn sync_chunk(
     let silent = || ChunkError::Busy(format!("no sync within {SYNC_PATIENCE:?}"));
     tokio::select! {
         biased;
-        done = tokio::time::timeout(SYNC_PATIENCE, store.sync(&call, req)) => done.map_err(|_| silent())?.map(drop),
+        done = tokio::time::timeout(SYNC_PATIENCE, store.sync(&call, req)) => done.map_err(|_| silent())?,
         () = falls_silent(cx.clone(), place.clone()) => Err(gone()),
     }
 }
@@ -107,25 +107,36 @@ pub(super) async fn goes_silent(cx: Context, place: Place) {
 }
 
 /// Syncs a chunk that a writer left unsynced, when it still is the file's. Its data is not held any
-/// more: a member that restarted since is told as a loss.
-pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsynced) -> Result<()> {
+/// more: when none has it that acknowledged it, that is told as a loss. On how many disks it is then.
+pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsynced) -> Result<Option<u32>> {
     let until = Instant::now() + cx.masters.deadline();
     loop {
         let op = GetLayout { inode: cx.inode, from: index, count: 1 };
         let layout = match cx.masters.call(&cx.creds, op).await {
             // Removed since: there is nothing to be synced.
-            Err(e) if e.errno() == mooseng_core::error::Errno::ESTALE => return Ok(()),
+            Err(e) if e.errno() == mooseng_core::error::Errno::ESTALE => return Ok(None),
             other => other?,
         };
         if !layout.chunks.iter().any(|p| p.index == index && p.chunk.id == left.chunk) {
-            return Ok(());
+            return Ok(None);
         }
         let shared = Shared { truncates: Mutex::new(layout.truncates), ..Shared::default() };
         let wait = until.saturating_duration_since(Instant::now());
         let Located { place, session, .. } = locate(cx, &shared, index, wait.max(RETRY)).await?;
         let head = place.place.chain.first().map(|r| r.server);
-        let Err(last) = sync_chunk(cx, &place, session, &left.members).await else { return Ok(()) };
+        let done = sync_chunk(cx, &place, session, &left.members).await;
         let wait = until.saturating_duration_since(Instant::now());
+        let last = match done {
+            Ok(_) if place.place.copies == Copies::Joining && wait.is_zero() => {
+                return Err(too_few(place.place.chunk));
+            }
+            Ok(_) if place.place.copies == Copies::Joining => {
+                tokio::time::sleep(JOINING).await;
+                continue;
+            }
+            Ok(done) => return Ok(Some(done.on_disk.len() as u32)),
+            Err(e) => e,
+        };
         if wait.is_zero() || matches!(last, ChunkError::Lost { .. } | ChunkError::Invalid(_)) {
             let tried = format!("{:?}", left.members);
             return Err(Error::Chunk { chunk: left.chunk, tried, last });

@@ -98,6 +98,19 @@ pub struct ChunkPlace {
     /// Nothing was ever committed to it: these starts of chunkservers make it with the first write. Empty
     /// once something was.
     pub makers: Vec<(ServerId, Incarnation)>,
+    /// Whether there are enough of them for an fsync.
+    pub copies: Copies,
+}
+
+/// Whether as many servers have a chunk as an fsync wants: two, where the file is to have as many copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Copies {
+    /// As many, or more.
+    Enough,
+    /// Fewer, and another copy is being made. Answered to writers only.
+    Joining,
+    /// Fewer, and no server can take another.
+    Alone,
 }
 
 impl ChunkPlace {

@@ -2,7 +2,12 @@
 //! whoever leads.
 
 use super::{Inner, Lead, answer, internal};
-use crate::{namespace, store::*};
+use crate::{
+    namespace,
+    placement::{place, seed_of},
+    repair::SYNCED_MIN,
+    store::*,
+};
 use mooseng_core::{
     attr::Timestamp,
     capability::{Claims, KeyId, Rights},
@@ -95,7 +100,11 @@ impl Inner {
                 all_makers.extend(makers.iter().copied());
             }
             rights.push((chunk, right));
-            layout.chunks.push(ChunkPlace { index, chunk, chain, makers });
+            let copies = match want.rights.has(Rights::WRITE) {
+                true => self.copies(lead, chunk.id, &rec),
+                false => Copies::Enough,
+            };
+            layout.chunks.push(ChunkPlace { index, chunk, chain, makers, copies });
         }
         if !rights.is_empty() {
             let (session, cert) = self.checked_session(&view, cx)?;
@@ -106,6 +115,22 @@ impl Inner {
             layout.capability = Some(self.signing_key().sign(claims));
         }
         Ok(layout)
+    }
+
+    /// Whether an fsync has as many disks as it wants. Who could take a copy that is lacking gets it soon.
+    fn copies(&self, lead: &Lead, id: ChunkId, rec: &ChunkRec) -> Copies {
+        if rec.members.len() >= usize::from(rec.wanted).min(SYNCED_MIN) {
+            return Copies::Enough;
+        }
+        let mut m = lead.memory.lock();
+        let (mut joiners, full) = (m.joiners(self.now(), self.timings.server_dead), m.full(id, self.now()));
+        joiners.retain(|c| !full.contains(&c.server));
+        if place(seed_of(id), 1, &joiners, &rec.members).is_empty() {
+            return Copies::Alone;
+        }
+        m.wanted.entry(id).or_insert(false);
+        lead.wake.notify_one();
+        Copies::Joining
     }
 
     /// Gives the inline data to the one session that may write it to chunk 0; others wait.

@@ -21,6 +21,7 @@ impl State {
         if c.version != rec.version {
             self.end_stream(client);
             let c = &mut self.clients[client];
+            c.moved = c.closed;
             if !c.closed {
                 c.members = [Start::Nobody; SERVERS];
             }
@@ -125,13 +126,18 @@ impl State {
         c.version != 0 && !c.lost && c.acked > c.synced
     }
 
-    /// `DiskStore::sync` on one member: what is wrong, and whether the masters hear of it.
+    /// `DiskStore::sync` on one member, and `has_all`: what is wrong, and whether the masters hear of it.
     fn refuses_sync(&self, cfg: &Config, client: usize, server: usize) -> Option<Ends> {
         let (s, c) = (&self.servers[server], &self.clients[client]);
-        let other = c.members[server] == Start::Before && !cfg.has(Fault::IncarnationIgnored);
+        let head = c.chain.head() == Some(server);
+        let other = match c.moved {
+            true => head && c.members[server] != Start::Now && !cfg.has(Fault::EarlierUnchecked),
+            false => c.members[server] == Start::Before,
+        };
+        let other = other && !cfg.has(Fault::IncarnationIgnored);
         match () {
             () if !s.up => Some(Ends::Report),
-            () if client == 0 && s.fenced && c.chain.head() == Some(server) => Some(Ends::Elsewhere),
+            () if client == 0 && s.fenced && head => Some(Ends::Elsewhere),
             () if other => Some(Ends::Lost),
             () if s.made && s.version != c.version => Some(Ends::Elsewhere),
             () if !s.good() => Some(Ends::Report),
@@ -157,7 +163,7 @@ impl State {
             }
         }
         let c = &mut self.clients[client];
-        (c.synced, c.members) = (upto, [Start::Nobody; SERVERS]);
+        (c.synced, c.members, c.moved) = (upto, [Start::Nobody; SERVERS], false);
         self.promise(client);
         true
     }

@@ -40,6 +40,8 @@ pub enum Fault {
     VersionUnchecked,
     /// A sync does not ask whether those who acknowledged still run.
     IncarnationIgnored,
+    /// Nor does one of what was acknowledged at a version before.
+    EarlierUnchecked,
     /// What was dirty at a crash is served.
     SuspectServed,
     /// Others are let in before a fence is acknowledged.
@@ -75,6 +77,7 @@ pub fn found_in() -> Vec<(&'static [Fault], Config)> {
         (&[NoteGoesEarly], known(2, &[GiveUp, Stop])),
         (&[VersionUnchecked], known(1, &[GiveUp])),
         (&[IncarnationIgnored], known(2, &[Crash]).writes([1, 0]).closes()),
+        (&[EarlierUnchecked], known(2, &[Crash]).writes([1, 0]).closes()),
         (&[SuspectServed], known(1, &[Crash])),
         (&[FenceNotAwaited], known(2, &[Crash, Fence])),
         (&[RepeatApplied], known(1, &[GiveUp])),

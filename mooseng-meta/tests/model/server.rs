@@ -292,20 +292,20 @@ impl State {
         }
     }
 
+    /// Another's content takes the place of its own.
+    fn does_not_vouch(&mut self, server: usize) {
+        self.clients.iter_mut().filter(|c| c.closed).for_each(|c| c.members[server].end());
+    }
+
     /// A start is over: who remembers it remembers an old one.
     fn forget_start(&mut self, cfg: &Config, server: usize) {
         if !cfg.has(Fault::CreateUnbound) {
             self.clients.iter_mut().for_each(|c| c.create &= !bit(server));
             self.frames.iter_mut().for_each(|f| f.create &= !bit(server));
         }
-        let old = |s: &mut Start| {
-            if *s == Start::Now {
-                *s = Start::Before;
-            }
-        };
-        self.clients.iter_mut().for_each(|c| old(&mut c.members[server]));
-        self.servers.iter_mut().filter_map(|s| s.out.as_mut()).for_each(|o| old(&mut o.by[server]));
-        self.frames.iter_mut().filter(|f| f.chain.head() == Some(server)).for_each(|f| old(&mut f.by));
+        self.clients.iter_mut().for_each(|c| c.members[server].end());
+        self.servers.iter_mut().filter_map(|s| s.out.as_mut()).for_each(|o| o.by[server].end());
+        self.frames.iter_mut().filter(|f| f.chain.head() == Some(server)).for_each(|f| f.by.end());
     }
 
     /// The disk is lost with all that is on it.
@@ -404,6 +404,7 @@ impl State {
         }
         if anew {
             self.servers[server].mem = [0; BLOCKS];
+            self.does_not_vouch(server);
         }
         if anew || create && cfg.has(Fault::NumbersCutAlone) {
             let s = &mut self.servers[server];
@@ -428,7 +429,13 @@ impl State {
         self.make(server, 0);
         let s = &mut self.servers[server];
         s.suspect = true;
-        if s.mem != theirs || half {
+        let differs = s.mem != theirs || half;
+        if differs || s.version == 0 {
+            // `Slot::own_since`.
+            self.does_not_vouch(server);
+        }
+        let s = &mut self.servers[server];
+        if differs {
             (s.dirty, s.mark, s.version, s.filed) = (true, true, 0, true);
         }
         if half {

@@ -44,6 +44,15 @@ pub enum Start {
     Before,
 }
 
+impl Start {
+    /// It does not run any more, or does not stand for what it acknowledged.
+    pub fn end(&mut self) {
+        if *self == Self::Now {
+            *self = Self::Before;
+        }
+    }
+}
+
 /// Blocks of the chunk. A client's writes go to one after the other.
 pub const BLOCKS: usize = 2;
 /// What is in them.
@@ -295,8 +304,10 @@ pub struct Client {
     pub acked: u8,
     pub synced: u8,
     pub flying: bool,
-    /// Who acknowledged what is not synced.
+    /// Who acknowledged what is not synced, and has it: not in another start, nor made equal to another since.
     pub members: [Start; SERVERS],
+    /// They did so at a version before, when it is closed.
+    pub moved: bool,
     /// The masters know of everything written.
     pub told: bool,
     /// Its last handle is closed: nothing is held any more (`Pool::leave_unsynced`).
@@ -423,6 +434,7 @@ impl State {
             synced: 0,
             flying: false,
             members: [Start::Nobody; SERVERS],
+            moved: false,
             told: !fresh,
             closed: false,
         };

@@ -337,7 +337,7 @@ impl State {
             // It is at its end, and asks for nothing more; or is told nothing more.
             if c.is_done(writes) || n == 0 && fenced && c.lost {
                 (c.version, c.chain, c.fresh, c.create, c.lost) = (0, Chain::default(), false, 0, true);
-                c.members = [Start::Nobody; SERVERS];
+                (c.members, c.moved) = ([Start::Nobody; SERVERS], false);
             }
         }
         let unchecked = cfg.has(Fault::VersionUnchecked);

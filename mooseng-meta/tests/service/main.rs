@@ -16,5 +16,6 @@ mod partition;
 mod quarantine;
 mod repairs;
 mod room;
+mod short;
 mod unheard;
 mod world;

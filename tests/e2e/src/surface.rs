@@ -177,7 +177,7 @@ impl Open for SdkOpen {
         self.run.wait(self.file.write_at(at, data)).context("write")
     }
     fn sync(&self) -> Result<()> {
-        self.run.wait(self.file.sync_all()).context("fsync")
+        self.run.wait(self.file.sync_all()).map(drop).context("fsync")
     }
     fn close(self: Box<Self>) -> Result<()> {
         self.run.wait(self.file.close()).context("close")
