@@ -10,7 +10,7 @@ use crate::{
 use mooseng_core::{
     checksum::crc32c,
     ids::*,
-    seam::{Disk, DiskFile, Lane, Seams},
+    seam::{Disk, DiskFile, Lane, Rng, Seams},
     wire,
 };
 use parking_lot::Mutex;
@@ -136,7 +136,8 @@ impl DataDisk {
                 }
             }
         }
-        let (redo, records) = look_back(&disk, &mut found).map_err(failed)?;
+        let logged = noted.as_ref().map_or(0, |n| n.logged);
+        let (redo, records) = look_back(&disk, &seams.rng, &mut found, logged).map_err(failed)?;
         // Before anything is changed that tells of it, and so that another start knows it, too.
         let dirty = found.iter().filter(|(_, f)| f.dirty).map(|(id, _)| *id).collect();
         notes.begin(dirty, noted.is_some()).map_err(failed)?;
@@ -287,10 +288,15 @@ impl DataDisk {
 type Records = BTreeMap<ChunkId, Vec<Record>>;
 
 /// What the redo log has, and which chunks are dirty by it or though no note says so. Changes nothing.
-fn look_back(disk: &Arc<dyn Disk>, found: &mut BTreeMap<ChunkId, FoundChunk>) -> io::Result<(Redo, Records)> {
+fn look_back(
+    disk: &Arc<dyn Disk>,
+    rng: &Arc<dyn Rng>,
+    found: &mut BTreeMap<ChunkId, FoundChunk>,
+    logged: u64,
+) -> io::Result<(Redo, Records)> {
     let seq = found.values().map(|f| f.header.log_seq).max().unwrap_or_default();
     let bytes = redo::segment_bytes(disk.space()?.0);
-    let (redo, there) = Redo::open(disk.clone(), bytes, seq)?;
+    let (redo, there) = Redo::open(disk.clone(), rng.clone(), bytes, (seq, logged))?;
     if there.damaged {
         tracing::error!(disk = %disk.describe(), "the redo log is damaged: all chunks are suspect");
         found.values_mut().for_each(|f| f.dirty = true);

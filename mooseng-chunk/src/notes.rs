@@ -16,6 +16,7 @@ use std::{collections::BTreeSet, io, sync::Arc};
 const FILE: &str = "dirty.redb";
 const DIRTY: TableDefinition<'static, u64, ()> = TableDefinition::new("dirty");
 const TERM: TableDefinition<'static, (), u64> = TableDefinition::new("term");
+const LOGGED: TableDefinition<'static, (), u64> = TableDefinition::new("logged");
 
 #[derive(Debug)]
 struct Backend(Arc<dyn DiskFile>);
@@ -54,6 +55,8 @@ pub(crate) struct Noted {
     /// Chunks that were dirty.
     pub marks: BTreeSet<ChunkId>,
     pub term: Term,
+    /// Up to which record the redo log was durable when notes were last taken away: what is not noted is all there.
+    pub logged: u64,
 }
 
 pub(crate) struct Notes {
@@ -153,8 +156,9 @@ impl Notes {
     }
 
     /// Takes the notes away, durably, that were not needed since the last look; all that are not
-    /// needed now when `all`. Only on the commit lane.
-    pub fn settle(&self, all: bool) -> io::Result<()> {
+    /// needed now when `all`. The redo log is durable up to `logged`, with all that these chunks have in it. Only on the
+    /// commit lane.
+    pub fn settle(&self, all: bool, logged: u64) -> io::Result<()> {
         let gone = {
             let mut m = self.marks.lock();
             let young = std::mem::take(&mut m.young);
@@ -170,6 +174,7 @@ impl Notes {
             return Ok(());
         }
         self.change(|txn| {
+            txn.open_table(LOGGED)?.insert((), logged)?;
             let mut table = txn.open_table(DIRTY)?;
             gone.iter().try_for_each(|id| table.remove(id.get()).map(drop)).map_err(redb::Error::from)
         })
@@ -240,5 +245,10 @@ fn read(db: &Database) -> Result<Option<Noted>, redb::Error> {
         marks.insert(ChunkId(row?.0.value()));
     }
     let term = txn.open_table(TERM)?.get(())?.map_or(0, |t| t.value());
-    Ok(Some(Noted { marks, term: Term(term) }))
+    let logged = match txn.open_table(LOGGED) {
+        Ok(table) => table.get(())?.map_or(0, |n| n.value()),
+        Err(TableError::TableDoesNotExist(_)) => 0,
+        Err(e) => return Err(e.into()),
+    };
+    Ok(Some(Noted { marks, term: Term(term), logged }))
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use mooseng_core::{
     checksum::crc32c,
     ids::{ChunkId, SessionId, WriteNumber},
-    limits::{BLOCK_BYTES, FRAME_BYTES_MAX},
-    seam::{Disk, DiskFile},
+    limits::{BLOCK_BYTES, CHUNK_BYTES, FRAME_BYTES_MAX},
+    seam::{Disk, DiskFile, Rng},
 };
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, io, sync::Arc};
@@ -84,8 +84,9 @@ impl From<io::Error> for AppendError {
 
 struct Segment {
     file: Arc<dyn DiskFile>,
-    /// Of this filling; inside each record, so that those of an earlier one do not count.
+    /// Of this filling: they rise.
     id: u64,
+    nonce: u64,
     end: u64,
     /// Up to here it is on the medium.
     durable: u64,
@@ -118,6 +119,7 @@ pub(crate) struct Found {
 
 pub(crate) struct Redo {
     disk: Arc<dyn Disk>,
+    rng: Arc<dyn Rng>,
     segment_bytes: u64,
     state: Mutex<State>,
     /// Rings when a segment is full.
@@ -130,19 +132,45 @@ fn name_of(n: usize) -> String {
     format!("redo.{n}")
 }
 
-fn encode_header(id: u64) -> Vec<u8> {
+/// What a segment's header says.
+#[derive(Clone, Copy)]
+struct Head {
+    id: u64,
+    /// Random, and inside each record of this filling: those of an earlier one do not count, nor does anything that a
+    /// client wrote to look like a record.
+    nonce: u64,
+    /// The number of its first record.
+    first: u64,
+    /// The other segment had something that was needed when this one was begun.
+    beside: bool,
+}
+
+fn encode_header(head: Head) -> Vec<u8> {
     let mut h = vec![0; ALIGN];
     h[..8].copy_from_slice(SEGMENT_MAGIC);
-    h[8..16].copy_from_slice(&id.to_le_bytes());
+    h[8..16].copy_from_slice(&head.id.to_le_bytes());
+    h[16..24].copy_from_slice(&head.first.to_le_bytes());
+    h[24..32].copy_from_slice(&head.nonce.to_le_bytes());
+    h[32] = head.beside.into();
     let crc = crc32c(&h[..ALIGN - 4]);
     h[ALIGN - 4..].copy_from_slice(&crc.to_le_bytes());
     h
 }
 
-fn decode_header(h: &[u8]) -> Option<u64> {
+fn decode_header(h: &[u8]) -> Option<Head> {
     let ok =
         h.len() == ALIGN && h.starts_with(SEGMENT_MAGIC) && u32_at(h, ALIGN - 4) == crc32c(&h[..ALIGN - 4]);
-    ok.then(|| u64_at(h, 8))
+    ok.then(|| Head { id: u64_at(h, 8), nonce: u64_at(h, 24), first: u64_at(h, 16), beside: h[32] != 0 })
+}
+
+/// Whether records up to `logged`, which were durable, are missing at the end of one of the segments that there
+/// are. A bad end is a torn one otherwise.
+fn lacks(segments: &mut [(Head, u64)], logged: u64) -> bool {
+    segments.sort_by_key(|(head, _)| head.id);
+    let Some(((now, last), earlier)) = segments.split_last() else { return logged > 0 };
+    let before = logged.min(now.first.saturating_sub(1));
+    (logged >= now.first && *last < logged)
+        || (now.beside && earlier.last().is_none_or(|(_, last)| *last < before))
 }
 
 const fn size_of(writers: usize, images: usize) -> u64 {
@@ -150,7 +178,7 @@ const fn size_of(writers: usize, images: usize) -> u64 {
 }
 
 fn encode_record(
-    segment: u64,
+    nonce: u64,
     durable: u64,
     seq: u64,
     chunk: ChunkId,
@@ -162,7 +190,7 @@ fn encode_record(
     r.extend(RECORD_MAGIC.to_le_bytes());
     r.extend([0; 4]);
     let counts = (images.len() as u64, origin.writers.len() as u64);
-    for n in [segment, durable, seq, chunk.get(), length, counts.0, counts.1, origin.after] {
+    for n in [nonce, durable, seq, chunk.get(), length, counts.0, counts.1, origin.after] {
         r.extend(n.to_le_bytes());
     }
     for (session, number) in &origin.writers {
@@ -184,12 +212,13 @@ fn encode_record(
 }
 
 /// A record at a place: what it says was durable before it, itself, and its bytes.
-fn decode_record(segment: u64, b: &Bytes, at: usize) -> Option<(u64, Record, usize)> {
+fn decode_record(nonce: u64, b: &Bytes, at: usize) -> Option<(u64, Record, usize)> {
     let r = b.get(at..)?;
     let images = u64_at(r, 48) as usize;
     let writers = u64_at(r, 56) as usize;
     if u32_at(r, 0) != RECORD_MAGIC
-        || u64_at(r, 8) != segment
+        || u64_at(r, 8) != nonce
+        || u64_at(r, 40) > CHUNK_BYTES
         || images > IMAGES_MAX
         || images == 0
         || writers > WRITERS_MAX
@@ -210,6 +239,9 @@ fn decode_record(segment: u64, b: &Bytes, at: usize) -> Option<(u64, Record, usi
         }
     };
     let images: Vec<_> = (0..images).map(image).collect();
+    if images.iter().any(|i| i.block >= CHUNK_BYTES / BLOCK_BYTES) {
+        return None;
+    }
     let (seq, chunk, length) = (u64_at(r, 24), ChunkId(u64_at(r, 32)), u64_at(r, 40));
     let writer = |i: usize| (SessionId(u64_at(r, HEAD + 16 * i)), WriteNumber(u64_at(r, HEAD + 16 * i + 8)));
     let origin = Origin { writers: (0..writers).map(writer).collect(), after: u64_at(r, 64) };
@@ -219,24 +251,31 @@ fn decode_record(segment: u64, b: &Bytes, at: usize) -> Option<(u64, Record, usi
 
 /// Records of one segment. A bad one ends them; when one behind it says that the place was durable, that is
 /// damage.
-fn scan(segment: u64, bytes: &Bytes) -> (Vec<Record>, bool) {
+fn scan(nonce: u64, bytes: &Bytes) -> (Vec<Record>, bool) {
     let (mut records, mut at) = (Vec::new(), RECORDS_AT as usize);
-    while let Some((_, record, size)) = decode_record(segment, bytes, at) {
+    while let Some((_, record, size)) = decode_record(nonce, bytes, at) {
         records.push(record);
         at += size;
     }
     let behind = (at + ALIGN..bytes.len()).step_by(ALIGN);
     let damaged = behind
-        .filter_map(|place| decode_record(segment, bytes, place))
+        .filter_map(|place| decode_record(nonce, bytes, place))
         .any(|(durable, ..)| durable > at as u64);
     (records, damaged)
 }
 
 impl Redo {
-    /// Reads what is there. `seq` is the highest that a chunk's header names. Nothing is written before
-    /// the first record. `segment_bytes` is at least [`SEGMENT_BYTES_MIN`].
-    pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64, seq: u64) -> io::Result<(Self, Found)> {
+    /// Reads what is there. `seq` is the highest that a chunk's header names; up to `logged` records were durable when
+    /// the notes of dirty chunks were last taken away. Nothing is written before the first record. `segment_bytes` is at
+    /// least [`SEGMENT_BYTES_MIN`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        rng: Arc<dyn Rng>,
+        segment_bytes: u64,
+        (seq, logged): (u64, u64),
+    ) -> io::Result<(Self, Found)> {
         let (mut records, mut damaged, mut next_id) = (Vec::new(), false, 1);
+        let mut segments = Vec::new();
         for n in 0..2 {
             let file = match disk.open(&name_of(n)) {
                 Ok(file) => file,
@@ -248,30 +287,33 @@ impl Redo {
             let bytes = Bytes::from(bytes);
             let header = |at: usize| bytes.get(at..at + ALIGN).unwrap_or_default();
             let ids = [0, PAGE].map(|at| decode_header(header(at)));
-            match ids.into_iter().flatten().max() {
-                Some(id) => {
-                    let (found, bad) = scan(id, &bytes);
+            match ids.into_iter().flatten().max_by_key(|head| head.id) {
+                Some(head) => {
+                    let (found, bad) = scan(head.nonce, &bytes);
                     damaged |= bad;
-                    next_id = next_id.max(id + 1);
+                    next_id = next_id.max(head.id.saturating_add(1));
+                    segments.push((head, found.last().map_or(head.first.saturating_sub(1), |r| r.seq)));
                     records.extend(found);
                 }
                 // The second is written when the first is durable, and records after both.
                 None => damaged |= header(PAGE).iter().any(|b| *b != 0),
             }
         }
+        damaged |= lacks(&mut segments, logged);
         records.sort_by_key(|r| r.seq);
-        let seq = records.last().map_or(0, |r| r.seq).max(seq);
+        let seq = records.last().map_or(0, |r| r.seq).max(seq).max(logged);
         let state = State {
             segments: [None, None],
             active: None,
             next_id,
-            next_seq: seq + 1,
+            next_seq: seq.saturating_add(1),
             durable_seq: seq,
             broken: None,
             owed: BTreeSet::new(),
         };
         let this = Self {
             disk,
+            rng,
             segment_bytes: segment_bytes.max(SEGMENT_BYTES_MIN),
             state: Mutex::new(state),
             wanted: Notify::new(),
@@ -302,12 +344,17 @@ impl Redo {
             segment.file.allocate(room)?;
             segment.room = room;
         }
-        let record = encode_record(segment.id, segment.durable, seq, chunk, (length, origin), images);
+        let record = encode_record(segment.nonce, segment.durable, seq, chunk, (length, origin), images);
         segment.file.write_at(segment.end, &record)?;
         segment.end += size;
         segment.chunks.insert(chunk);
         s.next_seq += 1;
         Ok(seq)
+    }
+
+    /// Up to which number all is durable.
+    pub fn durable_seq(&self) -> u64 {
+        self.state.lock().durable_seq
     }
 
     /// The last number that was given.
@@ -332,7 +379,9 @@ impl Redo {
             }
             Err(e) => return Err(e.into()),
         };
-        let header = encode_header(s.next_id);
+        let nonce = self.rng.next_u64();
+        let beside = s.segments.iter().flatten().any(|g| g.needed);
+        let header = encode_header(Head { id: s.next_id, nonce, first: s.next_seq, beside });
         for at in [0, PAGE as u64] {
             file.write_at(at, &header)?;
             file.sync()?;
@@ -340,7 +389,7 @@ impl Redo {
         let (room, id, end) = (file.len()?, s.next_id, RECORDS_AT);
         s.next_id += 1;
         s.segments[n] =
-            Some(Segment { file, id, end, durable: end, room, chunks: BTreeSet::new(), needed: true });
+            Some(Segment { file, id, nonce, end, durable: end, room, chunks: BTreeSet::new(), needed: true });
         s.active = Some(n);
         Ok(n)
     }
@@ -446,8 +495,12 @@ mod tests {
         Origin { writers: vec![(SessionId(4), WriteNumber(8))], after: 2 }
     }
 
+    fn rng() -> Arc<dyn Rng> {
+        mooseng_host::host_seams().rng
+    }
+
     fn open(disk: &Arc<dyn Disk>) -> (Redo, Found) {
-        Redo::open(disk.clone(), SEGMENT_BYTES_MIN, 0).unwrap()
+        Redo::open(disk.clone(), rng(), SEGMENT_BYTES_MIN, (0, 0)).unwrap()
     }
 
     #[test]
@@ -472,7 +525,7 @@ mod tests {
         drop(log);
         assert_eq!(open(&disk).1.records.iter().map(|r| r.seq).collect::<Vec<_>>(), [4]);
         assert_eq!(
-            Redo::open(disk, SEGMENT_BYTES_MIN, 70)
+            Redo::open(disk, rng(), SEGMENT_BYTES_MIN, (70, 0))
                 .unwrap()
                 .0
                 .append(ChunkId(6), 1, &origin(), &[image(1, 1)])
@@ -509,6 +562,47 @@ mod tests {
         assert_eq!((open(&disk).1.records.len(), open(&disk).1.damaged), (4, false));
         file.write_at(PAGE as u64 + 3, &[0xee]).unwrap();
         assert!(open(&disk).1.damaged);
+    }
+
+    /// A flush has nothing behind it that says so.
+    #[test]
+    fn a_bad_end_that_was_durable_is_damage() {
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("log"));
+        let damaged =
+            |logged| Redo::open(disk.clone(), rng(), SEGMENT_BYTES_MIN, (0, logged)).unwrap().1.damaged;
+        assert!(!damaged(0) && damaged(1), "all of it is lost");
+        let (log, _) = open(&disk);
+        let append = |n: u64| log.append(ChunkId(n), 100, &origin(), &[image(n, n as u8)]).unwrap();
+        let each = (SEGMENT_BYTES_MIN - RECORDS_AT) / size_of(1, 1);
+        (1..=each).for_each(|n| drop(append(n)));
+        assert!(!damaged(each));
+        // A bit of the last one.
+        let flips = |segment: usize, nth: u64| {
+            let (file, at) = (disk.open(&name_of(segment)).unwrap(), RECORDS_AT + nth * size_of(1, 1) + 90);
+            let mut byte = [0];
+            file.read_at(at, &mut byte).unwrap();
+            file.write_at(at, &[byte[0] ^ 4]).unwrap();
+        };
+        flips(0, each - 1);
+        assert!(damaged(each) && !damaged(each - 1), "what was not durable may be torn");
+        flips(0, each - 1);
+        // The other segment goes on, while this one is needed, and when it is not.
+        append(each + 1);
+        assert!(!damaged(each) && !damaged(each + 1));
+        flips(1, 0);
+        assert!(!damaged(each) && damaged(each + 1));
+        flips(1, 0);
+        flips(0, each - 1);
+        assert!(damaged(each + 1));
+        log.emptied(log.to_empty(false).unwrap().0);
+        for n in each + 2..=2 * each + 1 {
+            append(n);
+        }
+        assert!(!damaged(2 * each + 1), "the first one is filled anew, beside the second");
+        // After a start nothing is needed, whichever is filled first.
+        let (log, _) = Redo::open(disk.clone(), rng(), SEGMENT_BYTES_MIN, (0, 2 * each + 1)).unwrap();
+        assert_eq!(log.append(ChunkId(1), 100, &origin(), &[image(1, 1)]).unwrap(), 2 * each + 2);
+        assert!(!damaged(2 * each + 1) && !damaged(2 * each + 2));
     }
 
     #[test]

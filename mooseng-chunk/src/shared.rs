@@ -495,8 +495,10 @@ impl Shared {
     pub async fn settle_marks(&self, all: bool) {
         for disk in self.disks.iter().filter(|d| d.notes.is_unsettled()) {
             let d = disk.clone();
-            if let Err(e) =
-                on_lane(&disk.commit, move || d.notes.settle(all)).await.ok_or_else(stopped).flatten()
+            if let Err(e) = on_lane(&disk.commit, move || d.notes.settle(all, d.redo.durable_seq()))
+                .await
+                .ok_or_else(stopped)
+                .flatten()
             {
                 disk.failed(&e);
             }

@@ -1,5 +1,6 @@
 //! What a capability must say, and by whom it is shown: one row for each way to be refused. Each is tried
-//! as a read, a write and a sync; what the chunk holds is the same afterwards.
+//! as a read, a write and a sync; each time a line of the log tells of it, and what the chunk holds is the same
+//! afterwards.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod common;
@@ -13,10 +14,66 @@ use mooseng_core::{
     error::ChunkError,
     ids::*,
     meta::ServerOrders,
-    net::{CertHash, Role},
+    net::{CertHash, PeerIdentity, Role},
     rpc::RemoteChunks,
     wire,
 };
+use parking_lot::Mutex;
+use std::{
+    fmt::{Debug, Write as _},
+    sync::Arc,
+};
+use tracing::{
+    Event, Metadata,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+    subscriber::DefaultGuard,
+};
+
+/// What is logged on this thread, a line for each event.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// Begins to write, until the guard is dropped.
+    fn begin() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        (log.clone(), tracing::subscriber::set_default(log))
+    }
+
+    /// Whether a line says that a call of this peer was refused, and why.
+    fn tells(&self, peer: &PeerIdentity, why: &str) -> bool {
+        let words = ["a call was refused", &format!("peer={} ", peer.name), why];
+        self.0.lock().iter().any(|line| words.iter().all(|w| line.contains(w)))
+    }
+}
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        self.0.lock().push(line.0);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[derive(Default)]
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let _ = write!(self.0, "{field}={value:?} ");
+    }
+}
 
 const ALL: Rights = Rights(7);
 
@@ -67,11 +124,12 @@ struct Row {
     why: &'static str,
 }
 
-fn rows(world: &World, c: ChunkRef, before: ChunkRef) -> Vec<Row> {
-    let good = || world.claims(c, SESSION);
+/// The rows of the client that has this certificate.
+fn rows(world: &World, c: ChunkRef, before: ChunkRef, cert: CertHash) -> Vec<Row> {
+    let good = || Claims { cert, ..world.claims(c, SESSION) };
     let signed = |claims| Some(world.key.sign(claims));
     let of = |chunks: Vec<(ChunkRef, Rights)>| signed(Claims { chunks, ..good() });
-    let right = world.right(c).unwrap();
+    let right = world.key.sign(good());
     let altered = |change: &dyn Fn(&mut Claims)| {
         let mut claims: Claims = wire::decode(&right.claims).unwrap();
         change(&mut claims);
@@ -163,32 +221,37 @@ async fn each_way_to_be_refused_is_refused_and_changes_nothing() {
     let data = pattern(3, 2 * BLOCK);
     world.write(before, &[1], vec![frame(5, 1, 0, data.clone())]).await.unwrap();
     let c = world.bump(before, &[1]).await;
-    let client = world.remote(Role::Client, 1).await;
-    for Row { what, cap, ways, why } in rows(&world, c, before) {
-        for way in [READ, WRITE, SYNC] {
-            // What it does say, it allows; a write would change what is compared below.
-            if way == WRITE && !ways.contains(&way) {
-                continue;
-            }
-            let got = match way {
-                READ => read(&client, c, cap.clone()).await,
-                WRITE => write(&world, &client, c, SESSION, 2, cap.clone()).await,
-                _ => sync(&client, c, SESSION, cap.clone()).await,
-            };
-            let way_name = ["a read", "a write", "a sync"][way];
-            if ways.contains(&way) {
-                assert!(
-                    matches!(&got, Err(ChunkError::Forbidden(told)) if told.contains(why)),
-                    "{way_name} with a capability {what}: {got:?}"
-                );
-            } else {
-                assert!(got.is_ok(), "{way_name} with a capability {what}: {got:?}");
-            }
+    let (log, _writes) = Log::begin();
+    let count = rows(&world, c, before, CertHash::default()).len();
+    for (row, way) in (0..count).flat_map(|row| [READ, WRITE, SYNC].map(|way| (row, way))) {
+        // A client for each: of one that is refused again and again not each time is logged.
+        let me = identity(Role::Client, 100 + (3 * row + way) as u64);
+        let client = RemoteChunks::new(world.net.transport(me.clone()).connect(&addr(1)).await.unwrap());
+        let Row { what, cap, ways, why } = rows(&world, c, before, me.cert_hash).remove(row);
+        // What it does say, it allows; a write would change what is compared below.
+        if way == WRITE && !ways.contains(&way) {
+            continue;
+        }
+        let got = match way {
+            READ => read(&client, c, cap.clone()).await,
+            WRITE => write(&world, &client, c, SESSION, 2, cap.clone()).await,
+            _ => sync(&client, c, SESSION, cap.clone()).await,
+        };
+        let way_name = ["a read", "a write", "a sync"][way];
+        if ways.contains(&way) {
+            assert!(
+                matches!(&got, Err(ChunkError::Forbidden(told)) if told.contains(why)),
+                "{way_name} with a capability {what}: {got:?}"
+            );
+            assert!(log.tells(&me, why), "{way_name} with a capability {what} is not in the log");
+        } else {
+            assert!(got.is_ok(), "{way_name} with a capability {what}: {got:?}");
+            assert!(!log.tells(&me, ""), "{way_name} with a capability {what} passes for refused in the log");
         }
         assert_eq!(world.read(c, 1, 0, 2 * BLOCK as u64).await.unwrap(), data, "after {what}");
     }
     // The good one opens all three.
-    let right = world.right(c);
+    let (right, client) = (world.right(c), world.remote(Role::Client, 1).await);
     read(&client, c, right.clone()).await.unwrap();
     write(&world, &client, c, SESSION, 2, right.clone()).await.unwrap();
     sync(&client, c, SESSION, right).await.unwrap();
@@ -200,6 +263,7 @@ async fn after_a_fence_a_capability_opens_nothing_and_those_of_others_go_on() {
     let world = World::new().await;
     let servers = servers(&world, 1).await;
     let (c, client) = (chunk(5, 1), world.remote(Role::Client, 1).await);
+    let (log, _writes) = Log::begin();
     let right = world.right(c);
     write(&world, &client, c, SESSION, 1, right.clone()).await.unwrap();
     let others = Some(world.key.sign(world.claims(c, OTHER)));
@@ -217,6 +281,7 @@ async fn after_a_fence_a_capability_opens_nothing_and_those_of_others_go_on() {
         assert!(fenced || other, "{got:?}");
     }
     assert_eq!(read(&client, c, right.clone()).await, Err(ChunkError::Fenced));
+    assert!(log.tells(&identity(Role::Client, 1), "a read: the session was fenced"));
     write(&world, &client, c, OTHER, 1, others.clone()).await.unwrap();
     // A right under the new epoch is another right.
     let again = Some(world.key.sign(world.claims(c, session)));
@@ -231,6 +296,7 @@ async fn a_capability_that_was_good_goes_with_its_key() {
     let servers = servers(&world, 1).await;
     let (c, client) = (chunk(5, 1), world.remote(Role::Client, 1).await);
     let right = world.right(c);
+    let (log, _writes) = Log::begin();
     write(&world, &client, c, SESSION, 1, right.clone()).await.unwrap();
     read(&client, c, right.clone()).await.unwrap();
     let next = SigningKey::from_seed(KeyId(2), &[8; 32]);
@@ -246,6 +312,7 @@ async fn a_capability_that_was_good_goes_with_its_key() {
     };
     let e = tokio::time::timeout(std::time::Duration::from_secs(30), refused).await.expect("the key is gone");
     assert!(matches!(&e, ChunkError::Forbidden(why) if why.contains("key is not known")), "{e}");
+    assert!(log.tells(&identity(Role::Client, 1), "key is not known"));
     read(&client, c, Some(next.sign(world.claims(c, SESSION)))).await.unwrap();
     drop(servers);
 }

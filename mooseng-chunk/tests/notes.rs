@@ -110,6 +110,27 @@ async fn what_the_redo_log_has_is_clean_and_what_went_in_beside_it_is_not() {
     }
 }
 
+/// Nothing in the log is behind the last record, and no chunk is noted that it could be a torn write of.
+#[tokio::test(start_paused = true)]
+async fn a_bit_of_the_last_record_of_the_redo_log_is_not_taken_for_a_torn_end() {
+    for flips in [false, true] {
+        let (world, disk) = (World::new().await, CrashDisk::new());
+        let server = world.start(1, &disk).await;
+        write(&world, 1, 1, 0, pattern(1, 3 * BLOCK)).await;
+        sync(&world, 1).await;
+        write(&world, 1, 2, 0, pattern(2, BLOCK)).await;
+        sync(&world, 1).await;
+        drop(server);
+        disk.power_fails();
+        if flips {
+            disk.rot("redo.0", 8192 + 100, 1);
+        }
+        let _server = world.start(1, &disk).await;
+        let expected = if flips { ReplicaState::Suspect } else { ReplicaState::Good };
+        assert_eq!(state(&world, 1).await, expected, "a bit flipped: {flips}");
+    }
+}
+
 /// What made all chunks suspect is forgotten by then.
 #[tokio::test(start_paused = true)]
 async fn after_lost_notes_or_a_damaged_log_another_kill_blesses_nothing() {
