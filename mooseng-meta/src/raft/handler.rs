@@ -92,13 +92,15 @@ impl RaftHandler {
         request: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesResponse<Types>, NetError> {
         let (vote, prev) = (request.vote, request.prev_log_id);
+        // What it says is committed, it has.
+        let has = request.leader_commit.as_ref().map(log_pos);
         let upto = request.entries.last().map(|e| e.log_id).or(prev);
         let sign_of_life = request.entries.is_empty() && self.told.covers(vote, prev);
         let stored = async {
             let answer = self.raft.append_entries(request).await.map_err(refused)?;
             if matches!(answer, AppendEntriesResponse::Success) {
                 self.told.stored(vote, upto);
-                self.gate.starts().vouches(from, vote.leader_id.term, None);
+                self.gate.starts().vouches(from, vote.leader_id.term, has);
             }
             Ok(answer)
         };

@@ -1,7 +1,8 @@
 //! What is done to a cluster when all else is over: a thief uses another client's capability, a file is cut
-//! while a commit is under way, and a master finds a flipped bit in the middle of its log.
+//! while a commit is under way, and nodes find flipped bits: a master in the middle of its log and in its state, a
+//! chunkserver in what it keeps beside the chunks.
 
-use crate::{faults::Media, journal::Journal};
+use crate::{disk::SimMedium, faults::Media, journal::Journal};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::TryStreamExt as _;
 use mooseng_client::{Client, Error, OpenFlags, embedded::Cluster};
@@ -22,6 +23,12 @@ use std::time::Duration;
 
 /// The log's files.
 const LOG: &str = "raft/log/";
+/// The masters' state.
+const STATE: &str = "state.redb";
+/// What a disk of a chunkserver has beside the chunks.
+const BESIDE: [&str; 3] = ["redo.0", "redo.1", "dirty.redb"];
+/// Disks of a chunkserver.
+const DISKS: u64 = 2;
 
 /// A client that got hold of another's capability reads nothing with it. Errors: it did.
 pub async fn theft(cluster: &Cluster, owner: &Client) -> Result<()> {
@@ -96,4 +103,72 @@ pub async fn rot(cluster: &mut Cluster, media: &Media, rng: &dyn Rng, journal: &
     medium.flip(&name, bit);
     cluster.start_master(at).await.context("its log is whole again")?;
     Ok(())
+}
+
+/// A bit of what is in use of a file, when there is anything.
+fn some_bit(medium: &SimMedium, file: &str, rng: &dyn Rng) -> Option<u64> {
+    medium.used(|n| n == file).map(|(_, used)| rng.next_u64() % (used * 8))
+}
+
+/// A bit of a master's state flips while it is down. It starts all the same, and the caller looks whether it serves
+/// right, or refuses. Errors: it refuses once the bit is as it was.
+pub async fn rot_of_state(
+    cluster: &mut Cluster,
+    media: &Media,
+    rng: &dyn Rng,
+    journal: &Journal,
+) -> Result<()> {
+    let at = (rng.next_u64() % 3) as usize;
+    let name = format!("master-{}", at + 1);
+    let medium = media.get(&name);
+    medium.kill();
+    cluster.kill_master(at).await;
+    let bit = some_bit(&medium, STATE, rng).context("a master without a state")?;
+    medium.flip(STATE, bit);
+    let started = cluster.start_master(at).await;
+    journal.note("fault", format_args!("bit {bit} of {STATE} at {name} is flipped: {}", end_of(&started)));
+    if started.is_err() {
+        medium.kill();
+        medium.flip(STATE, bit);
+        cluster.start_master(at).await.context("its state is whole again")?;
+    }
+    Ok(())
+}
+
+/// The same with the notes and the redo log of a chunkserver. Of the log's end nobody can tell that it is damaged.
+pub async fn rot_beside_chunks(
+    cluster: &mut Cluster,
+    media: &Media,
+    rng: &dyn Rng,
+    journal: &Journal,
+) -> Result<()> {
+    let at = (rng.next_u64() % 3) as usize;
+    let name = format!("chunkserver-{}", at + 1);
+    let disks: Vec<_> = (1..=DISKS).map(|d| media.get(&format!("{name}/disk-{d}"))).collect();
+    disks.iter().for_each(SimMedium::kill);
+    cluster.kill_chunkserver(at);
+    let disk = rng.next_u64() % DISKS;
+    let medium = &disks[disk as usize];
+    let file = BESIDE[(rng.next_u64() % BESIDE.len() as u64) as usize];
+    let bit = some_bit(medium, file, rng);
+    let flips = || {
+        if let Some(bit) = bit {
+            medium.flip(file, bit);
+        }
+    };
+    flips();
+    let started = cluster.start_chunkserver(at).await;
+    let place = format!("{file} at {name}/disk-{}", disk + 1);
+    journal.note("fault", format_args!("bit {bit:?} of {place} is flipped: {}", end_of(&started)));
+    if started.is_err() {
+        disks.iter().for_each(SimMedium::kill);
+        flips();
+        cluster.start_chunkserver(at).await.with_context(|| format!("its {file} is whole again"))?;
+    }
+    Ok(())
+}
+
+/// What became of a start, in a word or in the node's own.
+fn end_of(started: &mooseng_client::Result<()>) -> String {
+    started.as_ref().map_or_else(ToString::to_string, |()| "it starts".into())
 }

@@ -110,6 +110,8 @@ pub struct Stage {
     pub ills_felt: AtomicU64,
     /// Sessions that were ended while they still reached the head of a chain.
     pub fenced: AtomicU64,
+    /// Nodes whose directories came back older than they had vouched for.
+    pub rolled_back: AtomicU64,
     /// What clients saw of names that all change.
     pub names: Mutex<Names>,
 }
@@ -147,6 +149,7 @@ impl Stage {
             longest_ms: AtomicU64::new(0),
             ills_felt: AtomicU64::new(0),
             fenced: AtomicU64::new(0),
+            rolled_back: AtomicU64::new(0),
             names: Mutex::default(),
         }
     }

@@ -4,8 +4,11 @@
 //! A medium may also be ill ([`Ill`]), and its bits may rot.
 
 mod bytes;
+mod copies;
 mod ills;
+mod traces;
 
+pub use copies::Copied;
 pub use ills::Ill;
 
 pub use bytes::PAGE_BYTES;
@@ -18,6 +21,7 @@ use std::{
     fmt, io,
     sync::{Arc, Weak},
 };
+use traces::Trace;
 
 /// Where the data begins in a chunk's file: what goes astray or rots before it is another thing.
 pub const DATA_FROM: u64 = 320 << 10;
@@ -112,13 +116,14 @@ pub struct SimMedium {
     state: Arc<Mutex<State>>,
     removed: Arc<Mutex<Option<Arc<Removed>>>>,
     health: Arc<Mutex<Health>>,
+    trace: Arc<Trace>,
 }
 
 impl SimMedium {
     /// An empty medium of so many bytes.
     pub fn new(label: &str, capacity: u64) -> Self {
-        let (state, removed, health) = Default::default();
-        Self { label: label.into(), capacity, state, removed, health }
+        let (state, removed, health, trace) = Default::default();
+        Self { label: label.into(), capacity, state, removed, health, trace }
     }
 
     /// The disk as a process that starts now sees it.
@@ -315,6 +320,10 @@ impl Disk for SimDisk {
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut s = self.state()?;
+        self.medium.trace.synced(dir);
+        if self.medium.health.lock().lies(dir) {
+            return Ok(());
+        }
         if self.medium.health.lock().fails(Deed::Sync, dir) {
             return Err(broken());
         }
@@ -359,6 +368,7 @@ impl SimFile {
     }
     fn change(&self, change: Change) -> io::Result<()> {
         self.alive()?;
+        self.medium.trace.changed(&self.name, &change);
         let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
         if health.is_full() && !f.has_room(&change) {
@@ -412,8 +422,13 @@ impl DiskFile for SimFile {
     }
     fn sync(&self) -> io::Result<()> {
         self.alive()?;
+        self.medium.trace.synced(&self.name);
         let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
+        if health.lies(&self.name) {
+            f.synced = true;
+            return Ok(());
+        }
         if !health.fails(Deed::Sync, &self.name) {
             f.settle();
             return Ok(());

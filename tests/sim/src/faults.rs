@@ -6,11 +6,14 @@ mod diary;
 mod drills;
 mod ills;
 mod losses;
+mod rare;
 mod watch;
 
 use diary::Diary;
 pub use drills::{EXTRAS, Extras};
 use ills::Sick;
+pub use rare::has_rare_faults;
+use rare::{Rare, Restored};
 
 use crate::{
     cast::Stage,
@@ -86,6 +89,11 @@ impl Media {
         media.entry(name.to_owned()).or_insert(medium).clone()
     }
 
+    /// Of each medium a number for all that was done to it so far.
+    pub fn traces(&self) -> Vec<(String, u64)> {
+        self.0.lock().iter().map(|(n, m)| (n.clone(), m.trace())).collect()
+    }
+
     /// All removals of chunk files so far.
     pub fn removals(&self) -> Vec<Removal> {
         self.1.lock().clone()
@@ -147,13 +155,17 @@ enum Fault {
     Paused(String, Duration),
     /// A node's clock has this rate, in milliseconds a second; its time of day is so many seconds off.
     Clock(String, u32, i64),
+    /// A master's directory is restored from a copy of itself.
+    Restored(Restored),
+    /// A node's disks acknowledge fsyncs and keep nothing, until its power fails.
+    Lying(Node),
 }
 
 impl Fault {
     /// Whether it damages data that is on a disk.
     fn damages(&self) -> bool {
         match self {
-            Self::Rot => true,
+            Self::Rot | Self::Lying(Node::Chunkserver(_)) => true,
             Self::Sick(sick) => matches!(sick.node, Node::Chunkserver(_)) && sick.ill.is_damage(),
             _ => false,
         }
@@ -180,10 +192,11 @@ pub struct Troublemaker {
     sick: Option<usize>,
     diary: Option<Diary>,
     chronicle: Chronicle,
+    rare: Option<Rare>,
 }
 
 impl Troublemaker {
-    /// For a cluster with these media; `clients` are names on the network.
+    /// For a cluster with these media, in the run of a seed; `clients` are names on the network.
     pub fn new(
         cluster: Cluster,
         media: Media,
@@ -192,7 +205,8 @@ impl Troublemaker {
         seed: u64,
         clients: Vec<String>,
     ) -> Self {
-        let rng = SeededRng::new(seed);
+        let rng = SeededRng::new(seed ^ 0x5151);
+        let rare = Rare::of(seed);
         let (down, powerless, hurt, restarted) = Default::default();
         let (sick, diary, chronicle) = Default::default();
         Self {
@@ -210,6 +224,7 @@ impl Troublemaker {
             sick,
             diary,
             chronicle,
+            rare,
         }
     }
 
@@ -324,6 +339,9 @@ impl Troublemaker {
     }
 
     fn choose(&self) -> Fault {
+        if let Some(rare) = self.choose_rare() {
+            return rare;
+        }
         match self.pick(36) {
             0..6 => Fault::Down(vec![(self.node(), self.end_of())]),
             6..8 => {
@@ -390,6 +408,7 @@ impl Troublemaker {
                     | Wall::Mute(n)
                     | Wall::Deaf(n)
                     | Wall::Between(n, _)
+                    | Wall::Only(n, _)
                     | Wall::OneWay(n, _)) = wall;
                     self.hurts(n, false);
                     if let Wall::Between(_, other) | Wall::OneWay(_, other) = wall {
@@ -427,6 +446,8 @@ impl Troublemaker {
                 self.hurts(node, false);
                 self.stage.weather.slow(node, *by);
             }
+            Fault::Restored(restored) => self.is_copied(restored).await?,
+            Fault::Lying(node) => self.begins_to_lie(*node).await,
         }
         Ok(())
     }
@@ -468,6 +489,8 @@ impl Troublemaker {
         match fault {
             Fault::Sick(sick) => self.recovers(*sick).await?,
             Fault::Rot => self.patient_restarts().await,
+            Fault::Restored(restored) => self.is_restored(restored).await?,
+            Fault::Lying(node) => self.lie_comes_out(*node).await?,
             _ => {}
         }
         for node in std::mem::take(&mut self.down) {

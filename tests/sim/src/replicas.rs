@@ -96,6 +96,22 @@ pub async fn damage(cluster: &Cluster, server: &str) -> Result<BTreeMap<ChunkRef
     Ok(damaged)
 }
 
+/// How many good replicas a server has, and how many of them are not equal to one of the same version elsewhere,
+/// though all that they say of themselves is right.
+pub async fn differing(cluster: &Cluster, server: &str, servers: usize) -> Result<(usize, usize)> {
+    let transport = cluster.transport(Role::Master, 98, SCRUBBER);
+    let ours = tables(&RemoteChunks::new(transport.connect(server).await?)).await?;
+    let mut differ = BTreeSet::new();
+    for other in (1..=servers).map(|n| format!("chunkserver-{n}")).filter(|o| o != server) {
+        let theirs = tables(&RemoteChunks::new(transport.connect(&other).await?)).await?;
+        let unequal = |(chunk, table): &(&ChunkRef, &ChecksumTable)| {
+            theirs.get(*chunk).is_some_and(|there| there != *table)
+        };
+        differ.extend(ours.iter().filter(unequal).map(|(chunk, _)| *chunk));
+    }
+    Ok((ours.len(), differ.len()))
+}
+
 /// Chunks that files have, as the leader knows. Errors: nobody leads now.
 pub async fn named(cluster: &Cluster) -> Result<BTreeSet<ChunkId>> {
     let leader = cluster.leader().and_then(|at| cluster.master(at)).context("nobody leads")?;

@@ -26,6 +26,8 @@ pub enum Wall {
     Between(String, String),
     /// Nothing from the first to the second, everything back.
     OneWay(String, String),
+    /// Nothing to or from the first, except what the second sends and gets.
+    Only(String, String),
 }
 
 impl Wall {
@@ -36,6 +38,7 @@ impl Wall {
             Self::Deaf(n) => to == n,
             Self::Between(a, b) => (from == a && to == b) || (from == b && to == a),
             Self::OneWay(a, b) => from == a && to == b,
+            Self::Only(n, friend) => (from == n && to != friend) || (to == n && from != friend),
         }
     }
 
@@ -53,6 +56,7 @@ impl fmt::Display for Wall {
             Self::Deaf(n) => write!(f, "{n} is heard and hears nothing"),
             Self::Between(a, b) => write!(f, "{a} and {b} do not reach each other"),
             Self::OneWay(a, b) => write!(f, "{a} does not reach {b}"),
+            Self::Only(n, friend) => write!(f, "{n} and {friend} have nobody but each other"),
         }
     }
 }
@@ -221,6 +225,9 @@ mod tests {
         assert!(mute.stops(a, c) && !mute.stops(c, a) && mute.crosses(c, a));
         let between = Wall::Between(a.into(), b.into());
         assert!(between.stops(b, a) && !between.stops(c, a));
+        let only = Wall::Only(a.into(), b.into());
+        assert!(!only.stops(a, b) && !only.stops(b, a) && only.stops(a, c) && only.stops(c, a));
+        assert!(!only.stops(b, c));
     }
 
     #[tokio::test(start_paused = true)]

@@ -441,7 +441,7 @@ impl Session<'_> {
             let worlds = &self.group.book.lock().worlds;
             worlds.is_lossy(self.name) || worlds.is_untold(self.name)
         };
-        self.hands.step_on(what, may_refuse, self.file.sync_all()).await
+        self.hands.step_on(what, may_refuse, async { self.file.sync_all().await.map(drop) }).await
     }
 
     async fn close(self) -> Result<()> {

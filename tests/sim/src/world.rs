@@ -5,7 +5,7 @@ use crate::{
     acts,
     cast::Stage,
     clocks::Clocks,
-    faults::{CONVERGES, EXTRAS, Extras, Media, NODES, Removal, Troublemaker},
+    faults::{CONVERGES, EXTRAS, Extras, Media, NODES, Removal, Troublemaker, has_rare_faults},
     journal::Journal,
     replicas,
     weather::{Weather, node_of},
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use mooseng_client::embedded::Cluster;
 use mooseng_core::ids::ChunkId;
 use mooseng_host::SeededRng;
-use mooseng_meta::raft::RaftTimings;
+use mooseng_meta::{raft::RaftTimings, service::ServiceTimings};
 use mooseng_net::memory::MemoryNetwork;
 use std::{
     collections::BTreeSet,
@@ -36,6 +36,8 @@ const COPIES: usize = 2;
 const NAMERS: u32 = 3;
 /// Times that the replicas are compared until nothing of them is under repair.
 const COMPARISONS_MAX: usize = 5;
+/// The masters' signing keys are renewed so often in runs with rare faults: several times.
+const KEY_PERIOD: Duration = Duration::from_secs(20);
 /// Processes that each of them may be, one after the other.
 const LIVES: u32 = 3;
 
@@ -65,6 +67,8 @@ pub struct Outline {
     pub ills_felt: u64,
     /// Sessions that were fenced while they still reached the head of what they wrote.
     pub fenced: u64,
+    /// Nodes whose directories came back older than they had vouched for.
+    pub rolled_back: u64,
     /// Virtual time of the run in milliseconds.
     pub virtual_ms: u64,
 }
@@ -76,6 +80,8 @@ pub struct Run {
     pub outline: Result<Outline>,
     /// What clients did and what went wrong, in order.
     pub journal: Vec<String>,
+    /// Hash of all that happened, also when a promise was broken.
+    pub trace: u64,
 }
 
 /// Runs one seed.
@@ -87,7 +93,7 @@ pub fn run(seed: u64) -> Run {
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(e) => return Run { outline: Err(e.into()), journal: Vec::new() },
+        Err(e) => return Run { outline: Err(e.into()), journal: Vec::new(), trace: 0 },
     };
     runtime.block_on(async {
         let journal = Arc::new(Journal::new());
@@ -102,7 +108,7 @@ pub fn run(seed: u64) -> Run {
             network.cut(&format!("chunkserver-{n}"));
         }
         media.wipe();
-        Run { outline, journal: journal.lines() }
+        Run { outline, journal: journal.lines(), trace: journal.hash() }
     })
 }
 
@@ -129,7 +135,8 @@ async fn live(
         move |name: &str| clocks.seams(&seams, name)
     };
     let builder = Cluster::builder().seams(seams).seams_of(of_node).disks(disks);
-    let cluster = builder.network(network.clone()).raft(raft).start().await?;
+    let builder = builder.network(network.clone()).raft(raft).timings(timings(seed));
+    let cluster = builder.start().await?;
     let stage = Stage::new(weather.clone(), journal.clone(), network.clone(), clocks, GROUPS);
     let stage = Arc::new(stage);
     tokio::spawn(end_silent_connections(weather.clone(), network));
@@ -139,7 +146,7 @@ async fn live(
     let extras = extras(&cluster).await?;
     let (workers, mut names) = workers(&cluster, &stage, seed).await?;
     let namers = namers(&cluster, &stage, seed, &mut names).await?;
-    let mut trouble = Troublemaker::new(cluster, media, stage.clone(), (admin, extras), seed ^ 0x5151, names);
+    let mut trouble = Troublemaker::new(cluster, media, stage.clone(), (admin, extras), seed, names);
     let tasks: Vec<_> = workers.into_iter().map(|w| tokio::spawn(w.work())).collect();
     let namers: Vec<_> = namers.into_iter().map(|n| tokio::spawn(n.work())).collect();
     // A broken promise ends the run: what is going wrong meanwhile does not matter any more.
@@ -158,7 +165,7 @@ async fn live(
     }
     let removals = kept.removals();
     let idle = trouble.whole(CONVERGES, true).await.context("after the faults")?;
-    for worker in done {
+    for worker in &done {
         worker.look_at_contended().await.context("after the faults")?;
         worker.look_at_all().await.context("after the faults")?;
     }
@@ -177,6 +184,12 @@ async fn live(
     acts::theft(trouble.cluster(), &closer).await?;
     acts::cut_across(trouble.cluster(), &closer).await?;
     acts::rot(trouble.cluster_mut(), &kept, &rng, &journal).await?;
+    acts::rot_of_state(trouble.cluster_mut(), &kept, &rng, &journal).await?;
+    acts::rot_beside_chunks(trouble.cluster_mut(), &kept, &rng, &journal).await?;
+    let healed = serves_right(&mut trouble, done.first()).await.context("after bits flipped")?;
+    for (medium, trace) in kept.traces() {
+        journal.fold(medium.bytes().chain(trace.to_le_bytes()));
+    }
     let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     Ok(Outline {
         trace: journal.hash(),
@@ -184,14 +197,33 @@ async fn live(
         acknowledged: count(&stage.acknowledged),
         failed: count(&stage.failed),
         longest_ms: count(&stage.longest_ms),
-        converged_ms: whole.max(idle).max(mended).as_millis() as u64,
+        converged_ms: whole.max(idle).max(mended).max(healed).as_millis() as u64,
         replicas: replicas as u64,
         calls,
         committed,
         ills_felt: count(&stage.ills_felt),
         fenced: count(&stage.fenced),
+        rolled_back: count(&stage.rolled_back),
         virtual_ms: journal.elapsed().as_millis() as u64,
     })
+}
+
+/// How long the masters' keys and all else lasts in the run of a seed.
+fn timings(seed: u64) -> ServiceTimings {
+    let usual = ServiceTimings::default();
+    let key_period = if has_rare_faults(seed) { KEY_PERIOD } else { usual.key_period };
+    ServiceTimings { key_period, ..usual }
+}
+
+/// Nodes that started on what has a flipped bit have made up for it, or it was of no account.
+async fn serves_right(trouble: &mut Troublemaker, looker: Option<&Worker>) -> Result<Duration> {
+    let healed = trouble.whole(CONVERGES, true).await?;
+    trouble.masters_are_equal().await?;
+    compare(trouble).await?;
+    if let Some(worker) = looker {
+        worker.look_at_all().await?;
+    }
+    Ok(healed)
 }
 
 /// Compares the replicas. Reading all of them may meet damage that is mended then; they are compared once it is.

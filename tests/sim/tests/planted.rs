@@ -34,7 +34,7 @@ const fn caught_by(bug: Bug) -> u64 {
         Bug::SurplusDeletedEarly => 29,
         Bug::FsyncSkipped => 34,
         Bug::CopyUncompared => 37,
-        Bug::VersionUnchecked => 55,
+        Bug::VersionUnchecked => 70,
         Bug::IncarnationIgnored => 83,
         Bug::FenceNotAwaited => 144,
         Bug::RepeatApplied => 145,

@@ -1,6 +1,6 @@
 //! Seeds in CI. Others: `MOOSENG_SEEDS=from..to cargo test -p mooseng-sim --test seeds`.
 //! `MOOSENG_JOURNAL=1` with one seed prints all that happened in it, `MOOSENG_LOG=debug` what the
-//! cluster logged.
+//! cluster logged, `MOOSENG_TRACES=1` the hash of each seed's run: it is the same in each run of these tests.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -46,6 +46,9 @@ fn log() {
 /// Runs one seed; says how to run it again when a promise was broken.
 fn judge(seed: u64) -> Option<Outline> {
     let ran = run(seed);
+    if std::env::var_os("MOOSENG_TRACES").is_some() {
+        eprintln!("seed {seed}: trace {:016x}", ran.trace);
+    }
     let all = std::env::var_os("MOOSENG_JOURNAL").is_some();
     let shown = if all { ran.journal.len() } else { TAIL.min(ran.journal.len()) };
     if all || ran.outline.is_err() {
@@ -88,7 +91,7 @@ fn no_promise_is_broken() {
     let sum = |of: fn(&Outline) -> u64| outlines.iter().map(of).sum::<u64>();
     let max = |of: fn(&Outline) -> u64| outlines.iter().map(of).max().unwrap_or(0);
     eprintln!(
-        "{} seeds: {} steps acknowledged, {} failed in a fault; the longest took {} ms, the slowest convergence {} ms; {} replicas compared; {} calls on names explained, {} entries committed, {} sessions fenced, {} ills of disks felt; {} s of virtual time",
+        "{} seeds: {} steps acknowledged, {} failed in a fault; the longest took {} ms, the slowest convergence {} ms; {} replicas compared; {} calls on names explained, {} entries committed, {} sessions fenced, {} ills of disks felt, {} nodes rolled back; {} s of virtual time",
         outlines.len(),
         sum(|o| o.acknowledged),
         sum(|o| o.failed),
@@ -99,6 +102,7 @@ fn no_promise_is_broken() {
         sum(|o| o.committed),
         sum(|o| o.fenced),
         sum(|o| o.ills_felt),
+        sum(|o| o.rolled_back),
         sum(|o| o.virtual_ms) / 1000
     );
     assert!(broken.is_empty(), "promises were broken in seeds {broken:?}");
@@ -108,7 +112,8 @@ fn no_promise_is_broken() {
 
 #[test]
 fn one_seed_is_one_run() {
-    for seed in [3, 11] {
+    // The last has rare faults.
+    for seed in [3, 11, 14] {
         assert_eq!(run(seed).outline.unwrap(), run(seed).outline.unwrap(), "seed {seed}");
     }
 }

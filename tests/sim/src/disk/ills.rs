@@ -1,5 +1,5 @@
 //! What may be wrong with a medium that has power: it is full, answers EIO, loses what an fsync was to
-//! keep, writes to a wrong place, lets bits rot.
+//! keep and tells or does not, writes to a wrong place, lets bits rot.
 
 use super::bytes::PAGE_BYTES;
 use mooseng_core::seam::Rng as _;
@@ -20,6 +20,8 @@ pub enum Ill {
     Syncs(u64),
     /// One of so many writes of data goes to another place of its file, and is acknowledged.
     Strays(u64),
+    /// Every fsync is acknowledged, and nothing is on the medium for it: nobody sees that before power fails.
+    Lies,
 }
 
 /// What is asked of a medium.
@@ -93,6 +95,15 @@ impl Health {
             | (Some(Ill::Syncs(n)), Deed::Sync) => self.one_in(n, name),
             _ => false,
         }
+    }
+
+    /// Whether an fsync is acknowledged and does nothing.
+    pub fn lies(&mut self, name: &str) -> bool {
+        let lies = self.ill == Some(Ill::Lies);
+        if lies {
+            self.felt.push(name.into());
+        }
+        lies
     }
 
     /// Where a write of data goes instead, among the pages that there are behind `from`.
