@@ -1,8 +1,11 @@
 //! Every decoder of the wire against mutated and random input: an error or a value, never a panic,
-//! never more memory than a small multiple of the input. Seeded: a failure names its input.
+//! never more memory than a small multiple of the input, never without an end. Seeded: a failure names its input.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod watched;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use mooseng_core::{
     capability::{Capability, Claims},
     chunk::*,
@@ -15,6 +18,14 @@ use mooseng_core::{
     net::Role,
     wire::{self, FrameHeader, HEADER_BYTES},
 };
+
+use watched::watched;
+
+/// Memory for each byte of an input: a value of which many fit into few bytes takes so much, e.g. an empty operation
+/// of a batch, which is one byte, in a vector that grows.
+const GROWTH: usize = 128;
+/// What an error's words and the like take.
+const ROOM: usize = 2048;
 
 /// A decoder under test, with its name.
 type Target = (&'static str, fn(&[u8]));
@@ -40,6 +51,12 @@ const TARGETS: &[Target] = &[
     ("control", |b| drop(wire::decode::<Control>(b))),
     ("control reply", |b| drop(wire::decode::<Result<ControlReply, ChunkError>>(b))),
     ("chunk page", |b| drop(wire::decode::<Result<ChunkPage, ChunkError>>(b))),
+    ("list request", |b| drop(wire::decode::<(Option<ChunkId>, u32)>(b))),
+    ("sync reply", |b| drop(wire::decode::<Result<SyncDone, ChunkError>>(b))),
+    ("chunk stream's head", |b| drop(wire::decode::<Result<(), ChunkError>>(b))),
+    ("event stream's head", |b| drop(wire::decode::<Result<(), MetaError>>(b))),
+    ("place in the events", |b| drop(wire::decode::<EventSeq>(b))),
+    ("window", |b| drop(wire::decode::<u32>(b))),
     ("capability", |b| drop(wire::decode::<Capability>(b))),
     ("claims", |b| drop(wire::decode::<Claims>(b))),
     ("join token", |b| drop(JoinToken::parse(&String::from_utf8_lossy(b)))),
@@ -67,6 +84,7 @@ fn corpus() -> Vec<Vec<u8>> {
         new_name: Name::new("def").unwrap(),
         mode: RenameMode::Exchange,
     };
+    let report = ChunkReport { chunk, length: 4096, state: ReplicaState::Good };
     let header = FrameHeader {
         kind: wire::FrameKind::Piece,
         flags: 0,
@@ -96,6 +114,8 @@ fn corpus() -> Vec<Vec<u8>> {
         })))
         .to_vec(),
         wire::encode(&Err::<MetaReply, _>(MetaError::Invalid("x".repeat(100)))).to_vec(),
+        wire::encode(&MetaRequest::from(Batch { after: None, ops: vec![Bytes::new(); 60] })).to_vec(),
+        wire::encode(&Ok::<_, ChunkError>(ChunkPage { chunks: vec![report; 20], last: true })).to_vec(),
         token().to_text().into_bytes(),
         wire::encode(&JoinRequest::new(&token(), vec![7; 60].into())).to_vec(),
     ]
@@ -137,9 +157,7 @@ fn no_input_breaks_a_decoder() {
         for _ in 0..rounds {
             let base = &corpus[next(&mut seed) as usize % corpus.len()];
             let input = mutate(&mut seed, base);
-            if std::panic::catch_unwind(|| run(&input)).is_err() {
-                panic!("{target} panicked on {input:02x?}");
-            }
+            watched(target, &input, ROOM + GROWTH * input.len(), run);
         }
     }
 }
@@ -164,11 +182,9 @@ fn no_token_line_breaks_its_reader() {
         if round % 4 == 0 {
             line = String::from_utf8_lossy(&mutate(&mut seed, line.as_bytes())).into_owned();
         }
-        let parsed = std::panic::catch_unwind(|| JoinToken::parse(&line).is_ok());
-        understood += u64::from(*parsed.as_ref().unwrap_or(&false));
-        if parsed.is_err() {
-            panic!("the token line {line:?} panicked");
-        }
+        watched("token line", line.as_bytes(), ROOM + GROWTH * line.len(), |_| {
+            understood += u64::from(JoinToken::parse(&line).is_ok());
+        });
     }
     assert!(understood > rounds / 100, "the loop is not in vain: {understood} lines were tokens");
 }
@@ -177,4 +193,36 @@ fn no_token_line_breaks_its_reader() {
 fn deep_nesting_cannot_exhaust_the_stack() {
     let deep = vec![OP_NAMES.iter().position(|n| *n == "Batch").unwrap() as u8; 1 << 20];
     assert!(wire::decode::<MetaRequest>(&deep).is_err());
+}
+
+/// The watch is worth something: it sees what grows.
+#[test]
+#[should_panic(expected = "bytes of memory on 3 bytes: [01, 02, ff]")]
+fn a_decoder_that_takes_too_much_memory_is_told_with_its_input() {
+    watched("one that grows", &[1, 2, 0xff], 1 << 20, |b| {
+        let before = std::hint::black_box(vec![0u8; 1 << 19]);
+        drop(std::hint::black_box(vec![0u8; (1 << 19) + b.len()]));
+        drop(before);
+    });
+}
+
+/// The watch is worth something: it ends what hangs. It ends the process, so that is another one.
+#[test]
+fn a_decoder_without_an_end_is_told_with_its_input() {
+    const HANG: &str = "MOOSENG_FUZZ_HANG";
+    if std::env::var_os(HANG).is_some() {
+        watched("one that hangs", &[1, 2, 0xff], 1 << 20, |_| {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
+    let mut this = std::process::Command::new(std::env::current_exe().unwrap());
+    this.args(["--exact", "a_decoder_without_an_end_is_told_with_its_input"]).env(HANG, "1");
+    let ended = this.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(
+        !ended.status.success() && said.contains("one that hangs does not end on [01, 02, ff]"),
+        "{said}"
+    );
 }

@@ -1,8 +1,11 @@
 //! The decoders of what is on a master's disk, and of what other masters send, against mutated and random
-//! input: a value or an error, never a panic, never more than a small multiple of the input. Where there
-//! are checksums, half of the inputs have them made right again, so that what is behind them is reached.
-//! Seeded: a failure names its input.
+//! input: a value or an error, never a panic, never more memory than a small multiple of the input, never without
+//! an end. Where there are checksums, half of the inputs have them made right again, so that what is behind them is
+//! reached. Seeded: a failure names its input.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+#[path = "../../mooseng-core/tests/watched/mod.rs"]
+mod watched;
 
 use bytes::Bytes;
 use mooseng_core::{
@@ -11,18 +14,26 @@ use mooseng_core::{
     checksum::crc32c,
     ids::*,
     join::{Invite, Promise},
+    limits::PIECE_BYTES_MAX,
     meta::{DirCookie, StorageClass, Totals},
     net::{Body, CertHash, Message, Role},
-    seam::Disk,
+    seam::{Disk, Job, Lane},
     wire,
 };
-use mooseng_host::MemDisk;
+use mooseng_host::{MemDisk, SeededRng};
 use mooseng_meta::{
     raft::decoders::{self, *},
     store::*,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
+use watched::watched;
+
+/// Memory for each byte of an input: a value of which many fit into few bytes takes so much, e.g. an entry of an
+/// append, whose place is four bytes, in a list that was made for as many as there are bytes left.
+const GROWTH: usize = 128;
+/// What an error's words and the like take, and the pages of a disk in memory.
+const ROOM: usize = 16 << 10;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 fn next(state: &mut u64) -> u64 {
@@ -56,6 +67,18 @@ fn rounds() -> u64 {
 
 /// Runs a decoder on inputs made from `valid` and, now and then, of noise. `seal` makes checksums right.
 fn fuzz(name: &str, rounds: u64, valid: &[Vec<u8>], seal: impl Fn(&mut Vec<u8>), run: impl Fn(&[u8])) {
+    fuzz_with(ROOM, name, rounds, valid, seal, run);
+}
+
+/// The same where other things than the input take `room` bytes.
+fn fuzz_with(
+    room: usize,
+    name: &str,
+    rounds: u64,
+    valid: &[Vec<u8>],
+    seal: impl Fn(&mut Vec<u8>),
+    run: impl Fn(&[u8]),
+) {
     let (mut seed, mut input) = (name.len() as u64, Vec::new());
     let longest = valid.iter().map(Vec::len).max().unwrap();
     for round in 0..rounds {
@@ -71,10 +94,7 @@ fn fuzz(name: &str, rounds: u64, valid: &[Vec<u8>], seal: impl Fn(&mut Vec<u8>),
         if round % 2 == 1 {
             seal(&mut input);
         }
-        let run = std::panic::AssertUnwindSafe(|| run(&input));
-        if std::panic::catch_unwind(run).is_err() {
-            panic!("{name} panicked on {input:02x?}");
-        }
+        watched(name, &input, room + GROWTH * input.len(), &run);
     }
 }
 
@@ -200,9 +220,58 @@ fn no_vote_breaks_its_reader() {
             assert!(vote.len() <= b.len());
         }
     });
-    fuzz("vote on the wire", rounds(), &[vec![1, 1, 1, 1], vec![200, 1, 3, 0]], unsealed, |b| {
-        drop(decoders::vote(b))
+}
+
+/// A lane that runs a job at once.
+#[derive(Debug)]
+struct Inline;
+
+impl Lane for Inline {
+    fn run(&self, job: Job) {
+        job();
+    }
+}
+
+#[test]
+fn no_starts_break_their_reader() {
+    let disk = MemDisk::new("fuzz");
+    let file = disk.create("raft/starts").unwrap();
+    let put = |b: &[u8]| {
+        file.set_len(0).unwrap();
+        file.write_at(0, b).unwrap();
+    };
+    let (lane, rng): (Arc<dyn Lane>, _) = (Arc::new(Inline), Arc::new(SeededRng::new(1)));
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let open = || decoders::starts(disk.clone(), lane.clone(), rng.clone()).unwrap();
+    // Its own: a number, tags. Of two others: a number and a tag each.
+    let book = ((300u64, vec![7u64, u64::MAX, 1]), vec![(1u64, (5u64, 9u64)), (3, (1, u64::MAX))]);
+    let slot = encode_vote(7, &postcard::to_stdvec(&book).unwrap());
+    let mut whole = vec![0; FILE_BYTES as usize];
+    for at in [0, SLOT_BYTES as usize] {
+        whole[at..at + slot.len()].copy_from_slice(&slot);
+    }
+    put(&whole);
+    assert!(open(), "what is mutated is whole");
+    let seal = |b: &mut Vec<u8>| {
+        let end = b.get(16..20).map_or(0, |l| 20 + u32::from_le_bytes(l.try_into().unwrap()) as usize);
+        seal_at(b, 4, 8..end);
+    };
+    let known = Cell::new(0);
+    fuzz("starts", rounds(), &[slot, whole], seal, |b| {
+        put(b);
+        known.set(known.get() + u64::from(open()));
     });
+    assert!(known.get() > rounds() / 10, "the loop is not in vain: {} were starts", known.get());
+}
+
+#[test]
+fn no_head_of_raft_breaks_its_reader() {
+    for (name, good, is_one) in decoders::heads() {
+        assert!(is_one(&good), "what is mutated is whole: {name}");
+        let read = Cell::new(0);
+        fuzz(name, rounds(), &[good], unsealed, |b| read.set(read.get() + u64::from(is_one(b))));
+        assert!(read.get() > rounds() / 100, "the loop is not in vain: {} were {name}", read.get());
+    }
 }
 
 /// A snapshot file with pieces of these lengths.
@@ -255,7 +324,9 @@ fn no_snapshot_breaks_its_reader() {
         put(b);
         assert_eq!(open_snapshot(&disk).unwrap(), Some(pieces), "what is mutated is whole");
     }
-    fuzz(
+    // Memory for a piece, and for the end, is taken before the file turns out to be too short: their limits bound it.
+    fuzz_with(
+        PIECE_BYTES_MAX + ROOM,
         "snapshot",
         rounds(),
         &valid,
@@ -290,7 +361,8 @@ fn no_piece_of_a_snapshot_breaks_the_store() {
     };
     // A new one now and then: the last piece ends one, and what one took is not to grow.
     let writer = std::cell::RefCell::new((0, store.receive().unwrap()));
-    fuzz("store's piece", rounds() / 100, &[rows, last], seal, |b| {
+    // With what redb keeps of the pages it changes.
+    fuzz_with(4 << 20, "store's piece", rounds() / 100, &[rows, last], seal, |b| {
         let mut w = writer.borrow_mut();
         w.0 += 1;
         let ended = w.1.piece(b).is_ok_and(|()| b.ends_with(&2u64.to_le_bytes()));
@@ -393,4 +465,50 @@ fn no_append_breaks_a_follower() {
             }
         }
     });
+}
+
+/// The state as redb has it. Each opening looks at all pages, hence fewer.
+#[test]
+fn no_damaged_state_breaks_its_opening() {
+    let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("fuzz"));
+    let rows = |store: &RedbStore| -> std::io::Result<u64> {
+        let (view, mut rows) = (store.view()?, 0);
+        for table in TABLES {
+            view.scan(table, &[], &[], &mut |_, _| {
+                rows += 1;
+                true
+            })?;
+        }
+        Ok(rows)
+    };
+    let store = RedbStore::open(disk.clone(), 1 << 20).unwrap();
+    let put =
+        |tx: &mut dyn Tx| (0..500u64).try_for_each(|n| tx.put(Table::Inode, &n.to_be_bytes(), &[7; 90]));
+    store.write(put).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let file = disk.open("state.redb").unwrap();
+    let mut valid = vec![0; file.len().unwrap() as usize];
+    file.read_at(0, &mut valid).unwrap();
+    let used: Vec<_> = (0..valid.len()).filter(|at| valid[*at] != 0).collect();
+    let (mut seed, mut found) = (1, [0, 0]);
+    for round in 0..(rounds() / 500).max(600) {
+        let mut input = valid.clone();
+        let r = next(&mut seed);
+        // Each byte of what redb knows of the file itself, and places that are in use.
+        let at = if round < 512 { round as usize } else { used[(r >> 16) as usize % used.len()] };
+        match r % 4 {
+            0 => input[at..].iter_mut().take(8).for_each(|b| *b = 0xff),
+            1 if round >= 512 => input.truncate(at),
+            _ => input[at] ^= 1 << ((r >> 8) % 8),
+        }
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("fuzz"));
+        disk.create("state.redb").unwrap().write_at(0, &input).unwrap();
+        watched(&format!("a state with a change at {at}"), &[], 64 << 20, |_| {
+            let read = RedbStore::open(disk, 1 << 20).and_then(|store| rows(&store));
+            assert!(read.as_ref().map_or(true, |n| *n == 500 || *n == 0), "{read:?} rows");
+            found[usize::from(read.is_ok())] += 1;
+        });
+    }
+    assert!(found.iter().all(|n| *n > 0), "the loop is not in vain: {found:?}");
 }

@@ -153,11 +153,21 @@ fn a_capability_is_good_for_what_it_says_and_for_whom() {
             assert!(matches!(got, Err(ChunkError::Fenced)), "{got:?}");
             let got = writes(&mine, &write, owner.stamp, &write.capability).await;
             assert!(matches!(got, Err(ChunkError::Fenced)), "{got:?}");
+            // One whose first refusal it is, for the log.
+            let late = site.issue("client", 0, "late");
+            let mut ended = Member::open(&site, &late).await;
+            let (_, read) = made(&site, &mut ended, &late, "three").await;
+            ended.ask(CloseSession {}).await.unwrap();
+            let late = RemoteChunks::new(site.connect(&late, site.chunkserver[0]).await.unwrap());
+            let got = reads(&late, read.chunk, &read.capability).await;
+            assert!(matches!(got, Err(ChunkError::Fenced)), "{got:?}");
             // The other one goes on.
             writes(&theirs, &foreign, other.stamp, &foreign.capability).await.unwrap();
         });
         logged(&chunkserver, &["a call was refused", "peer=thief ", "given to another client"]);
         logged(&chunkserver, &["a call was refused", "peer=owner ", "without this right"]);
+        logged(&chunkserver, &["a call was refused", "peer=owner ", "signature does not match"]);
+        logged(&chunkserver, &["a call was refused", "peer=late ", "the session was fenced"]);
         site.serves();
     }
 }

@@ -21,6 +21,8 @@ struct Inner {
     dead: bool,
     /// Flushes of files with this in their name fail.
     bad: Option<&'static str>,
+    /// Flushes of what has this in its name do nothing; see [`CrashDisk::leave_out_syncs_of`].
+    idle: Option<&'static str>,
 }
 
 /// See the module.
@@ -49,6 +51,16 @@ impl CrashDisk {
         self.0.lock().bad = Some(name);
     }
 
+    /// Flushes of files with this in their name, and of directories (`directory NAME`), do nothing from
+    /// now on, as if nobody had called them.
+    pub fn leave_out_syncs_of(&self, name: &'static str) {
+        self.0.lock().idle = Some(name);
+    }
+
+    fn leaves_out(&self, name: &str) -> bool {
+        self.0.lock().idle.is_some_and(|idle| name.contains(idle))
+    }
+
     pub fn is_dead(&self) -> bool {
         self.0.lock().dead
     }
@@ -61,9 +73,17 @@ impl CrashDisk {
     /// What is found after the crash: of unsynced sectors any may have arrived, names only if
     /// their directory was synced.
     pub fn after_crash(&self, rng: &dyn Rng) -> Self {
-        let inner = self.0.lock();
+        Self::found(&self.0.lock().durable, rng)
+    }
+
+    /// The same where all names have arrived by themselves, which a filesystem may do at any time.
+    pub fn after_crash_with_names(&self, rng: &dyn Rng) -> Self {
+        Self::found(&self.0.lock().live, rng)
+    }
+
+    fn found(there: &Names, rng: &dyn Rng) -> Self {
         let mut names = Names::new();
-        for (name, content) in &inner.durable {
+        for (name, content) in there {
             let content = content.lock();
             let len = if rng.next_u64() & 1 == 0 { content.live.len() } else { content.durable.len() };
             let mut found = vec![0; len];
@@ -140,7 +160,8 @@ fn missing(name: &str) -> io::Error {
 }
 
 fn in_dir<'a>(name: &'a str, dir: &str) -> Option<&'a str> {
-    name.strip_prefix(dir)?.strip_prefix('/').filter(|rest| !rest.contains('/'))
+    let rest = if dir.is_empty() { Some(name) } else { name.strip_prefix(dir)?.strip_prefix('/') };
+    rest.filter(|rest| !rest.contains('/'))
 }
 
 impl Disk for CrashDisk {
@@ -180,6 +201,9 @@ impl Disk for CrashDisk {
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.change()?;
+        if self.leaves_out(&format!("directory {dir}")) {
+            return Ok(());
+        }
         let mut inner = self.0.lock();
         inner.durable.retain(|n, _| in_dir(n, dir).is_none());
         let synced: Vec<_> = inner
@@ -223,6 +247,9 @@ impl DiskFile for CrashFile {
         self.disk.change()?;
         if self.disk.0.lock().bad.is_some_and(|bad| self.name.contains(bad)) {
             return Err(io::Error::other("the medium is bad"));
+        }
+        if self.disk.leaves_out(&self.name) {
+            return Ok(());
         }
         let mut content = self.content.lock();
         content.durable = content.live.clone();

@@ -3,6 +3,7 @@
 mod cluster;
 mod conformance;
 mod disk;
+mod installs;
 mod log_crashes;
 mod log_tables;
 mod machine;

@@ -1,5 +1,7 @@
 //! One bit flipped in a file of a node: never wrong data; repaired, or the node refuses loudly.
 
+mod starts;
+
 use super::{
     Amount, Stage,
     flip::{Draw, Flip, copy, find},
@@ -99,7 +101,7 @@ pub fn bitflips(amount: Amount, report: &mut Report) -> Result<()> {
     flips.fill()?;
     flips.masters()?;
     flips.chunks()?;
-    flips.notes_and_identities()?;
+    flips.starts()?;
     let Flips { tallies, .. } = flips;
     report.say(format!(
         "{:<34} {:>6} {:>12} {:>9} {:>8} {:>6}",
@@ -196,9 +198,10 @@ impl Flips<'_> {
 
     fn masters(&mut self) -> Result<()> {
         let part = if self.little { 5 } else { 1 };
-        let kinds: [(&'static str, u64); 6] = [
+        let kinds: [(&'static str, u64); 7] = [
             ("master: Raft log segment", 24),
             ("master: vote", 8),
+            ("master: starts", 8),
             ("master: state.redb, any place", 16),
             ("master: state.redb, a file's content", 8),
             ("master: state.redb, a name", 4),
@@ -214,9 +217,11 @@ impl Flips<'_> {
                 n += 1;
             }
         }
-        for _ in 0..6u64.div_ceil(part) {
-            self.identity("master: certificate, key, identity", true, n % 3)?;
-            n += 1;
+        for (kind, within) in [("master: certificate, key, identity", ""), ("master: the authority", "ca")] {
+            for _ in 0..6u64.div_ceil(part) {
+                self.identity(kind, true, n % 3, within)?;
+                n += 1;
+            }
         }
         Ok(())
     }
@@ -233,6 +238,7 @@ impl Flips<'_> {
                 log.and_then(|l| Some((l.clone(), self.used(&fs::read(&l).ok()?)?)))
             }
             "master: vote" => self.in_file(&dir.join("raft/vote")),
+            "master: starts" => self.in_file(&dir.join("raft/starts")),
             "master: snapshot" => self.in_file(&dir.join("raft/snapshot")),
             "master: state.redb, any place" => self.in_file(&state),
             "master: state.redb, a name" => {
@@ -470,105 +476,5 @@ impl Flips<'_> {
             tally.wrong += u64::from(!good);
         }
         Ok(())
-    }
-
-    fn notes_and_identities(&mut self) -> Result<()> {
-        let part = if self.little { 5 } else { 1 };
-        for n in 0..14usize.div_ceil(part) {
-            let server = n % 3;
-            // Notes of the last writes are there after a kill.
-            let extra = Content { seed: 70_000 + n as u64, len: 200_000 };
-            let path = format!("/d/noted{n}");
-            self.stage.sdk().put(&path, &extra.bytes(), false)?;
-            self.files.insert(path, extra);
-            self.chunkserver("chunkserver: dirty.redb", server, |s, disk| {
-                s.in_file(&disk.join("dirty.redb"))
-            })?;
-        }
-        for n in 0..8usize.div_ceil(part) {
-            self.chunkserver("chunkserver: identity of a disk", n % 3, |s, disk| {
-                s.in_file(&disk.join("identity"))
-            })?;
-        }
-        for n in 0..6usize.div_ceil(part) {
-            self.identity("chunkserver: certificate, key", false, n % 3)?;
-        }
-        Ok(())
-    }
-
-    fn chunkserver(
-        &mut self,
-        kind: &'static str,
-        server: usize,
-        place: impl FnOnce(&mut Self, &Path) -> Option<(PathBuf, u64)>,
-    ) -> Result<()> {
-        self.stage.cluster.chunkservers[server].kill9()?;
-        let disk = self.draw.below(2) + 1;
-        let dir = self.stage.cluster.data(&format!("chunkserver-{}", server + 1)).join(format!("disk{disk}"));
-        let (path, at) = place(self, &dir)
-            .with_context(|| format!("{kind}: there is no such file in {}", dir.display()))?;
-        self.flip_and_start(kind, &path, at, false, server)
-    }
-
-    /// A place in a node's certificate, key or identity.
-    fn identity(&mut self, kind: &'static str, master: bool, which: usize) -> Result<()> {
-        let (node, name) = self.node(master, which);
-        node.stop()?;
-        let dir = self.stage.cluster.identity(&name);
-        let mut files: Vec<_> =
-            fs::read_dir(&dir)?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_file()).collect();
-        files.extend(Some(self.stage.cluster.data(&name).join("identity")).filter(|p| p.is_file()));
-        files.sort();
-        let path = files[self.draw.below(files.len() as u64) as usize].clone();
-        let at = self.draw.below(fs::metadata(&path)?.len());
-        self.flip_and_start(kind, &path, at, master, which)
-    }
-
-    fn node(&mut self, master: bool, which: usize) -> (&mut Daemon, String) {
-        let (kind, all) = if master {
-            ("master", &mut self.stage.cluster.masters)
-        } else {
-            ("chunkserver", &mut self.stage.cluster.chunkservers)
-        };
-        (&mut all[which], format!("{kind}-{}", which + 1))
-    }
-
-    fn flip_and_start(
-        &mut self,
-        kind: &'static str,
-        path: &Path,
-        at: u64,
-        master: bool,
-        which: usize,
-    ) -> Result<()> {
-        let flip = Flip::make(path, at, self.draw.below(8) as u8)?;
-        let (node, name) = self.node(master, which);
-        let how = start(node)?;
-        let file = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let place = format!("{name}, {file} at {at} bit {}", flip.bit);
-        self.tally(kind).places += 1;
-        let good = self.judge(kind, &place)?;
-        let (node, _) = self.node(master, which);
-        if matches!(how, Start::Ready) {
-            node.stop()?;
-        } else if matches!(how, Start::Hangs) {
-            node.kill9()?;
-        }
-        let mended = flip.is_mended() != Some(false);
-        flip.undo()?;
-        let (node, _) = self.node(master, which);
-        node.start()?;
-        node.wait_ready().with_context(|| format!("after the flip was taken back ({place})"))?;
-        let tally = self.tally(kind);
-        match how {
-            Start::Ready => {
-                tally.right += u64::from(good);
-                tally.repaired += u64::from(mended);
-            }
-            Start::Ended | Start::Hangs => tally.refused += 1,
-        }
-        // One damage at a time: what was refused may have made suspects, and copies elsewhere.
-        self.stage.healed()?;
-        self.stage.masters_follow()
     }
 }
