@@ -101,8 +101,11 @@ impl Troublemaker {
         let felt: Vec<String> = self.media.of(&name).iter().flat_map(SimMedium::felt).collect();
         // A snapshot that could not be stored is nothing yet.
         let vital = |f: &String| VITAL.iter().any(|v| f.starts_with(v));
-        let ends = matches!(sick.ill, Ill::Writes(_) | Ill::Syncs(_)) && felt.iter().any(vital);
-        while ends && !has_failed(self) && begin.elapsed() < FAILS {
+        let is_vital = felt.iter().any(vital);
+        let ends = matches!(sick.ill, Ill::Writes(_) | Ill::Syncs(_)) && is_vital;
+        // What a read of its state met may end a master with its next durable commit.
+        let may_end = matches!(sick.node, Node::Master(_)) && matches!(sick.ill, Ill::Reads(_)) && is_vital;
+        while (ends || may_end) && !has_failed(self) && begin.elapsed() < FAILS {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         ensure!(!ends || has_failed(self), "{name} works on, though its disk failed in {felt:?}");
