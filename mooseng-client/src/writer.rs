@@ -5,7 +5,7 @@
 mod place;
 
 pub(crate) use self::place::sync_chunk_left;
-use self::place::{Located, goes_silent, locate, sync_chunk};
+use self::place::{Located, at_fault, goes_silent, is_full, locate, sync_chunk, too_few};
 use crate::{
     error::{Error, Result},
     masters::{Masters, NO_SPACE},
@@ -583,29 +583,4 @@ fn silent() -> ChunkError {
 
 fn gone() -> ChunkError {
     ChunkError::Busy("it does not answer any more".into())
-}
-
-/// A sync that has waited for its second disk in vain.
-fn too_few(chunk: ChunkRef) -> Error {
-    let last =
-        ChunkError::Busy("on one disk only: another copy is being made, and was not done in time".into());
-    Error::Chunk { chunk: chunk.id, tried: "its one replica".into(), last }
-}
-
-/// Whether a member has no room.
-fn is_full(e: &ChunkError) -> bool {
-    matches!(e, ChunkError::NoSpace(_))
-}
-
-/// Whom the leader is to look at.
-fn at_fault(e: &ChunkError, head: Option<ServerId>) -> Option<ServerId> {
-    match e {
-        // What a server lost may be on no other any more: who acknowledged it is forgotten with the version.
-        ChunkError::Chain { server, .. } | ChunkError::Lost { server, .. } | ChunkError::NoSpace(server) => {
-            Some(*server)
-        }
-        ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } => head,
-        ChunkError::Damaged { .. } | ChunkError::NotFound(_) | ChunkError::Suspect(_) => head,
-        _ => None,
-    }
 }

@@ -149,3 +149,28 @@ pub(crate) async fn sync_chunk_left(cx: &Context, index: ChunkIndex, left: &Unsy
         tokio::time::sleep(RETRY).await;
     }
 }
+
+/// A sync that has waited for its second disk in vain.
+pub(super) fn too_few(chunk: ChunkRef) -> Error {
+    let last =
+        ChunkError::Busy("on one disk only: another copy is being made, and was not done in time".into());
+    Error::Chunk { chunk: chunk.id, tried: "its one replica".into(), last }
+}
+
+/// Whether a member has no room.
+pub(super) fn is_full(e: &ChunkError) -> bool {
+    matches!(e, ChunkError::NoSpace(_))
+}
+
+/// Whom the leader is to look at.
+pub(super) fn at_fault(e: &ChunkError, head: Option<ServerId>) -> Option<ServerId> {
+    match e {
+        // What a server lost may be on no other any more: who acknowledged it is forgotten with the version.
+        ChunkError::Chain { server, .. } | ChunkError::Lost { server, .. } | ChunkError::NoSpace(server) => {
+            Some(*server)
+        }
+        ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } => head,
+        ChunkError::Damaged { .. } | ChunkError::NotFound(_) | ChunkError::Suspect(_) => head,
+        _ => None,
+    }
+}
