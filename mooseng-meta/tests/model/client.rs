@@ -154,10 +154,9 @@ impl State {
         for server in chain.iter() {
             let refused = self.refuses_sync(cfg, client, server);
             if let Some(why) = refused.or_else(|| (!self.sync_here(cfg, server)).then_some(Ends::Report)) {
-                let forgets = cfg.has(Fault::LostForgotten);
-                self.recover(client, why == Ends::Report || why == Ends::Lost && !forgets);
+                self.recover(client, why != Ends::Elsewhere);
                 if why == Ends::Lost {
-                    self.is_lost(client, forgets);
+                    self.is_lost(client);
                 }
                 return true;
             }
@@ -170,11 +169,8 @@ impl State {
 
     /// `ChunkError::Lost`: what is held is written again, to the next version (at this one the head takes it for
     /// a repeat, and says so for itself alone); what is not held is told as an error.
-    fn is_lost(&mut self, client: usize, forgets: bool) {
+    fn is_lost(&mut self, client: usize) {
         let c = &mut self.clients[client];
-        if forgets {
-            c.members = [Start::Nobody; SERVERS];
-        }
         if c.closed {
             c.synced = c.acked;
             self.ghost.void |= (1..=c.acked).fold(0, |m, n| m | write_bit(write(client, n)));

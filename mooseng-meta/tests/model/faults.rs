@@ -31,8 +31,6 @@ pub enum Fault {
     DeletedForgotten,
     /// What the earlier start of a head has sent on is taken after what its present start sends.
     OldStreamsLive,
-    /// A client that hears of a loss forgets who acknowledged, and is content with the head's word.
-    LostForgotten,
     /// The note that a chunk is dirty goes while its chain is broken, or frames are under way.
     NoteGoesEarly,
 
@@ -73,7 +71,6 @@ pub fn found_in() -> Vec<(&'static [Fault], Config)> {
         (&[CreateUnbound], fresh(2, &[GiveUp, Wipe], [1, 0])),
         (&[DeletedForgotten], fresh(2, &[GiveUp, Cut], [1, 0])),
         (&[OldStreamsLive], fresh(2, &[Crash, Fence], [1, 1])),
-        (&[LostForgotten], known(2, &[Crash, Cut]).writes([1, 0]).closes()),
         (&[NoteGoesEarly], known(2, &[GiveUp, Stop])),
         (&[VersionUnchecked], known(1, &[GiveUp])),
         (&[IncarnationIgnored], known(2, &[Crash]).writes([1, 0]).closes()),
