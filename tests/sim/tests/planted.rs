@@ -29,15 +29,15 @@ const fn caught_by(bug: Bug) -> u64 {
         Bug::AckBeforeQuorum => 2,
         Bug::PurgePastDurable => 4,
         Bug::DeposedReads => 12,
-        Bug::ReplyDropped => 18,
+        Bug::ReplyDropped => 22,
         Bug::SuspectServed => 29,
         Bug::SurplusDeletedEarly => 29,
         Bug::FsyncSkipped => 34,
         Bug::CopyUncompared => 37,
-        Bug::VersionUnchecked => 70,
-        Bug::IncarnationIgnored => 83,
+        Bug::VersionUnchecked => 92,
+        Bug::IncarnationIgnored => 91,
         Bug::FenceNotAwaited => 144,
-        Bug::RepeatApplied => 145,
+        Bug::RepeatApplied => 183,
     }
 }
 
