@@ -3,71 +3,25 @@
 //! turns: while one is filled, what the other holds is made durable in the chunk files. Blocking; the
 //! bytes are drawn in `docs/format.md`.
 
-use crate::{
-    format::{PAGE, WRITERS_MAX, u32_at, u64_at},
-    numbers::Writer,
+mod record;
+
+use self::record::{
+    ALIGN, Head, RECORDS_AT, decode_header, encode_header, encode_record, lacks, scan, size_of,
 };
+pub(crate) use self::record::{Image, Origin, Record, SEGMENT_BYTES_MIN};
+use crate::format::PAGE;
 use bytes::Bytes;
 use mooseng_core::{
-    checksum::crc32c,
-    ids::{ChunkId, SessionId, WriteNumber},
-    limits::{BLOCK_BYTES, CHUNK_BYTES, FRAME_BYTES_MAX},
+    ids::ChunkId,
+    limits::BLOCK_BYTES,
     seam::{Disk, DiskFile, Rng},
 };
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, io, sync::Arc};
 use tokio::sync::Notify;
 
-const SEGMENT_MAGIC: &[u8; 8] = b"MNGREDO1";
-const RECORD_MAGIC: u32 = 0x4f44_4552;
-/// Places of records, and what is written of a segment's header.
-const ALIGN: usize = 512;
-/// Where a segment's records begin, behind two copies of its header.
-const RECORDS_AT: u64 = 2 * PAGE as u64;
-const HEAD: usize = 72;
 /// By how much a segment grows on its disk.
 const STEP_BYTES: u64 = 4 << 20;
-/// A segment takes a whole frame at least.
-pub(crate) const SEGMENT_BYTES_MIN: u64 = 2 << 20;
-const IMAGES_MAX: usize = FRAME_BYTES_MAX / PAGE + 2;
-
-const _: () =
-    assert!(RECORDS_AT as usize + size_of(WRITERS_MAX, IMAGES_MAX) as usize <= SEGMENT_BYTES_MIN as usize);
-
-/// A block as it is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Image {
-    pub block: u64,
-    pub crc: u32,
-    /// All of the block.
-    pub bytes: Bytes,
-}
-
-/// Images of one chunk that were written together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
-    pub seq: u64,
-    pub chunk: ChunkId,
-    /// Bytes of the chunk then.
-    pub length: u64,
-    pub origin: Origin,
-    pub images: Vec<Image>,
-}
-
-/// Which writes the chunk has with a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    /// The last of each session, at most [`WRITERS_MAX`].
-    pub writers: Vec<Writer>,
-    /// With the chunk's file as of a sync and its records up to this one, all that was written before
-    /// is there; [`Origin::IN_PLACE`] when some of that was neither synced nor logged.
-    pub after: u64,
-}
-
-impl Origin {
-    pub const IN_PLACE: u64 = u64::MAX;
-}
-
 /// Why a record was not taken.
 #[derive(Debug)]
 pub(crate) enum AppendError {
@@ -103,6 +57,10 @@ struct State {
     next_id: u64,
     next_seq: u64,
     durable_seq: u64,
+    /// What a start found, up to this number, it has put into the chunk files; it may be in the kernel only.
+    found: u64,
+    /// Up to which record the log is known to be durable, beside what this start makes so.
+    claimed: u64,
     /// After a failed sync nobody knows what is in it.
     broken: Option<String>,
     /// Chunks for whose records a start had no room in their files: nothing goes over them.
@@ -130,138 +88,6 @@ pub(crate) struct Redo {
 
 fn name_of(n: usize) -> String {
     format!("redo.{n}")
-}
-
-/// What a segment's header says.
-#[derive(Clone, Copy)]
-struct Head {
-    id: u64,
-    /// Random, and inside each record of this filling: those of an earlier one do not count, nor does anything that a
-    /// client wrote to look like a record.
-    nonce: u64,
-    /// The number of its first record.
-    first: u64,
-    /// The other segment had something that was needed when this one was begun.
-    beside: bool,
-}
-
-fn encode_header(head: Head) -> Vec<u8> {
-    let mut h = vec![0; ALIGN];
-    h[..8].copy_from_slice(SEGMENT_MAGIC);
-    h[8..16].copy_from_slice(&head.id.to_le_bytes());
-    h[16..24].copy_from_slice(&head.first.to_le_bytes());
-    h[24..32].copy_from_slice(&head.nonce.to_le_bytes());
-    h[32] = head.beside.into();
-    let crc = crc32c(&h[..ALIGN - 4]);
-    h[ALIGN - 4..].copy_from_slice(&crc.to_le_bytes());
-    h
-}
-
-fn decode_header(h: &[u8]) -> Option<Head> {
-    let ok =
-        h.len() == ALIGN && h.starts_with(SEGMENT_MAGIC) && u32_at(h, ALIGN - 4) == crc32c(&h[..ALIGN - 4]);
-    ok.then(|| Head { id: u64_at(h, 8), nonce: u64_at(h, 24), first: u64_at(h, 16), beside: h[32] != 0 })
-}
-
-/// Whether records up to `logged`, which were durable, are missing at the end of one of the segments that there
-/// are. A bad end is a torn one otherwise.
-fn lacks(segments: &mut [(Head, u64)], logged: u64) -> bool {
-    segments.sort_by_key(|(head, _)| head.id);
-    let Some(((now, last), earlier)) = segments.split_last() else { return logged > 0 };
-    let before = logged.min(now.first.saturating_sub(1));
-    (logged >= now.first && *last < logged)
-        || (now.beside && earlier.last().is_none_or(|(_, last)| *last < before))
-}
-
-const fn size_of(writers: usize, images: usize) -> u64 {
-    (HEAD + writers * 16 + images * (8 + PAGE)).next_multiple_of(ALIGN) as u64
-}
-
-fn encode_record(
-    nonce: u64,
-    durable: u64,
-    seq: u64,
-    chunk: ChunkId,
-    (length, origin): (u64, &Origin),
-    images: &[Image],
-) -> Vec<u8> {
-    let size = size_of(origin.writers.len(), images.len()) as usize;
-    let mut r = Vec::with_capacity(size);
-    r.extend(RECORD_MAGIC.to_le_bytes());
-    r.extend([0; 4]);
-    let counts = (images.len() as u64, origin.writers.len() as u64);
-    for n in [nonce, durable, seq, chunk.get(), length, counts.0, counts.1, origin.after] {
-        r.extend(n.to_le_bytes());
-    }
-    for (session, number) in &origin.writers {
-        r.extend(session.get().to_le_bytes());
-        r.extend(number.get().to_le_bytes());
-    }
-    for i in images {
-        r.extend((i.block as u32).to_le_bytes());
-        r.extend(i.crc.to_le_bytes());
-    }
-    for i in images {
-        debug_assert_eq!(i.bytes.len(), PAGE);
-        r.extend_from_slice(&i.bytes);
-    }
-    let crc = crc32c(&r[8..]);
-    r[4..8].copy_from_slice(&crc.to_le_bytes());
-    r.resize(size, 0);
-    r
-}
-
-/// A record at a place: what it says was durable before it, itself, and its bytes.
-fn decode_record(nonce: u64, b: &Bytes, at: usize) -> Option<(u64, Record, usize)> {
-    let r = b.get(at..)?;
-    let images = u64_at(r, 48) as usize;
-    let writers = u64_at(r, 56) as usize;
-    if u32_at(r, 0) != RECORD_MAGIC
-        || u64_at(r, 8) != nonce
-        || u64_at(r, 40) > CHUNK_BYTES
-        || images > IMAGES_MAX
-        || images == 0
-        || writers > WRITERS_MAX
-    {
-        return None;
-    }
-    let heads = HEAD + writers * 16;
-    let len = heads + images * (8 + PAGE);
-    if u32_at(r, 4) != crc32c(r.get(8..len)?) {
-        return None;
-    }
-    let image = |i: usize| {
-        let from = at + heads + images * 8 + i * PAGE;
-        Image {
-            block: u64::from(u32_at(r, heads + 8 * i)),
-            crc: u32_at(r, heads + 8 * i + 4),
-            bytes: b.slice(from..from + PAGE),
-        }
-    };
-    let images: Vec<_> = (0..images).map(image).collect();
-    if images.iter().any(|i| i.block >= CHUNK_BYTES / BLOCK_BYTES) {
-        return None;
-    }
-    let (seq, chunk, length) = (u64_at(r, 24), ChunkId(u64_at(r, 32)), u64_at(r, 40));
-    let writer = |i: usize| (SessionId(u64_at(r, HEAD + 16 * i)), WriteNumber(u64_at(r, HEAD + 16 * i + 8)));
-    let origin = Origin { writers: (0..writers).map(writer).collect(), after: u64_at(r, 64) };
-    let size = size_of(writers, images.len()) as usize;
-    Some((u64_at(r, 16), Record { seq, chunk, length, origin, images }, size))
-}
-
-/// Records of one segment. A bad one ends them; when one behind it says that the place was durable, that is
-/// damage.
-fn scan(nonce: u64, bytes: &Bytes) -> (Vec<Record>, bool) {
-    let (mut records, mut at) = (Vec::new(), RECORDS_AT as usize);
-    while let Some((_, record, size)) = decode_record(nonce, bytes, at) {
-        records.push(record);
-        at += size;
-    }
-    let behind = (at + ALIGN..bytes.len()).step_by(ALIGN);
-    let damaged = behind
-        .filter_map(|place| decode_record(nonce, bytes, place))
-        .any(|(durable, ..)| durable > at as u64);
-    (records, damaged)
 }
 
 impl Redo {
@@ -308,6 +134,9 @@ impl Redo {
             next_id,
             next_seq: seq.saturating_add(1),
             durable_seq: seq,
+            found: seq,
+            // What of a damaged log is not to be had is not missed at the next start again: all chunks are noted.
+            claimed: if damaged { 0 } else { logged },
             broken: None,
             owed: BTreeSet::new(),
         };
@@ -352,9 +181,10 @@ impl Redo {
         Ok(seq)
     }
 
-    /// Up to which number all is durable.
+    /// Up to which number the next start has to find records: all that is needed of them is durable.
     pub fn durable_seq(&self) -> u64 {
-        self.state.lock().durable_seq
+        let s = self.state.lock();
+        if s.durable_seq > s.found { s.durable_seq } else { s.claimed }
     }
 
     /// The last number that was given.
@@ -485,6 +315,7 @@ pub(crate) fn segment_bytes(disk_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mooseng_core::ids::{SessionId, WriteNumber};
     use mooseng_host::MemDisk;
 
     fn image(block: u64, byte: u8) -> Image {
@@ -605,6 +436,14 @@ mod tests {
         let (log, _) = Redo::open(disk.clone(), rng(), SEGMENT_BYTES_MIN, (0, 2 * each + 1)).unwrap();
         assert_eq!(log.append(ChunkId(1), 100, &origin(), &[image(1, 1)]).unwrap(), 2 * each + 2);
         assert!(!damaged(2 * each + 1) && !damaged(2 * each + 2));
+        // Nothing is claimed of what was found, for it may be in the kernel only, but what was before.
+        assert_eq!(log.durable_seq(), 2 * each + 1);
+        log.sync(2 * each + 2).unwrap();
+        assert_eq!(log.durable_seq(), 2 * each + 2);
+        let (log, found) = Redo::open(disk.clone(), rng(), SEGMENT_BYTES_MIN, (0, 3 * each)).unwrap();
+        assert!(found.damaged);
+        assert_eq!(log.durable_seq(), 0, "it is told once");
+        assert_eq!(open(&disk).0.durable_seq(), 0);
     }
 
     #[test]

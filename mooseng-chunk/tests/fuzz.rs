@@ -18,7 +18,7 @@ use mooseng_core::{
 };
 use mooseng_host::MemDisk;
 use std::sync::Arc;
-use watched::watched;
+use watched::{watched, with_a_change};
 
 const ID: ChunkId = ChunkId(0x1122);
 const NUMBER: usize = 3;
@@ -287,18 +287,9 @@ fn no_damaged_notes_break_their_reader() {
     let mut valid = vec![0; file.len().unwrap() as usize];
     file.read_at(0, &mut valid).unwrap();
     assert_eq!(decoders::notes(&disk).unwrap(), Some(500), "what is mutated is whole");
-    let used: Vec<_> = (0..valid.len()).filter(|at| valid[*at] != 0).collect();
     let (mut seed, mut found) = (1, [0, 0]);
     for round in 0..(rounds() / 500).max(600) {
-        let mut input = valid.clone();
-        let r = next(&mut seed);
-        // Each byte of what redb knows of the file itself, and places that are in use.
-        let at = if round < 512 { round as usize } else { used[(r >> 16) as usize % used.len()] };
-        match r % 4 {
-            0 => input[at..].iter_mut().take(8).for_each(|b| *b = 0xff),
-            1 if round >= 512 => input.truncate(at),
-            _ => input[at] ^= 1 << ((r >> 8) % 8),
-        }
+        let (at, input) = with_a_change(&valid, round, next(&mut seed));
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("fuzz"));
         disk.create("dirty.redb").unwrap().write_at(0, &input).unwrap();
         watched(&format!("notes with a change at {at}"), &[], 64 << 20, |_| {

@@ -27,7 +27,7 @@ use mooseng_meta::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{cell::Cell, sync::Arc};
-use watched::watched;
+use watched::{watched, with_a_change};
 
 /// Memory for each byte of an input: a value of which many fit into few bytes takes so much, e.g. an entry of an
 /// append, whose place is four bytes, in a list that was made for as many as there are bytes left.
@@ -490,18 +490,9 @@ fn no_damaged_state_breaks_its_opening() {
     let file = disk.open("state.redb").unwrap();
     let mut valid = vec![0; file.len().unwrap() as usize];
     file.read_at(0, &mut valid).unwrap();
-    let used: Vec<_> = (0..valid.len()).filter(|at| valid[*at] != 0).collect();
     let (mut seed, mut found) = (1, [0, 0]);
     for round in 0..(rounds() / 500).max(600) {
-        let mut input = valid.clone();
-        let r = next(&mut seed);
-        // Each byte of what redb knows of the file itself, and places that are in use.
-        let at = if round < 512 { round as usize } else { used[(r >> 16) as usize % used.len()] };
-        match r % 4 {
-            0 => input[at..].iter_mut().take(8).for_each(|b| *b = 0xff),
-            1 if round >= 512 => input.truncate(at),
-            _ => input[at] ^= 1 << ((r >> 8) % 8),
-        }
+        let (at, input) = with_a_change(&valid, round, next(&mut seed));
         let disk: Arc<dyn Disk> = Arc::new(MemDisk::new("fuzz"));
         disk.create("state.redb").unwrap().write_at(0, &input).unwrap();
         watched(&format!("a state with a change at {at}"), &[], 64 << 20, |_| {

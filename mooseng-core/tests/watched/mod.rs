@@ -1,6 +1,8 @@
 //! A decoder on one input, watched: whatever the input is, it ends, and does not panic or take more memory than
 //! it may. For the fuzz loops of all crates.
 
+#![allow(dead_code, reason = "each test file uses some of it")]
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -130,4 +132,19 @@ pub fn watched(name: &str, input: &[u8], bytes_max: usize, run: impl FnOnce(&[u8
     watch.lock().unwrap().running = false;
     assert!(ended.is_ok(), "{name} panicked on {input:02x?}");
     assert!(most <= bytes_max, "{name} took {most} bytes of memory on {} bytes: {input:02x?}", input.len());
+}
+
+/// A database file with one change, and where: each byte of what it has of itself at its beginning in turns, then
+/// places that are in use. `r` chooses.
+pub fn with_a_change(valid: &[u8], round: u64, r: u64) -> (usize, Vec<u8>) {
+    let mut input = valid.to_vec();
+    let from = if round < 512 { round as usize } else { (r >> 16) as usize % valid.len() };
+    let used = valid.iter().skip(from).position(|b| *b != 0 || round < 512);
+    let at = used.map_or(0, |n| from + n);
+    match r % 4 {
+        0 => input[at..].iter_mut().take(8).for_each(|b| *b = 0xff),
+        1 if round >= 512 => input.truncate(at),
+        _ => input[at] ^= 1 << ((r >> 8) % 8),
+    }
+    (at, input)
 }

@@ -135,7 +135,7 @@ pub async fn rot_of_state(
     Ok(())
 }
 
-/// The same with the notes and the redo log of a chunkserver. Of the log's end nobody can tell that it is damaged.
+/// The same with the notes and the redo log of a chunkserver.
 pub async fn rot_beside_chunks(
     cluster: &mut Cluster,
     media: &Media,
@@ -151,11 +151,7 @@ pub async fn rot_beside_chunks(
     let medium = &disks[disk as usize];
     let file = BESIDE[(rng.next_u64() % BESIDE.len() as u64) as usize];
     let bit = some_bit(medium, file, rng);
-    let flips = || {
-        if let Some(bit) = bit {
-            medium.flip(file, bit);
-        }
-    };
+    let flips = || bit.into_iter().for_each(|bit| medium.flip(file, bit));
     flips();
     let started = cluster.start_chunkserver(at).await;
     let place = format!("{file} at {name}/disk-{}", disk + 1);
