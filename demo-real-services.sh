@@ -21,6 +21,12 @@ base() {
     rm -rf "$tar"
 }
 
+image_of() { # Dockerfile, image, directory
+    # The builder that every Docker has.
+    local said
+    said=$(DOCKER_BUILDKIT=0 docker build --build-arg "BASE=$base" -f "docker/$1" -t "$2" "$3" 2>&1) || fail "$said"
+}
+
 build_host() {
     base
     local program=${MOOSENG_PROGRAM:-}
@@ -35,12 +41,8 @@ build_host() {
     dir=$(mktemp -d)
     cp -r docker/scripts "$dir/scripts"
     cp "$program" "$dir/mooseng"
-    # The builder that every Docker has.
-    export DOCKER_BUILDKIT=0
-    docker build -q -f docker/Dockerfile.host -t "$image" "$dir" >/dev/null 2>&1 ||
-        fail "the image could not be built: docker build -f docker/Dockerfile.host"
-    docker build -q -f docker/Dockerfile.prometheus -t "$prometheus" "$dir" >/dev/null 2>&1 ||
-        fail "the image could not be built: docker build -f docker/Dockerfile.prometheus"
+    image_of Dockerfile.host "$image" "$dir"
+    image_of Dockerfile.prometheus "$prometheus" "$dir"
     rm -rf "$dir"
 }
 

@@ -3,8 +3,8 @@
 export MOOSENG_IMAGE=${MOOSENG_IMAGE:-mooseng:demo}
 image=$MOOSENG_IMAGE
 # Where images cannot be pulled.
-base=mooseng-base:demo
-prometheus=mooseng-prometheus:demo
+base=mooseng-base:${image##*:}
+prometheus=mooseng-prometheus:${image##*:}
 masters='master-1 master-2 master-3'
 chunkservers='chunkserver-1 chunkserver-2 chunkserver-3'
 clients='client-1 client-2 client-3'

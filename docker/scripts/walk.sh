@@ -104,6 +104,6 @@ walk() {
     [ -z "$errors" ] || fail "errors in the logs:
 $errors"
     say "  no error in the logs"
-    in_client 1 "rm -f $mnt/*.txt $mnt/largefile $mnt/random"
+    in_client 1 "cd $mnt && rm -f random after-the-leader.txt after-the-chunkserver.txt"
     step "the walk is done: all of it worked"
 }
