@@ -4,12 +4,10 @@
 //! What is made has no version: it counts as nothing, and is surplus when the bump does not come.
 
 use super::{Inner, Lead, outlook::names};
-use crate::{repair::Found, store::ChunkRec};
 use mooseng_core::{
     chunk::Control,
     error::{ChunkError, MetaError},
     ids::*,
-    meta::ReplicaState,
 };
 use std::{
     collections::{BTreeSet, btree_map::Entry},
@@ -130,21 +128,4 @@ impl Inner {
         }
         Ok(true)
     }
-}
-
-/// New members that can be copied to while the open version serves: not those that are to be mended, whose copy is
-/// read and written as far as it goes. Without a good member, and for what was never committed, nothing is gained.
-pub(super) fn to_copy_ahead(
-    rec: &ChunkRec,
-    found: &[(ServerId, Found)],
-    survivors: &[ServerId],
-    joining: &[ServerId],
-) -> Vec<ServerId> {
-    let of = |server: &ServerId| found.iter().find(|(s, _)| s == server).map(|(_, f)| *f);
-    let source =
-        |s: &ServerId| matches!(of(s), Some(Found::Current(ReplicaState::Good | ReplicaState::Leaving)));
-    if rec.pending.is_some() || rec.cut_to.is_some() || !rec.committed || !survivors.iter().any(source) {
-        return vec![];
-    }
-    joining.iter().filter(|s| matches!(of(s), None | Some(Found::Nothing))).copied().collect()
 }

@@ -5,7 +5,7 @@ use super::{
     progress::Progress,
     quarantine::{Removed, Unknown},
 };
-use crate::{placement::Candidate, store::ChunkRec};
+use crate::{bump::Past, placement::Candidate, store::ChunkRec};
 use mooseng_core::{
     attr::{Access, Timestamp},
     error::MetaError,
@@ -68,12 +68,8 @@ pub(super) struct Memory {
     pub surplus: BTreeMap<(ChunkId, ServerId), Surplus>,
     /// Those of them that damaged members were to be mended from: once is enough.
     pub tried: BTreeSet<(ChunkId, ServerId)>,
-    /// Members that no other could be made equal to since their chunk was in order.
-    pub uncopied: BTreeSet<(ChunkId, ServerId)>,
-    /// How often members could not take part in a bump since their chunk was in order.
-    pub unfilled: BTreeMap<(ChunkId, ServerId), u8>,
-    /// How often a version was not opened, for it had too few members, since the chunk was in order; and since when.
-    pub short: BTreeMap<ChunkId, (u8, Duration)>,
+    /// What bumps of chunks that are not in order yet have met.
+    pub past: BTreeMap<ChunkId, Past>,
     /// Copies of chunks that no record names.
     pub unknown: BTreeMap<(ServerId, ChunkId), Unknown>,
     /// Somebody has what these masters never made: a chunk that they did not give out, or a version of one that they
@@ -234,6 +230,22 @@ impl Memory {
     /// A server has a copy that the set, open at version `open` or above, does not name.
     pub fn note_surplus(&mut self, id: ChunkId, server: ServerId, version: ChunkVersion, open: ChunkVersion) {
         self.surplus.insert((id, server), Surplus { version, older: version < open });
+    }
+
+    /// A chunk is as it should be, with these members.
+    pub fn in_order(&mut self, id: ChunkId, members: &[ServerId]) {
+        let odd: Vec<_> =
+            self.odd.range((id, ServerId(0))..=(id, ServerId(u64::MAX))).map(|(k, _)| *k).collect();
+        for k in odd {
+            // What is leaving its disk is there still, until a look says otherwise.
+            if !self.is_leaving(k.0, k.1) || !members.contains(&k.1) {
+                self.odd.remove(&k);
+            }
+        }
+        for server in members {
+            self.surplus.remove(&(id, *server));
+        }
+        self.past.remove(&id);
     }
 
     /// Whether every member is known to be damaged.

@@ -1,4 +1,4 @@
-//! What the leading master does about the chunk: `service/bump.rs`, `service/deleting.rs`,
+//! What the leading master does about the chunk: `bump`, `service/bump.rs`, `service/deleting.rs`,
 //! `service/sessions.rs`. What is to be done is decided by the real [`plan`].
 
 use crate::{Config, faults::Fault, state::*};
@@ -47,7 +47,7 @@ impl State {
         }
     }
 
-    /// `Inner::look_at`.
+    /// `Inner::look_at`, `Found::told`.
     fn look_at(&self) -> Vec<(ServerId, Found)> {
         let r = &self.rec;
         let filled = r.pending.iter().flat_map(|b| b.joining.iter()).filter(|s| !r.members.has(*s));
@@ -108,7 +108,7 @@ impl State {
         self.driver = Driver::Setting { todo: first.mask(), create: bump.is_anew(), committed };
     }
 
-    /// `decide_about`. `heard`: members that are silent have been so for long.
+    /// `bump::decide`. `heard`: members that are silent have been so for long.
     pub fn look(&mut self, cfg: &Config, heard: bool) -> bool {
         let idle = self.driver == Driver::Idle && self.rec.pending.is_none() && self.is_odd(cfg);
         let again = self.driver == Driver::Again && self.rec.pending.is_none();
