@@ -82,6 +82,10 @@ impl Forward {
         self.down.borrow().upto.get() >= sent
     }
 
+    fn has_failed(&self) -> bool {
+        self.down.borrow().failed.is_some()
+    }
+
     fn has_pass(&self) -> bool {
         self.pass.as_ref().is_some_and(Pass::is_held)
     }
@@ -178,6 +182,10 @@ async fn take(
             _ => frames.next().await,
         };
         let Some(frame) = frame else { break };
+        // The writer sends it again to the next version.
+        if forward.as_ref().is_some_and(Forward::has_failed) {
+            break;
+        }
         let done = async {
             let frame = frame?;
             shared.verify(slot.id, &frame)?;
@@ -199,15 +207,14 @@ async fn take(
             let mut _sending = None;
             if let Some(next) = &forward {
                 let create = !req.makers.is_empty() && !slot.known.lock().made;
-                if head {
-                    _sending = Some(shared.before_sending(&slot, &req, &frame).await?);
-                }
+                _sending = Some(shared.before_sending(&slot, &req, &frame, (head, first)).await?);
+                slot.under_way.sends(req.chunk, req.session.id, &frame)?;
                 whole = false;
-                slot.under_way.sends(req.chunk.version, req.session.id, &frame);
                 next.send(frame.clone(), create).await;
             }
             shared.apply(&slot, &req, &frame, first).await?;
             whole = true;
+            slot.under_way.applied(req.session.id, frame.head.number);
             Ok::<_, ChunkError>(frame.head.number)
         };
         match done.await {
@@ -216,6 +223,9 @@ async fn take(
                 first = false;
             }
             Err(e) => {
+                if !whole {
+                    shared.lacks_what_it_sent(&slot, &req, &e);
+                }
                 said.send_modify(|p| p.failed = Some(e));
                 break;
             }

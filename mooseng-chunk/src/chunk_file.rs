@@ -351,13 +351,14 @@ impl ChunkFile {
             }
         }
         let length = self.header.length.max(end);
-        // Before the images go to the log: a part of this frame may be in place.
+        // Before the images go to the log: what it says of this frame is not all of it.
         self.in_place |= !runs.is_empty();
-        for run in runs {
-            self.write_run(at + run.range.start as u64, &data[run.range], run.block, run.entries)?;
-        }
+        // First what may find no room: then nobody sees half of the frame.
         if !images.is_empty() {
             self.log(redo, length, writer, images)?;
+        }
+        for run in runs {
+            self.write_run(at + run.range.start as u64, &data[run.range], run.block, run.entries)?;
         }
         self.header.length = length;
         if let Some((session, number)) = writer {

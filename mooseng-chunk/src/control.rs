@@ -6,10 +6,14 @@ use crate::{
     disk::DataDisk,
     shared::{Shared, clean, is_good},
     slot::{Inside, Slot, stopped},
+    under_way::Closed,
 };
 use mooseng_core::{chunk::*, error::ChunkError, ids::*, meta::ReplicaState};
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 use tokio::sync::OwnedMutexGuard;
+
+/// How long a new version waits for frames that were sent on and have to be applied here, too.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 impl Shared {
     async fn opened(&self, slot: &Slot) -> Result<OwnedMutexGuard<Inside>, ChunkError> {
@@ -49,6 +53,11 @@ impl Shared {
             found => found?,
         };
         self.stop_ahead(id);
+        // What was sent on may have been read behind: no other version begins without it.
+        let closed = Closed::new(&slot, to);
+        tokio::time::timeout(CATCH_UP, closed.catches_up()).await.map_err(|_| {
+            ChunkError::Busy(format!("frames that were sent on are not applied here within {CATCH_UP:?}"))
+        })?;
         // Under the lock nothing that was admitted is under way any more.
         let opened = slot.open(create.then(|| members.clone())).await.map_err(|e| {
             self.give_up(&slot);
@@ -92,6 +101,7 @@ impl Shared {
                 let mut known = noted.lock();
                 (known.version, known.length, known.state) = (to, file.header.length, ReplicaState::Good);
             }
+            closed.begins();
             clean(disk, id, &noted);
             Ok(damaged)
         };

@@ -31,7 +31,7 @@ impl Shared {
             length: 0,
             state,
             dirty: false,
-            sending: false,
+            sending: 0,
             sent: None,
             clean_when_through: false,
             made: false,

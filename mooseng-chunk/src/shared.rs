@@ -223,24 +223,43 @@ impl Shared {
         self.admits(slot, req.session.id, number, first).map(|admitted| !admitted)
     }
 
-    /// Before the head sends a frame on: there is room for it here, and the note that the chunk is
-    /// dirty is durable, and stays so until the answer is dropped. A head that dies before it has applied the frame itself is a suspect then,
-    /// and never takes the frame for applied because those behind it have it.
+    /// Before a frame is sent on: there is room for it here, and the note that the chunk is dirty is durable, and
+    /// stays so until the answer is dropped. Who dies before it has applied the frame itself is a suspect then: it never
+    /// takes the frame for applied because those behind it have it, and serves nobody what is older than what they serve.
     pub async fn before_sending<'a>(
         &self,
         slot: &'a Slot,
         req: &WriteRequest,
         frame: &Frame,
+        (head, first): (bool, bool),
     ) -> Result<Sending<'a>, ChunkError> {
         if slot.disk.space().1 < frame.data.len() as u64 {
             return Err(ChunkError::NoSpace(self.server));
         }
         let (sending, dirty) = Sending::begin(slot);
-        if !dirty {
-            let guard = self.open_to_write(slot, req).await?;
-            self.mark_dirty(slot, guard).await?;
+        // The head knows by now that it takes the frame.
+        if dirty && head {
+            return Ok(sending);
         }
+        let guard = self.open_to_write(slot, req).await?;
+        if !head {
+            self.admits(slot, req.session.id, frame.head.number, first)?;
+        }
+        self.mark_dirty(slot, guard).await?;
         Ok(sending)
+    }
+
+    /// A frame was sent on and cannot be applied here: the servers behind may have served it. Another replica is
+    /// made the truth, until a copy is made of that.
+    pub fn lacks_what_it_sent(&self, slot: &Slot, req: &WriteRequest, why: &ChunkError) {
+        {
+            let mut known = slot.known.lock();
+            if known.version == req.chunk.version && known.state == ReplicaState::Good {
+                tracing::warn!(chunk = %slot.id, error = %why, "the servers behind have more: this replica is a suspect");
+                known.state = ReplicaState::Suspect;
+            }
+        }
+        slot.under_way.gives_up(req.session.id);
     }
 
     async fn open_to_write(

@@ -19,9 +19,9 @@ pub(crate) struct Known {
     pub length: u64,
     pub state: ReplicaState,
     pub dirty: bool,
-    /// Whether a frame goes to the server behind this one that is not applied here yet: the note that
+    /// Streams with a frame that goes to the server behind this one and is not applied here yet: the note that
     /// the chunk is dirty stays until it is.
-    pub sending: bool,
+    pub sending: u32,
     /// The version whose frames are under way to the servers behind this one, or may be for ever because
     /// their chain failed: the note stays until all of them have been acknowledged, or the version is over.
     pub sent: Option<(ChunkVersion, SessionId)>,
@@ -34,7 +34,7 @@ pub(crate) struct Known {
 impl Known {
     /// Whether the servers behind this one may lack something that was sent on at this version.
     pub fn is_under_way(&self) -> bool {
-        self.sending || self.sent.is_some_and(|(version, _)| version == self.version)
+        self.sending > 0 || self.sent.is_some_and(|(version, _)| version == self.version)
     }
 }
 
@@ -126,21 +126,21 @@ pub(crate) fn stopped() -> io::Error {
     io::Error::other("the disk's thread was stopped")
 }
 
-/// A frame that the head sends on and has not applied yet; the way is its stream's.
+/// A frame that is sent on and not applied here yet.
 pub(crate) struct Sending<'a>(&'a Slot);
 
 impl<'a> Sending<'a> {
     /// Begins; and whether the chunk is dirty, with a durable note.
     pub fn begin(slot: &'a Slot) -> (Self, bool) {
         let mut known = slot.known.lock();
-        known.sending = true;
+        known.sending += 1;
         (Self(slot), known.dirty)
     }
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        self.0.known.lock().sending = false;
+        self.0.known.lock().sending -= 1;
     }
 }
 

@@ -63,7 +63,7 @@ impl DiskStore {
                     length,
                     state,
                     dirty: f.dirty,
-                    sending: false,
+                    sending: 0,
                     sent: None,
                     clean_when_through: false,
                     made: true,

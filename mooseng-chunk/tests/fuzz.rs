@@ -171,7 +171,7 @@ fn what_is_mutated_is_valid_and_stays_so_now_and_then() {
 fn segment(images: &[usize]) -> Vec<u8> {
     let mut b = vec![0; RECORDS_AT];
     for at in [0, PAGE] {
-        b[at..at + 8].copy_from_slice(b"MNGREDO1");
+        b[at..at + 8].copy_from_slice(b"MNGREDO2");
         for field in [8, 24] {
             b[at + field..at + field + 8].copy_from_slice(&FILLING.to_le_bytes());
         }

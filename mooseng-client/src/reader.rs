@@ -97,9 +97,9 @@ fn blame(cx: &Context, place: &Place, server: ServerId, e: &ChunkError) {
         {
             report(cx, place, server, e);
         }
-        ChunkError::Net(_) | ChunkError::Busy(_) | ChunkError::Disk { .. } => {
-            cx.pool.health.failed(server, Instant::now())
-        }
+        // It answered: one block that is much written to says little of the others.
+        ChunkError::Busy(_) => cx.pool.health.slow(server, Instant::now()),
+        ChunkError::Net(_) | ChunkError::Disk { .. } => cx.pool.health.failed(server, Instant::now()),
         _ => {}
     }
 }

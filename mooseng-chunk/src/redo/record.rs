@@ -11,7 +11,7 @@ use mooseng_core::{
     limits::{BLOCK_BYTES, CHUNK_BYTES, FRAME_BYTES_MAX},
 };
 
-const SEGMENT_MAGIC: &[u8; 8] = b"MNGREDO1";
+const SEGMENT_MAGIC: &[u8; 8] = b"MNGREDO2";
 const RECORD_MAGIC: u32 = 0x4f44_4552;
 /// Places of records, and what is written of a segment's header.
 pub(super) const ALIGN: usize = 512;

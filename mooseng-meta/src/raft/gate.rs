@@ -65,6 +65,11 @@ impl Gate {
         Self { log, starts, until, asked, found: Notify::new(), floor: Mutex::new(None) }
     }
 
+    /// Up to where this master's log is on its disk.
+    pub(super) fn durable(&self) -> Option<LogPos> {
+        self.log.durable()
+    }
+
     /// The starts of the masters.
     pub(super) fn starts(&self) -> &Starts {
         &self.starts

@@ -2,6 +2,7 @@
 
 use super::gate::{self, End, Gate};
 use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, decode_append, encode};
+use super::segment::LogPos;
 use super::snapshot::{FileWriter, SnapshotFile};
 use super::starts::{History, Seen};
 use super::state::Shared;
@@ -89,11 +90,11 @@ impl RaftHandler {
     async fn append(
         &self,
         from: u64,
-        request: AppendEntriesRequest<Types>,
+        (request, durable): (AppendEntriesRequest<Types>, Option<LogPos>),
     ) -> Result<AppendEntriesResponse<Types>, NetError> {
         let (vote, prev) = (request.vote, request.prev_log_id);
-        // What it says is committed, it has.
-        let has = request.leader_commit.as_ref().map(log_pos);
+        // What is committed and on its disk, it does not lose.
+        let has = request.leader_commit.as_ref().map(log_pos).min(durable);
         let upto = request.entries.last().map(|e| e.log_id).or(prev);
         let sign_of_life = request.entries.is_empty() && self.told.covers(vote, prev);
         let stored = async {

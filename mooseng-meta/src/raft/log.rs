@@ -78,8 +78,9 @@ struct State {
     cached_from: u64,
     cached_bytes: usize,
     carried: CarriedState,
-    /// The furthest end since the log was opened.
+    /// The furthest end since the log was opened, and how much of it was durable at some time.
     furthest: Option<LogPos>,
+    durable: Option<LogPos>,
     vote: Option<Bytes>,
     files: BTreeMap<u64, Arc<dyn DiskFile>>,
     next_serial: u64,
@@ -157,6 +158,11 @@ impl DurableLog {
     /// The furthest end since the log was opened: entries that a leader has cut off since were there.
     pub fn furthest(&self) -> Option<LogPos> {
         self.0.state.lock().furthest
+    }
+
+    /// The furthest entry that was durable since the log was opened.
+    pub fn durable(&self) -> Option<LogPos> {
+        self.0.state.lock().durable
     }
 
     /// The newest vote.
@@ -475,8 +481,11 @@ impl Inner {
                 .files
                 .entry(place.segment)
                 .or_insert_with(|| Arc::clone(&writer.segments[&place.segment].file));
-            let at = record.pos.index.checked_sub(state.first).filter(|_| record.kind.is_entry());
-            let Some(at) = at else { continue };
+            if !record.kind.is_entry() {
+                continue;
+            }
+            state.durable = state.durable.max(Some(record.pos));
+            let Some(at) = record.pos.index.checked_sub(state.first) else { continue };
             if let Some(slot) = state.slots.get_mut(at as usize).filter(|s| s.serial == *serial) {
                 slot.place = Some(place);
             }
@@ -490,6 +499,7 @@ impl Inner {
         self.write_batch(writer, &[record], &[0])?;
         writer.remove_purged(pos)?;
         let mut state = self.state.lock();
+        state.durable = state.durable.max(Some(pos));
         state.files.retain(|id, _| writer.segments.contains_key(id));
         Ok(())
     }
@@ -527,7 +537,7 @@ fn open_files(
         Votes::Empty if recovered.last().is_none_or(|p| p.term == 0) => (0, None),
         Votes::Empty | Votes::Damaged => return Err(OpenError::VoteLost),
     };
-    let cut = note_cut(&mut recovered, vote.as_deref().map_or(0, term_of_vote));
+    let cut = recovered.note_cut(vote.as_deref().map_or(0, term_of_vote));
     let mut writer = Writer {
         disk: Arc::clone(disk),
         segments: recovered
@@ -552,20 +562,6 @@ fn open_files(
     Ok((state_of(recovered, files, vote), writer))
 }
 
-/// Turns a cut tail into the torn state; says whether there is one.
-fn note_cut(recovered: &mut Recovered, term: u64) -> bool {
-    let Tail::Cut { until, .. } = recovered.tail else { return false };
-    if recovered.state.torn == Some(TornTail::UNPROVEN) {
-        return true;
-    }
-    let until = match recovered.state.torn {
-        None => until,
-        Some(before) => before.until.zip(until).map(|(a, b)| a.max(b)),
-    };
-    recovered.state.torn = Some(TornTail { until, term });
-    true
-}
-
 fn state_of(recovered: Recovered, files: BTreeMap<u64, Arc<dyn DiskFile>>, vote: Option<Bytes>) -> State {
     let slots: VecDeque<Slot> = recovered
         .places
@@ -581,6 +577,7 @@ fn state_of(recovered: Recovered, files: BTreeMap<u64, Arc<dyn DiskFile>>, vote:
         .collect();
     State {
         furthest: recovered.last(),
+        durable: recovered.last(),
         cached_from: recovered.first + slots.len() as u64,
         first: recovered.first,
         slots,

@@ -29,6 +29,8 @@ struct AppendHead {
     vote: Vote,
     previous: Option<LogPos>,
     commit: Option<LogPos>,
+    /// Up to where the leader's own log is on its disk: others alone may have made a quorum.
+    durable: Option<LogPos>,
     /// Of each entry: kind (as in the log), place, bytes of the body.
     entries: Vec<(u8, LogPos, u32)>,
 }
@@ -47,8 +49,11 @@ pub(super) fn decode<T: DeserializeOwned>(head: &[u8]) -> Result<T, NetError> {
     postcard::from_bytes(head).map_err(malformed)
 }
 
-/// The message of an append.
-pub(super) fn encode_append(request: AppendEntriesRequest<Types>) -> Result<Message, NetError> {
+/// The message of an append by a leader whose log is on its disk up to `durable`.
+pub(super) fn encode_append(
+    request: AppendEntriesRequest<Types>,
+    durable: Option<LogPos>,
+) -> Result<Message, NetError> {
     let mut entries = Vec::with_capacity(request.entries.len());
     let mut datas = Vec::with_capacity(request.entries.len());
     for entry in request.entries {
@@ -60,6 +65,7 @@ pub(super) fn encode_append(request: AppendEntriesRequest<Types>) -> Result<Mess
         vote: request.vote,
         previous: request.prev_log_id.as_ref().map(log_pos),
         commit: request.leader_commit.as_ref().map(log_pos),
+        durable,
         entries,
     };
     let body = match datas.len() {
@@ -74,8 +80,10 @@ pub(super) fn encode_append(request: AppendEntriesRequest<Types>) -> Result<Mess
     Ok(Message { head: encode(&head)?, body })
 }
 
-/// The append that a message holds; commands share the body's bytes.
-pub(super) fn decode_append(message: Message) -> Result<AppendEntriesRequest<Types>, NetError> {
+/// The append that a message holds, and what the leader has of it on its disk; commands share the body's bytes.
+pub(super) fn decode_append(
+    message: Message,
+) -> Result<(AppendEntriesRequest<Types>, Option<LogPos>), NetError> {
     let head: AppendHead = decode(&message.head)?;
     let mut body = match message.body {
         Body::Empty => Bytes::new(),
@@ -94,10 +102,11 @@ pub(super) fn decode_append(message: Message) -> Result<AppendEntriesRequest<Typ
     if !body.is_empty() {
         return Err(malformed("the body is too long"));
     }
-    Ok(AppendEntriesRequest {
+    let request = AppendEntriesRequest {
         vote: head.vote,
         prev_log_id: head.previous.map(log_id),
         leader_commit: head.commit.map(log_id),
         entries,
-    })
+    };
+    Ok((request, head.durable))
 }

@@ -66,7 +66,7 @@ pub mod decoders {
     }
     /// Reads the entries that a leader sends; how many.
     pub fn append(message: Message) -> Result<usize, NetError> {
-        message::decode_append(message).map(|r| r.entries.len())
+        message::decode_append(message).map(|(r, _)| r.entries.len())
     }
     /// Reads the starts on a disk, by a lane that runs its jobs at once; whether there are any.
     pub fn starts(disk: Arc<dyn Disk>, lane: Arc<dyn Lane>, rng: Arc<dyn Rng>) -> io::Result<bool> {

@@ -231,7 +231,7 @@ impl RaftNetworkV2<Types> for Client {
         let budget = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_BUDGET };
         let term = rpc.vote.leader_id.term;
         let upto = rpc.entries.last().map(|e| e.log_id).or(rpc.prev_log_id);
-        let answer = self.ask(APPEND, encode_append(rpc), budget).await?;
+        let answer = self.ask(APPEND, encode_append(rpc, self.gate.durable()), budget).await?;
         if let (AppendEntriesResponse::Success, Some(upto)) = (&answer, &upto) {
             self.gate.starts().vouches(self.target, term, Some(log_pos(upto)));
         }

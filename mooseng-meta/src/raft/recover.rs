@@ -83,6 +83,20 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// Turns a cut tail into the torn state; says whether there is one.
+    pub(super) fn note_cut(&mut self, term: u64) -> bool {
+        let Tail::Cut { until, .. } = self.tail else { return false };
+        if self.state.torn == Some(TornTail::UNPROVEN) {
+            return true;
+        }
+        let until = match self.state.torn {
+            None => until,
+            Some(before) => before.until.zip(until).map(|(a, b)| a.max(b)),
+        };
+        self.state.torn = Some(TornTail { until, term });
+        true
+    }
+
     /// The last entry, or what stands for it.
     pub fn last(&self) -> Option<LogPos> {
         let index = self.first + (self.places.len() as u64).saturating_sub(1);

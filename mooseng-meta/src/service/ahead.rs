@@ -114,6 +114,7 @@ impl Inner {
         for (server, done) in done {
             match done {
                 Ok(_) => {
+                    lead.memory.lock().took(server);
                     asked.made.insert(server);
                 }
                 // A bump that left it out came so far there: what it lacks is for the next to copy.

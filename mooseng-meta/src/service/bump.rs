@@ -156,11 +156,13 @@ impl Inner {
         let (mut m, now) = (lead.memory.lock(), self.now());
         let (nobody, nothing) = (BTreeSet::new(), Past::default());
         let long_dead = found.iter().map(|(s, _)| *s).filter(|s| self.is_long_dead(lead, &m, *s));
+        let (candidates, full) = (m.candidates(now, self.timings.server_dead), m.full(id, now));
+        let may_join = |s: &ServerId| !rec.members.contains(s) && !full.contains(s);
         let known = Known {
-            candidates: m.candidates(now, self.timings.server_dead),
-            avoided: m.avoid.keys().copied().filter(|s| m.is_avoided(*s, now)).collect(),
+            avoided: m.avoided(&candidates, may_join, now),
+            candidates,
             leaving: m.draining.keys().copied().collect(),
-            full: m.full(id, now),
+            full,
             doubted: m.doubted.keys().copied().filter(|s| m.is_doubted(*s, now)).collect(),
             long_dead: long_dead.collect(),
             left_out: self.left_out(&m, id, rec),
@@ -357,9 +359,12 @@ impl Inner {
         let mut members = ready.to_vec();
         for (server, done) in join_all(fill.into_iter().map(pull)).await {
             note_filled(&mut members, server, done.is_ok());
-            if let Err(e) = done {
-                tracing::warn!(id = %chunk.id, %server, error = %e, "a member could not be made equal");
-                lead.memory.lock().avoid(server, self.now());
+            match done {
+                Ok(_) => lead.memory.lock().took(server),
+                Err(e) => {
+                    tracing::warn!(id = %chunk.id, %server, error = %e, "a member could not be made equal");
+                    lead.memory.lock().avoid(server, self.now());
+                }
             }
         }
         Ok(members)

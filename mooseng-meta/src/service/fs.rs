@@ -352,7 +352,7 @@ impl Inner {
     }
 
     /// Whether chunkservers may still come that were there under the leader before this one.
-    fn gathers(&self, lead: &Lead, view: &RedbView) -> Result<bool, MetaError> {
+    pub(super) fn gathers(&self, lead: &Lead, view: &RedbView) -> Result<bool, MetaError> {
         if self.now().saturating_sub(lead.since) >= GATHERS {
             return Ok(false);
         }

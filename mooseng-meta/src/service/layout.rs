@@ -101,7 +101,7 @@ impl Inner {
             }
             rights.push((chunk, right));
             let copies = match want.rights.has(Rights::WRITE) {
-                true => self.copies(lead, chunk.id, &rec),
+                true => self.copies(lead, &view, chunk.id, &rec)?,
                 false => Copies::Enough,
             };
             layout.chunks.push(ChunkPlace { index, chunk, chain, makers, copies });
@@ -118,19 +118,21 @@ impl Inner {
     }
 
     /// Whether an fsync has as many disks as it wants. Who could take a copy that is lacking gets it soon.
-    fn copies(&self, lead: &Lead, id: ChunkId, rec: &ChunkRec) -> Copies {
+    fn copies(&self, lead: &Lead, view: &RedbView, id: ChunkId, rec: &ChunkRec) -> Result<Copies, MetaError> {
         if rec.members.len() >= usize::from(rec.wanted).min(SYNCED_MIN) {
-            return Copies::Enough;
+            return Ok(Copies::Enough);
         }
         let mut m = lead.memory.lock();
-        let (mut joiners, full) = (m.joiners(self.now(), self.timings.server_dead), m.full(id, self.now()));
-        joiners.retain(|c| !full.contains(&c.server));
-        if place(seed_of(id), 1, &joiners, &rec.members).is_empty() {
-            return Copies::Alone;
+        let (mut able, full) = (m.able(self.now(), self.timings.server_dead), m.full(id, self.now()));
+        able.retain(|c| !full.contains(&c.server));
+        let is_one_able = !place(seed_of(id), 1, &able, &rec.members).is_empty();
+        if is_one_able {
+            m.wanted.entry(id).or_insert(false);
+            lead.wake.notify_one();
         }
-        m.wanted.entry(id).or_insert(false);
-        lead.wake.notify_one();
-        Copies::Joining
+        drop(m);
+        // Who has not come to this leader yet may be able, too.
+        Ok(if is_one_able || self.gathers(lead, view)? { Copies::Joining } else { Copies::Alone })
     }
 
     /// Gives the inline data to the one session that may write it to chunk 0; others wait.

@@ -113,6 +113,8 @@ pub(super) struct Memory {
     pub retry: BTreeMap<ChunkId, (u32, Duration)>,
     /// Servers that did not take a copy: until when nobody asks them to.
     pub avoid: BTreeMap<ServerId, Duration>,
+    /// How often in a row they did not, each time when they were asked again.
+    pub refusals: BTreeMap<ServerId, u8>,
     /// Servers that a client or a chain neighbour did not hear, and that were not heard since: when.
     pub doubted: BTreeMap<ServerId, Duration>,
     /// Members whose disk had no room for a write, as its writer said: until when that counts.
@@ -123,6 +125,8 @@ pub(super) struct Memory {
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How long a server that did not take a copy is not asked to.
 const AVOID: Duration = Duration::from_secs(15);
+/// Who did not take a copy so often in a row is waited for by nobody.
+const REFUSALS_MAX: u8 = 2;
 /// How long a report of a full disk counts: for longer than the copy that takes its place needs.
 const FULL: Duration = Duration::from_secs(300);
 /// How long a report of a silent server counts.
@@ -185,7 +189,38 @@ impl Memory {
 
     /// A server was asked and did not do it.
     pub fn avoid(&mut self, server: ServerId, now: Duration) {
+        if !self.is_avoided(server, now) {
+            let refusals = self.refusals.entry(server).or_default();
+            *refusals = refusals.saturating_add(1);
+        }
         self.avoid.insert(server, now + AVOID);
+    }
+
+    /// A server took a copy.
+    pub fn took(&mut self, server: ServerId) {
+        self.refusals.remove(&server);
+    }
+
+    /// Of these servers those that are not asked to take a copy now: they did not take one lately, or did not take the
+    /// last one and another is there that did not refuse any.
+    /// `is_other`: who could be that one.
+    pub fn avoided(
+        &self,
+        of: &[Candidate],
+        is_other: impl Fn(&ServerId) -> bool,
+        now: Duration,
+    ) -> BTreeSet<ServerId> {
+        let refuses = |s: &ServerId| self.is_avoided(*s, now) || self.refusals.contains_key(s);
+        let has_other = of.iter().any(|c| is_other(&c.server) && !refuses(&c.server));
+        let is_out = |s: &ServerId| if has_other { refuses(s) } else { self.is_avoided(*s, now) };
+        of.iter().map(|c| c.server).filter(is_out).collect()
+    }
+
+    /// Servers that may take a copy that is lacking, if not at once: one failure is no proof against a server.
+    pub fn able(&self, now: Duration, dead_after: Duration) -> Vec<Candidate> {
+        let mut all = self.candidates(now, dead_after);
+        all.retain(|c| self.refusals.get(&c.server).is_none_or(|n| *n < REFUSALS_MAX));
+        all
     }
 
     /// Whether somebody who waits did not hear a server lately, and nobody has heard it since.
@@ -282,6 +317,7 @@ impl Memory {
     /// A server came, or came back: what failed without it may be done now.
     pub fn came(&mut self, server: ServerId) {
         self.avoid.remove(&server);
+        self.refusals.remove(&server);
         self.doubted.remove(&server);
         self.retry.clear();
     }

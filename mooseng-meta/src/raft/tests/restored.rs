@@ -108,6 +108,54 @@ async fn a_voter_restored_from_a_copy_of_the_same_start_is_known_by_what_it_ackn
     }
 }
 
+/// The same of a leader, which acknowledges nothing to anybody: what it said was committed, it had.
+#[tokio::test(start_paused = true)]
+async fn a_leader_restored_from_a_copy_of_the_same_start_is_known_by_what_it_committed() {
+    for seed in 0..10 {
+        let (mut c, [leader, ..]) = three(830 + seed).await;
+        let copy = c.copy_of(leader);
+        c.set("b", "2").await;
+        c.converged().await;
+        c.crash(leader).await;
+        c.restore(leader, copy);
+        c.start(leader).await.unwrap();
+        eventually("the others to tell", async || c.node(leader).status().torn.then_some(())).await;
+        c.converged().await;
+        assert_eq!(c.masters[&leader].machine.get("b").as_deref(), Some("2"), "seed {seed}");
+        eventually("it has made up for its loss", async || (!c.node(leader).status().torn).then_some(()))
+            .await;
+        c.stop().await;
+    }
+}
+
+/// The others alone made what it said was committed; it lost nothing that anybody counted on.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_dies_before_its_own_disk_has_what_is_committed_is_no_restored_one() {
+    for seed in 0..10 {
+        let (mut c, [leader, one, other]) = three(860 + seed).await;
+        c.masters[&leader].lanes.hold();
+        let set = async {
+            tokio::time::timeout(Duration::from_secs(5), c.set("b", "2")).await.ok();
+        };
+        let spread = eventually("the others to apply it", async || {
+            let has = |id: &u64| c.masters[id].machine.get("b").as_deref() == Some("2");
+            (has(&one) && has(&other)).then_some(())
+        });
+        futures::future::select(Box::pin(set), Box::pin(spread)).await;
+        c.crash(leader).await;
+        c.masters[&leader].lanes.go_on();
+        c.crash(other).await;
+        c.start(leader).await.unwrap();
+        assert_eq!(c.leader().await, one, "seed {seed}: the two are a quorum, and one of them has it");
+        c.converged().await;
+        assert!(!c.node(leader).status().torn, "seed {seed}");
+        assert_eq!(c.masters[&leader].machine.get("b").as_deref(), Some("2"), "seed {seed}");
+        c.start(other).await.unwrap();
+        c.converged().await;
+        c.stop().await;
+    }
+}
+
 /// That it was restored is not forgotten by another start.
 #[tokio::test(start_paused = true)]
 async fn a_restored_master_that_starts_again_knows_that_it_was() {
