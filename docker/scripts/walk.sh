@@ -76,8 +76,7 @@ walk() {
     in_client 1 "dd if=/dev/urandom of=$mnt/random bs=1M count=20 2>/dev/null && sync $mnt/random"
     local sum led
     sum=$(in_client 1 "sha256sum < $mnt/random")
-    led=$(leader)
-    [ -n "$led" ] || fail "nobody leads"
+    led=$(leader) || fail "the status cannot be had, or nobody leads"
     say "  stopping the leading master, $led"
     compose stop "$led" >/dev/null 2>&1
     writes_go_on after-the-leader
@@ -99,8 +98,9 @@ walk() {
     done
     say "  all health endpoints answer 200"
     compose ps
-    local errors
-    errors=$(compose logs --no-color 2>/dev/null | grep -E '(^|[| ])ERROR( |$)' || true)
+    local logs errors
+    logs=$(compose logs --no-color) || fail "the logs cannot be had"
+    errors=$(grep -E '(^|[| ])ERROR( |$)' <<<"$logs" || true)
     [ -z "$errors" ] || fail "errors in the logs:
 $errors"
     say "  no error in the logs"
