@@ -212,7 +212,12 @@ async fn take(
                 whole = false;
                 next.send(frame.clone(), create).await;
             }
-            shared.apply(&slot, &req, &frame, first).await?;
+            if let Err(e) = shared.apply(&slot, &req, &frame, first).await {
+                if !whole {
+                    shared.lacks_what_it_sent(&slot, &req, &e);
+                }
+                return Err(e);
+            }
             whole = true;
             slot.under_way.applied(req.session.id, frame.head.number);
             Ok::<_, ChunkError>(frame.head.number)
@@ -223,9 +228,6 @@ async fn take(
                 first = false;
             }
             Err(e) => {
-                if !whole {
-                    shared.lacks_what_it_sent(&slot, &req, &e);
-                }
                 said.send_modify(|p| p.failed = Some(e));
                 break;
             }

@@ -124,14 +124,8 @@ impl DataDisk {
                 let Ok(id) = u64::from_str_radix(&name, 16).map(ChunkId) else { continue };
                 let is_dirty = noted.as_ref().is_none_or(|n| n.marks.contains(&id));
                 match disk.open(&path).and_then(|f| header_of(&*f)) {
-                    Ok(Some((header, is_whole))) if header.id == id => {
-                        if !is_whole && !is_dirty {
-                            tracing::error!(
-                                path,
-                                "a header is damaged, and the other may be older: it is a suspect"
-                            );
-                        }
-                        found.insert(id, FoundChunk { header, dirty: is_dirty || !is_whole, owed: vec![] });
+                    Ok(Some(header)) if header.id == id => {
+                        found.insert(id, FoundChunk { header, dirty: is_dirty, owed: vec![] });
                     }
                     Ok(_) => tracing::error!(
                         path,
@@ -278,9 +272,8 @@ impl DataDisk {
         Ok(())
     }
 
-    /// A chunk turned out to be a suspect.
+    /// A chunk turned out to be a suspect, or older than it was: the masters are told.
     pub fn doubt(&self, id: ChunkId) {
-        tracing::error!(chunk = %id, disk = %self.disk.describe(), "the file was written to since its last sync, and no note says so: it is suspect");
         self.doubted.lock().insert(id);
     }
 
@@ -350,9 +343,7 @@ fn recover(
     Ok(no_room)
 }
 
-/// The newest header of a file, and whether the other one verifies, too. Only a crash tears one, and leaves a note that
-/// the chunk is dirty: without that note the one that is damaged may have been the newer.
-fn header_of(file: &dyn DiskFile) -> io::Result<Option<(Header, bool)>> {
+fn header_of(file: &dyn DiskFile) -> io::Result<Option<Header>> {
     let mut pages = [vec![0; PAGE], vec![0; PAGE]];
     let len = file.len()?;
     for (i, p) in pages.iter_mut().enumerate() {
@@ -360,9 +351,7 @@ fn header_of(file: &dyn DiskFile) -> io::Result<Option<(Header, bool)>> {
             file.read_at((i * PAGE) as u64, p)?;
         }
     }
-    let is_damaged = |p: &Vec<u8>| p.iter().any(|b| *b != 0) && Header::newest(p, p).is_none();
-    let is_whole = !pages.iter().any(is_damaged);
-    Ok(Header::newest(&pages[0], &pages[1]).map(|(h, _)| (h, is_whole)))
+    Ok(Header::newest(&pages[0], &pages[1]).map(|(h, _)| h))
 }
 
 /// Checks whose directory it is; a new one becomes ours. Returns the disk's id.

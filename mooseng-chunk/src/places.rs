@@ -29,6 +29,7 @@ impl Shared {
         let known = Known {
             version,
             length: 0,
+            header: 0,
             state,
             dirty: false,
             sending: 0,

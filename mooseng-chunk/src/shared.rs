@@ -250,13 +250,15 @@ impl Shared {
     }
 
     /// A frame was sent on and cannot be applied here: the servers behind may have served it. Another replica is
-    /// made the truth, until a copy is made of that.
+    /// made the truth, until a copy is made of that. While the frame is noted as being sent: the note that the chunk is
+    /// dirty outlives it.
     pub fn lacks_what_it_sent(&self, slot: &Slot, req: &WriteRequest, why: &ChunkError) {
         {
             let mut known = slot.known.lock();
             if known.version == req.chunk.version && known.state == ReplicaState::Good {
                 tracing::warn!(chunk = %slot.id, error = %why, "the servers behind have more: this replica is a suspect");
                 known.state = ReplicaState::Suspect;
+                slot.disk.doubt(slot.id);
             }
         }
         slot.under_way.gives_up(req.session.id);
@@ -445,9 +447,8 @@ impl Shared {
     /// Damaged chunks at the versions that they have now.
     pub fn damaged_now(&self) -> Vec<ChunkRef> {
         let mut ids = self.damaged.lock().clone();
-        let suspect =
-            |id: &ChunkId| self.slot(*id).is_ok_and(|s| s.known.lock().state == ReplicaState::Suspect);
-        ids.extend(self.disks.iter().flat_map(|d| d.doubted()).filter(suspect));
+        let is_so = |id: &ChunkId| self.slot(*id).is_ok_and(|s| s.known.lock().state != ReplicaState::Good);
+        ids.extend(self.disks.iter().flat_map(|d| d.doubted()).filter(is_so));
         let now = |id| Some(ChunkRef { id, version: self.slot(id).ok()?.known.lock().version });
         ids.into_iter().filter_map(now).collect()
     }
@@ -537,9 +538,12 @@ impl Shared {
 }
 
 /// Notes that all of a chunk is on disk. A note that stays makes a crash suspect too much, never too
-/// little.
+/// little; that of a suspect stays.
 pub(crate) fn clean(disk: &DataDisk, id: ChunkId, known: &Mutex<Known>) {
     let mut known = known.lock();
+    if known.state == ReplicaState::Suspect {
+        return;
+    }
     known.clean_when_through = known.dirty && known.is_under_way();
     if !known.is_under_way() {
         known.dirty = false;

@@ -7,7 +7,10 @@ use mooseng_core::{error::ChunkError, ids::*, meta::ReplicaState, seam::on_lane}
 use parking_lot::Mutex;
 use std::{
     io,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Known {
     pub version: ChunkVersion,
     pub length: u64,
+    /// The counter of its newest header, of a file that is not open.
+    pub header: u64,
     pub state: ReplicaState,
     pub dirty: bool,
     /// Streams with a frame that goes to the server behind this one and is not applied here yet: the note that
@@ -75,7 +80,7 @@ pub(crate) struct Slot {
     /// At which version another's content took the place of its own in this start. Changed under the order lock.
     pub own_since: Mutex<ChunkVersion>,
     /// Whether what reads show may not be on the disk: a copy writes all of it anew.
-    pub disbelieved: AtomicBool,
+    pub disbelieved: Arc<AtomicBool>,
     /// Ends a copy that is made ahead.
     ahead: Mutex<CancellationToken>,
 }
@@ -158,7 +163,7 @@ impl Slot {
             under_way: UnderWay::default(),
             equalised: Mutex::default(),
             own_since: Mutex::default(),
-            disbelieved: AtomicBool::new(false),
+            disbelieved: Arc::default(),
             ahead: Mutex::default(),
         }
     }
@@ -216,14 +221,25 @@ impl Slot {
         let was_made = known.made;
         let dirty = known.dirty || known.state == ReplicaState::Suspect;
         let (noted, numbers, owed) = (self.known.clone(), self.numbers.clone(), self.owed.clone());
+        let disbelieved = self.disbelieved.clone();
         let load = move |inside: &mut Inside, disk: &DataDisk| -> io::Result<bool> {
             disk.settle_owed(chunk.id, &mut owed.lock())?;
             inside.file = disk.load(chunk, create, dirty, numbers)?;
             if let Some(file) = &inside.file {
                 let mut known = noted.lock();
                 known.made = true;
-                if file.dirty && !dirty && was_made && known.state == ReplicaState::Good {
-                    known.state = ReplicaState::Suspect;
+                // The two headers of a sync count as one.
+                let is_older = file.header.counter + 1 < known.header || file.may_be_older();
+                if (file.dirty || is_older) && !dirty && was_made && known.state == ReplicaState::Good {
+                    let disk_name = disk.disk.describe();
+                    known.state = if is_older {
+                        tracing::error!(chunk = %chunk.id, disk_name, "the newest header of the file is lost: the replica is damaged");
+                        disbelieved.store(true, Ordering::Relaxed);
+                        ReplicaState::Damaged
+                    } else {
+                        tracing::error!(chunk = %chunk.id, disk_name, "the file was written to since its last sync, and no note says so: it is suspect");
+                        ReplicaState::Suspect
+                    };
                     disk.doubt(chunk.id);
                 }
                 (known.version, known.length) = (file.header.version, file.header.length);
@@ -246,8 +262,9 @@ impl Slot {
         if let Ok(mut inside) = self.inside.try_lock()
             && !self.known.lock().dirty
             && inside.file.as_ref().is_none_or(|f| !f.is_behind())
+            && let Some(file) = inside.file.take()
         {
-            inside.file = None;
+            self.known.lock().header = file.header.counter;
         }
     }
 }

@@ -57,10 +57,11 @@ impl DiskStore {
             let disk = Arc::new(disk);
             for (id, f) in found {
                 let state = if f.dirty { ReplicaState::Suspect } else { ReplicaState::Good };
-                let (version, length) = (f.header.version, f.header.length);
+                let (version, length, header) = (f.header.version, f.header.length, f.header.counter);
                 let known = Known {
                     version,
                     length,
+                    header,
                     state,
                     dirty: f.dirty,
                     sending: 0,

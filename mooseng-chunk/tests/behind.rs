@@ -11,65 +11,11 @@ use mooseng_core::{
     chunk::*,
     error::ChunkError,
     ids::*,
-    meta::ReplicaState,
+    meta::{MetaRequest, ReplicaState},
     net::Role,
-    seam::{Job, Lane, Lanes},
 };
-use parking_lot::Mutex;
+use mooseng_host::HeldLanes;
 use std::{sync::Arc, time::Duration};
-
-/// Jobs of the commit lanes, while they are held.
-type Held = Arc<Mutex<Option<Vec<(Arc<dyn Lane>, Job)>>>>;
-
-/// Lanes whose commits can be held: then a redo log that is full stays so.
-struct HeldCommits {
-    lanes: Arc<dyn Lanes>,
-    held: Held,
-}
-
-struct HeldLane {
-    lane: Arc<dyn Lane>,
-    held: Held,
-}
-
-macro_rules! opaque {
-    ($($t:ident),*) => {$(
-        impl std::fmt::Debug for $t {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_struct(stringify!($t)).finish_non_exhaustive()
-            }
-        }
-    )*};
-}
-opaque!(HeldCommits, HeldLane);
-
-impl Lanes for HeldCommits {
-    fn lane(&self, name: &str) -> Arc<dyn Lane> {
-        let lane = self.lanes.lane(name);
-        match name.starts_with("commit") {
-            true => Arc::new(HeldLane { lane, held: self.held.clone() }),
-            false => lane,
-        }
-    }
-}
-
-impl Lane for HeldLane {
-    fn run(&self, job: Job) {
-        match &mut *self.held.lock() {
-            Some(held) => held.push((self.lane.clone(), job)),
-            None => self.lane.run(job),
-        }
-    }
-}
-
-fn hold(held: &Held) {
-    *held.lock() = Some(vec![]);
-}
-
-fn go_on(held: &Held) {
-    let jobs = held.lock().take().unwrap_or_default();
-    jobs.into_iter().for_each(|(lane, job)| lane.run(job));
-}
 
 /// More than a frame that finds no room leaves of a segment.
 const PART: usize = 64 << 10;
@@ -81,11 +27,28 @@ fn writes(server: &Chunkserver) -> usize {
     server.store().counters().writes.load(std::sync::atomic::Ordering::Relaxed) as usize
 }
 
+/// Servers 1 to n, and one's disk, whose commits can stand still: then its notes are not written, and a redo log that is
+/// full stays so.
+async fn with_held(world: &World, n: u64, one: u64) -> (Vec<Chunkserver>, CrashDisk, HeldLanes) {
+    let (mut servers, disk, held) = (vec![], CrashDisk::new(), HeldLanes::of("commit"));
+    for n in 1..=n {
+        let its = if n == one { disk.clone() } else { CrashDisk::new() };
+        let mut options = world.options(n, vec![its.mount()]);
+        if n == one {
+            options.seams.lanes = Arc::new(held.clone());
+        }
+        let server = Chunkserver::start(options).await.unwrap();
+        until("it is ready", || server.is_ready()).await;
+        servers.push(server);
+    }
+    (servers, disk, held)
+}
+
 /// A head whose redo log is full of another chunk, and a tail that has a frame which the head has not.
 struct Full {
     world: World,
     servers: Vec<Chunkserver>,
-    held: Held,
+    held: HeldLanes,
     /// The head's.
     disk: CrashDisk,
     c: ChunkRef,
@@ -97,21 +60,10 @@ struct Full {
 
 impl Full {
     async fn new() -> Self {
-        let (world, held) = (World::new().await, Held::default());
+        let world = World::new().await;
         // A log is emptied in the order of chunks, and has the lock of the one that it is at: one for each segment.
         let (c, fillers) = (chunk(3, 1), [chunk(1, 1), chunk(2, 1)]);
-        let (mut servers, head) = (vec![], CrashDisk::new());
-        for n in 1..=2 {
-            let disk = if n == 1 { head.clone() } else { CrashDisk::new() };
-            let mut options = world.options(n, vec![disk.mount()]);
-            if n == 1 {
-                let lanes = options.seams.lanes.clone();
-                options.seams.lanes = Arc::new(HeldCommits { lanes, held: held.clone() });
-            }
-            let server = Chunkserver::start(options).await.unwrap();
-            until("it is ready", || server.is_ready()).await;
-            servers.push(server);
-        }
+        let (servers, disk, held) = with_held(&world, 2, 1).await;
         // Synced, so that more goes to the log; and written again, so that the notes say that they are dirty.
         let (old, new) = (pattern(1, 2 * PART), pattern(2, PART));
         let fill = |it: ChunkRef, first: usize, byte: u8| -> Vec<Frame> {
@@ -127,15 +79,17 @@ impl Full {
             world.sync(it, chain, ack.members).await.unwrap();
             world.write(it, chain, vec![again]).await.unwrap();
         }
-        hold(&held);
+        held.hold();
         let client = world.remote(Role::Client, 1).await;
         let (mut full, mut _fillers) = (writes(&servers[0]), vec![]);
         for it in fillers {
             let (before, more) = (full, fill(it, FRAMES + 2, 2).into_iter().map(Ok));
             let more = futures::stream::iter(more.collect::<Vec<_>>()).boxed();
             _fillers.push(client.write(&cx(), world.write_request(it, &[1]), more).await.unwrap());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            full = writes(&servers[0]);
+            until("no more goes", || {
+                std::mem::replace(&mut full, writes(&servers[0])) == full && full > before
+            })
+            .await;
             assert!(before < full && full < before + FRAMES, "the log has room for {}", full - before);
         }
         let behind = writes(&servers[1]);
@@ -143,7 +97,7 @@ impl Full {
         let acks = client.write(&cx(), world.write_request(c, &[1, 2]), one).await.unwrap();
         until("the one behind has it", || writes(&servers[1]) == behind + 1).await;
         assert_eq!(writes(&servers[0]), full, "and the head has not");
-        Self { world, servers, held, disk: head, c, old, new, acks, _fillers }
+        Self { world, servers, held, disk, c, old, new, acks, _fillers }
     }
 
     async fn read(&self, server: u64, part: usize) -> Result<Vec<u8>, ChunkError> {
@@ -158,7 +112,7 @@ async fn what_the_one_behind_serves_is_not_read_older_from_the_head() {
     let got = w.read(1, 1).await;
     assert!(matches!(got, Err(ChunkError::Busy(_))), "{:?}", got.map(|b| b == w.old[PART..]));
     assert_eq!(w.read(1, 0).await.unwrap(), w.old[..PART], "what is beside it waits for nothing");
-    go_on(&w.held);
+    w.held.go_on();
     assert_eq!(w.acks.next().await.unwrap().unwrap().upto, WriteNumber(3));
     assert_eq!(w.read(1, 1).await.unwrap(), w.new);
     for server in w.servers {
@@ -173,9 +127,10 @@ async fn no_version_begins_without_what_was_sent_on() {
     let set = settle(next, &[1, 2]);
     let e = w.world.control(1, set.clone()).await.unwrap_err();
     assert!(matches!(e, ChunkError::Busy(_)), "{e}");
+    // While it waits, which it does for a second.
     let later = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        go_on(&w.held);
+        w.held.go_on();
     };
     let (set, ()) = tokio::join!(w.world.control(1, set), later);
     set.unwrap();
@@ -188,10 +143,38 @@ async fn no_version_begins_without_what_was_sent_on() {
 async fn who_cannot_apply_what_it_sent_on_is_a_suspect() {
     let mut w = Full::new().await;
     w.disk.dies_after(0);
-    go_on(&w.held);
+    w.held.go_on();
     let e = w.acks.next().await.unwrap().unwrap_err();
     assert_eq!(e, ChunkError::NoSpace(ServerId(1)));
     assert_eq!(w.world.stat(1, 3).await.unwrap().report.state, ReplicaState::Suspect);
     assert!(matches!(w.read(1, 1).await, Err(ChunkError::Suspect(_))));
+    let tells = |r: &MetaRequest| matches!(r, MetaRequest::Heartbeat(b) if b.damaged.contains(&w.c));
+    until("the masters hear of it", || w.world.leader.heard.lock().iter().any(tells)).await;
     assert_eq!(w.read(2, 1).await.unwrap(), w.new);
+}
+
+/// Or it could come back without it, and not know.
+#[tokio::test(start_paused = true)]
+async fn whoever_sends_on_notes_it_first() {
+    for one in [1, 2] {
+        let world = World::new().await;
+        let (servers, _disk, held) = with_held(&world, 3, one).await;
+        let (c, all) = (chunk(1, 1), [1, 2, 3]);
+        let ack = world.write(c, &all, vec![frame(1, 1, 0, pattern(1, 9000))]).await.unwrap().unwrap();
+        world.sync(c, &all, ack.members).await.unwrap();
+        until("all is clean", || servers.iter().all(|s| s.store().dirty_chunks() == 0)).await;
+        // The note on the disk goes some time later, in virtual time.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        held.hold();
+        let client = world.remote(Role::Client, 1).await;
+        let next = futures::stream::iter([Ok(frame(1, 2, 0, pattern(2, 9000)))]).boxed();
+        let mut acks = client.write(&cx(), world.write_request(c, &all), next).await.unwrap();
+        // Less than the chain's patience, in virtual time.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let behind = &servers[one as usize];
+        assert_eq!(writes(behind), 1, "{one} has no note of it yet");
+        held.go_on();
+        assert_eq!(acks.next().await.unwrap().unwrap().upto, WriteNumber(2));
+        assert_eq!(writes(behind), 2);
+    }
 }

@@ -188,6 +188,42 @@ async fn a_lost_twin_of_the_header_makes_nothing_suspect() {
     assert_eq!(server.status().suspect, 0);
 }
 
+/// The header that is left is of the file's making, knows of no length and of no page, and the page that would belie it is
+/// the other that was damaged.
+#[tokio::test(start_paused = true)]
+async fn an_older_header_is_not_believed_because_the_newer_one_is_damaged() {
+    // Of a page that reads as zeros only a server that runs knows.
+    for (while_it_runs, as_zeros) in [(false, false), (true, false), (true, true)] {
+        let (world, disk) = (World::new().await, CrashDisk::new());
+        let server = world.start(1, &disk).await;
+        write(&world, 1, 1, 0, pattern(1, 20_000)).await;
+        sync(&world, 1).await;
+        notes_go().await;
+        drop(server);
+        disk.power_fails();
+        let damage = || {
+            disk.rot(&path(1), 4096 + 20, 1);
+            match as_zeros {
+                true => disk.loses(&path(1), 2 * 4096..3 * 4096),
+                false => disk.rot(&path(1), 2 * 4096 + 20, 1),
+            }
+        };
+        if !while_it_runs {
+            damage();
+        }
+        let _server = world.start(1, &disk).await;
+        if while_it_runs {
+            damage();
+        }
+        let got = world.read(chunk(1, 1), 1, 0, 20_000).await;
+        assert!(
+            matches!(got, Err(ChunkError::Damaged { .. })),
+            "{while_it_runs}: {:?}",
+            got.map(|b| b.len())
+        );
+    }
+}
+
 /// That a block is what it was before its last write is right after a kill only.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_the_disk_lost_is_damage_while_its_server_runs() {

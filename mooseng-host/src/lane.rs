@@ -87,6 +87,71 @@ impl Lanes for TaskLanes {
     }
 }
 
+/// Lanes that are tasks, of which those whose name begins with a word can stand still, as those of a disk that hangs.
+#[derive(Clone)]
+pub struct HeldLanes {
+    lanes: TaskLanes,
+    word: &'static str,
+    held: Held,
+}
+
+/// Jobs that wait, while they do.
+type Held = Arc<Mutex<Option<Vec<(Arc<dyn Lane>, Job)>>>>;
+
+impl HeldLanes {
+    /// Lanes of which those of `word` can be held; they run until then.
+    pub fn of(word: &'static str) -> Self {
+        Self { lanes: TaskLanes::default(), word, held: Held::default() }
+    }
+
+    /// Jobs that are given from now on wait, without a bound.
+    pub fn hold(&self) {
+        *self.held.lock() = Some(vec![]);
+    }
+
+    /// Those that wait run, and those that come.
+    pub fn go_on(&self) {
+        let jobs = self.held.lock().take().unwrap_or_default();
+        jobs.into_iter().for_each(|(lane, job)| lane.run(job));
+    }
+}
+
+impl fmt::Debug for HeldLanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeldLanes({})", self.word)
+    }
+}
+
+impl Lanes for HeldLanes {
+    fn lane(&self, name: &str) -> Arc<dyn Lane> {
+        let lane = self.lanes.lane(name);
+        match name.starts_with(self.word) {
+            true => Arc::new(HeldLane { lane, held: self.held.clone() }),
+            false => lane,
+        }
+    }
+}
+
+struct HeldLane {
+    lane: Arc<dyn Lane>,
+    held: Held,
+}
+
+impl fmt::Debug for HeldLane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeldLane({:?})", self.lane)
+    }
+}
+
+impl Lane for HeldLane {
+    fn run(&self, job: Job) {
+        match &mut *self.held.lock() {
+            Some(held) => held.push((self.lane.clone(), job)),
+            None => self.lane.run(job),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Queue {
     state: Mutex<QueueState>,

@@ -9,7 +9,7 @@
 //!   seam        production            tests, simulator, embedded
 //!   Clock       OsClock               VirtualClock (follows tokio's, also paused)
 //!   Rng         OsRng                 SeededRng
-//!   Lanes       OsLanes (threads)     TaskLanes (tasks)
+//!   Lanes       OsLanes (threads)     TaskLanes (tasks), HeldLanes
 //!   Disk        OsDisk (+ DirLock)    MemDisk; BallastDisk over any
 //! ```
 //!
@@ -40,7 +40,7 @@ pub use ballast::BallastDisk;
 pub use clock::{OsClock, VirtualClock};
 pub use disk::OsDisk;
 pub use disk_suite::disk_suite;
-pub use lane::{LANE_QUEUE_MAX, OsLanes, TaskLanes};
+pub use lane::{HeldLanes, LANE_QUEUE_MAX, OsLanes, TaskLanes};
 pub use lock::DirLock;
 pub use mem_disk::MemDisk;
 pub use rng::{OsRng, SeededRng};

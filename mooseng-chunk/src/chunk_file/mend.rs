@@ -27,6 +27,13 @@ impl ChunkFile {
         damaged
     }
 
+    /// Whether the newest header may be lost, of a file that is said to be clean. Only power tears a header, and of
+    /// such a file no more than the twin, which names what the other does. A file without the newest header has pages
+    /// that are newer than it; where one of them is lost, too, nothing else would tell.
+    pub fn may_be_older(&self) -> bool {
+        self.rotten_header && !self.lost_pages.is_empty()
+    }
+
     /// Whether one of the two headers did not verify.
     pub fn has_rotten_header(&self) -> bool {
         self.rotten_header

@@ -202,8 +202,7 @@ impl Memory {
     }
 
     /// Of these servers those that are not asked to take a copy now: they did not take one lately, or did not take the
-    /// last one and another is there that did not refuse any.
-    /// `is_other`: who could be that one.
+    /// last one and another, by `is_other`, is there that did.
     pub fn avoided(
         &self,
         of: &[Candidate],
@@ -523,5 +522,24 @@ mod tests {
         assert!(m.is_early(chunk, now) && !m.look_at_all, "it is still avoided");
         m.forgive(now + AVOID);
         assert!(!m.is_early(chunk, now) && m.look_at_all, "it may be what was missing");
+    }
+
+    #[test]
+    fn one_refusal_is_no_proof_and_who_did_not_refuse_is_asked_first() {
+        let (mut m, mut now) = (Memory::default(), Duration::ZERO);
+        let all = [1, 2].map(|s| Candidate { server: ServerId(s), free_bytes: 1 });
+        let refused = |m: &Memory| m.refusals.get(&ServerId(1)).copied().unwrap_or_default();
+        let avoided = |m: &Memory, other: u64, now| m.avoided(&all, |s| *s == ServerId(other), now);
+        m.avoid(ServerId(1), now);
+        m.avoid(ServerId(1), now + AVOID / 2);
+        assert_eq!(refused(&m), 1, "several at once count as one");
+        assert!(avoided(&m, 1, now).contains(&ServerId(1)));
+        now += AVOID * 2;
+        assert_eq!(avoided(&m, 2, now), BTreeSet::from([ServerId(1)]), "2 may join and did not refuse");
+        assert!(avoided(&m, 1, now).is_empty(), "there is no other");
+        m.avoid(ServerId(1), now);
+        assert_eq!(refused(&m), REFUSALS_MAX, "nobody waits for it any more");
+        m.took(ServerId(1));
+        assert!(refused(&m) == 0 && avoided(&m, 2, now + AVOID).is_empty());
     }
 }

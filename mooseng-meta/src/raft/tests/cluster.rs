@@ -4,71 +4,16 @@ use super::{disk::CrashDisk, machine::TestMachine, net::TestNet};
 use crate::raft::{LogOptions, Member, RaftFailure, RaftNode, RaftOptions, RaftTimings, StartError};
 use bytes::Bytes;
 use mooseng_core::ids::MasterId;
-use mooseng_core::seam::{Job, Lane, Lanes, Seams};
-use mooseng_host::{SeededRng, TaskLanes, sim_seams};
-use parking_lot::Mutex;
+use mooseng_core::seam::Seams;
+use mooseng_host::{HeldLanes, SeededRng, sim_seams};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-type Held = Arc<Mutex<Option<Vec<(Arc<dyn Lane>, Job)>>>>;
-
-/// Lanes of a disk that can stand still: then nothing of the log is written.
-#[derive(Clone, Default)]
-pub struct HeldLanes {
-    lanes: TaskLanes,
-    held: Held,
-}
-
-struct HeldLane {
-    lane: Arc<dyn Lane>,
-    held: Held,
-}
-
-impl std::fmt::Debug for HeldLanes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HeldLanes").finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for HeldLane {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HeldLane").finish_non_exhaustive()
-    }
-}
-
-impl HeldLanes {
-    pub fn hold(&self) {
-        *self.held.lock() = Some(vec![]);
-    }
-    pub fn go_on(&self) {
-        let jobs = self.held.lock().take().unwrap_or_default();
-        jobs.into_iter().for_each(|(lane, job)| lane.run(job));
-    }
-}
-
-impl Lanes for HeldLanes {
-    fn lane(&self, name: &str) -> Arc<dyn Lane> {
-        let lane = self.lanes.lane(name);
-        match name {
-            "raft-log" => Arc::new(HeldLane { lane, held: self.held.clone() }),
-            _ => lane,
-        }
-    }
-}
-
-impl Lane for HeldLane {
-    fn run(&self, job: Job) {
-        match &mut *self.held.lock() {
-            Some(held) => held.push((self.lane.clone(), job)),
-            None => self.lane.run(job),
-        }
-    }
-}
 
 /// How long anything may take, in virtual time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Master {
     pub disk: CrashDisk,
+    /// Its log's lane can stand still: then nothing is written.
     pub lanes: HeldLanes,
     pub machine: TestMachine,
     pub node: Option<RaftNode>,
@@ -123,8 +68,8 @@ impl Cluster {
     }
 
     pub async fn start_new(&mut self, id: u64) {
-        let (disk, lanes, machine) = Default::default();
-        let master = Master { disk, lanes, machine, node: None };
+        let (disk, machine) = Default::default();
+        let master = Master { disk, lanes: HeldLanes::of("raft-log"), machine, node: None };
         self.masters.insert(id, master);
         self.start(id).await.unwrap();
     }
