@@ -16,7 +16,7 @@ use mooseng_core::{
     ids::*,
     meta::*,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Which chunks, with which rights.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,9 @@ pub(super) struct Want {
     pub count: u32,
     pub rights: Rights,
 }
+
+/// Pause before a chunk that somebody waits for is looked after again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Inner {
     /// Address of a chunkserver.
@@ -50,6 +53,7 @@ impl Inner {
         let inode = layout.attr.inode;
         let wait = tokio::time::sleep(self.timings.bump_wait.min(cx.budget));
         tokio::pin!(wait);
+        let mut asked = false;
         let chunks = loop {
             let bumped = lead.bumped.notified();
             tokio::pin!(bumped);
@@ -70,6 +74,14 @@ impl Inner {
                 }
             }
             let Some((busy, unfenced)) = busy else { break chunks };
+            if std::mem::replace(&mut asked, true) {
+                // It was looked after, and could not be helped: at once it would end in the same way.
+                tokio::select! {
+                    biased;
+                    () = wait.as_mut() => return Err(MetaError::ChunkBusy(busy)),
+                    () = tokio::time::sleep(ASK_AGAIN) => {}
+                }
+            }
             *lead.memory.lock().wanted.entry(busy).or_insert(false) |= unfenced;
             lead.wake.notify_one();
             tokio::select! {

@@ -77,3 +77,20 @@ async fn a_new_leader_knows_who_owes_a_fence() {
     w.fake(head).0.lock().deaf_to.clear();
     until("it has heard of the fence", async || was_fenced(&w, head.get(), next(zombie))).await;
 }
+
+/// In real time: virtual time would stand still for ever while something is tried again at once.
+#[tokio::test]
+async fn what_waits_for_a_fence_is_looked_after_with_pauses() {
+    let w = World::of(1, ServiceTimings { bump_wait: Duration::from_millis(500), ..quick() }).await;
+    let (zombie, other) = (w.session("zombie").await, w.session("other").await);
+    let (inode, place) = w.one_copy(zombie, "f").await;
+    let head = place.chain[0].server;
+    w.fake(head).0.lock().refuses.extend(["fence", "stat", "set-version", "pull"]);
+    w.service().close_session(&under(zombie), CloseSession {}).await.unwrap();
+    let before = w.fake(head).count("stat");
+    let op = GetLayout { inode, from: ChunkIndex(0), count: 1 };
+    let refused = w.service().get_layout(&under(other), op).await;
+    assert!(matches!(refused, Err(MetaError::ChunkBusy(_))), "{refused:?}");
+    let looks = w.fake(head).count("stat") - before;
+    assert!((1..60).contains(&looks), "it was looked at {looks} times");
+}

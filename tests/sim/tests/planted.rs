@@ -26,7 +26,7 @@ const fn caught_by(bug: Bug) -> u64 {
     match bug {
         Bug::CapabilityUnbound | Bug::CommitAfterTruncate => 0,
         Bug::BadTailCut => 1,
-        Bug::AckBeforeQuorum => 55,
+        Bug::AckBeforeQuorum => 69,
         Bug::LogSyncSkipped => 2,
         Bug::PurgePastDurable => 4,
         Bug::DeposedReads => 12,
@@ -35,7 +35,7 @@ const fn caught_by(bug: Bug) -> u64 {
         Bug::SurplusDeletedEarly => 29,
         Bug::FsyncSkipped => 34,
         Bug::CopyUncompared => 37,
-        Bug::VersionUnchecked => 92,
+        Bug::VersionUnchecked => 116,
         Bug::IncarnationIgnored => 91,
         Bug::FenceNotAwaited => 144,
         Bug::RepeatApplied => 183,
