@@ -32,6 +32,7 @@ use std::{
 };
 use tokio::sync::{OwnedMutexGuard, RwLock, Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 /// Counters of what a store did.
 #[derive(Debug, Default)]
@@ -97,13 +98,14 @@ impl Shared {
     /// Runs work that outlives its caller, but not this server.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let crashed = self.crashed.clone();
-        self.tasks.spawn(async move {
+        let work = async move {
             tokio::select! {
                 biased;
                 () = crashed.cancelled() => {}
                 () = work => {}
             }
-        });
+        };
+        self.tasks.spawn(work.in_current_span());
     }
 
     /// A chunk that has a file.

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tracing::Instrument as _;
 
 /// Bytes read ahead at most, unless the builder says otherwise.
 pub(crate) const READ_AHEAD: u64 = 8 << 20;
@@ -150,7 +151,8 @@ impl Ahead {
     fn fetch(&self, from: u64, len: u64, epoch: u64) -> Option<Piece> {
         let room = self.node.cx.pool.ahead.clone().try_acquire_owned().ok()?;
         let node = self.node.clone();
-        let task = tokio::spawn(async move { whole(&node, from, len, None).await });
+        let work = async move { whole(&node, from, len, None).await };
+        let task = tokio::spawn(work.in_current_span());
         let abort = task.abort_handle();
         let fetched = task.map(|done| done.unwrap_or(Err(Error::Closed))).boxed().shared();
         Some(Piece { fetched, task: abort, epoch, since: Instant::now(), _room: room })

@@ -209,7 +209,7 @@ impl Masters {
     fn context(&self, creds: &Credentials, budget: Duration) -> CallContext {
         let mut cx = CallContext::internal(budget);
         cx.creds = creds.clone();
-        cx.trace = TraceId(self.seams.rng.next_u64());
+        cx.trace = TraceId::passing(self.seams.rng.next_u64());
         cx
     }
 

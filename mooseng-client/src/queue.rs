@@ -28,6 +28,7 @@ use std::{
     sync::Arc,
 };
 use tokio::sync::{Notify, watch};
+use tracing::Instrument as _;
 
 /// The number before a queue's first write. The one below it is left for the file's inline data,
 /// which goes before all writes.
@@ -175,7 +176,7 @@ impl Writing {
             losses.losses.note(Error::Died);
             told.failed(Error::Died, false);
         };
-        let task = tokio::spawn(again_after_panics(work, died));
+        let task = tokio::spawn(again_after_panics(work, died).in_current_span());
         Self { queue, task, end: Error::Closed }
     }
 

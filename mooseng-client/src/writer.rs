@@ -37,6 +37,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
+use tracing::Instrument as _;
 
 const RETRY: Duration = Duration::from_millis(20);
 /// Silence of a chain after which the leader is asked to look at its head: longer than any member of the chain
@@ -408,7 +409,7 @@ impl Writer {
             capability: place.capability.clone(),
         };
         let (said, progress) = watch::channel(Progress::default());
-        let task = tokio::spawn(async move {
+        let work = async move {
             // The deadline of a stream bounds the silence between its pieces; an idle writer is
             // silent, so it is long, and progress is watched by the one who waits for it.
             let cx = CallContext::internal(Duration::from_secs(3600));
@@ -432,7 +433,8 @@ impl Writer {
                 },
             };
             said.send_modify(|p| p.failed = Some(failed));
-        });
+        };
+        let task = tokio::spawn(work.in_current_span());
         self.queue.rewind();
         let moved = Instant::now();
         self.stream = Some(Stream { place, frames, progress, task, sent: 0, moved, look: None });

@@ -4,6 +4,7 @@
 
 use crate::attr::Timestamp;
 use std::{fmt, io, sync::Arc, time::Duration};
+use tracing::Instrument as _;
 
 /// Time as one node sees it.
 pub trait Clock: Send + Sync + 'static + fmt::Debug {
@@ -106,5 +107,5 @@ pub async fn on_lane<T: Send + 'static>(
     lane.run(Box::new(move || {
         let _ = tx.send(job());
     }));
-    rx.await.ok()
+    rx.instrument(crate::trace::step("disk")).await.ok()
 }

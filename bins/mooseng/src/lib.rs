@@ -23,6 +23,7 @@ mod mini;
 mod output;
 mod scrub;
 mod settings;
+mod trace;
 mod transfer;
 mod tree;
 
@@ -34,6 +35,9 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use mooseng_client::Client;
 use mooseng_support::{config::Flags, keys};
 use std::{io::Write, process::ExitCode};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// A distributed POSIX filesystem: masters, chunkservers, clients.
 #[derive(Parser)]
@@ -65,6 +69,8 @@ enum Verb {
     Man(manual::ManArgs),
     /// Tells the version.
     Version(manual::VersionArgs),
+    /// Runs a verb that asks a cluster, and shows where its time went, on all nodes.
+    Trace(trace::TraceArgs),
     #[command(flatten)]
     Client(ClientVerb),
 }
@@ -144,6 +150,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Cluster(cluster::Verb::Init(args)) => cluster::init(&args, &mut std::io::stdout()),
         Verb::Cluster(cluster::Verb::Issue(args)) => cluster::issue(&args, &mut std::io::stdout()),
         Verb::Mini(args) => with_runtime(mini::run(args)),
+        Verb::Trace(args) => with_runtime(run_traced(args)),
         Verb::Client(verb) => with_runtime(run_client(verb)),
         local => run_local(&local, &mut std::io::stdout()).context("this verb is not built")?,
     }
@@ -166,13 +173,16 @@ fn changed(what: &masters::Change<'_>) -> anyhow::Result<()> {
 
 fn with_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = logs.with_filter(EnvFilter::new(filter));
+    Registry::default().with(logs).with(mooseng_support::trace::keeper()).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("the runtime does not start")?.block_on(work)
 }
 
-async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
-    let connection = match &verb {
+/// How the cluster of a verb is reached.
+const fn connection_of(verb: &ClientVerb) -> &connect::Connection {
+    match verb {
         ClientVerb::Status(a) => &a.to,
         ClientVerb::Health(a) => &a.to,
         ClientVerb::Df(a) | ClientVerb::Disks(a) | ClientVerb::Sessions(a) => &a.to,
@@ -192,13 +202,24 @@ async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
         ClientVerb::Scrub(a) => &a.to,
         ClientVerb::Drain(a) => &a.to,
         ClientVerb::Bench(a) => &a.to,
-    };
-    let client = connection.connect().await?;
+    }
+}
+
+async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
+    let client = connection_of(&verb).connect().await?;
     let done = unless_interrupted(&client, &verb).await;
-    let flushed = std::io::stdout().flush().map_err(anyhow::Error::from);
     // What a failed verb left open ends by itself; its own error counts.
     let ended = client.shutdown(connect::SHUTDOWN).await.context("the session did not end well");
-    done.and(flushed).and(ended)
+    done.and(ended)
+}
+
+async fn run_traced(args: trace::TraceArgs) -> anyhow::Result<()> {
+    let words = std::iter::once("mooseng".into()).chain(args.verb.iter().cloned());
+    let Verb::Client(verb) = Cli::try_parse_from(words).unwrap_or_else(|e| e.exit()).verb else {
+        return Err(exit::usage("only a verb that asks a cluster can be traced: status, ls, put and others"));
+    };
+    let work = async |client: &Client| unless_interrupted(client, &verb).await;
+    trace::trace(&args, connection_of(&verb), work, &mut std::io::stderr()).await
 }
 
 /// Runs a verb; Ctrl-C gives it up, and removes what it left half done.
@@ -207,7 +228,10 @@ async fn unless_interrupted(client: &Client, verb: &ClientVerb) -> anyhow::Resul
     let mut work = Box::pin(run_on(client, verb, &parts, &mut out));
     tokio::select! {
         biased;
-        done = &mut work => done,
+        done = &mut work => {
+            drop(work);
+            done.and(out.flush().map_err(Into::into))
+        }
         pressed = tokio::signal::ctrl_c() => {
             pressed?;
             parts.give_up(&client.filesystem(), work).await;

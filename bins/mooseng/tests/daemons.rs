@@ -173,6 +173,41 @@ fn fails(mut command: Command) -> (Option<i32>, String) {
     (out.status.code(), String::from_utf8(out.stderr).unwrap())
 }
 
+/// One number from the command to the disk, over all processes.
+fn a_verb_is_traced(site: &Site) {
+    let source = site.path("traced");
+    fs::write(&source, vec![7; 100_000]).unwrap();
+    let done = site.verb(&["trace", "-o", "json", "--", "put", &source, "/"]).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{said}");
+    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let spans = json["spans"].as_array().unwrap();
+    // From the disk's flush up to what was typed.
+    let above = |s: &serde_json::Value| spans.iter().find(|p| p["id"] == s["parent"]);
+    let path = |s| {
+        let up = std::iter::successors(Some(s), |s| above(s));
+        up.map(|s| format!("{}: {}", s["node"].as_str().unwrap(), s["name"].as_str().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let wanted = [
+        ("chunkserver 1: disk", "here: call chunk_write of chunkserver 1"),
+        ("chunkserver 1: disk", "here: call chunk_sync of chunkserver 1"),
+        ("master 1: log, quorum, apply", "master 1: create"),
+        ("master 1: log, quorum, apply", "here: call meta_call of master 1"),
+    ];
+    for (step, within) in wanted {
+        let is_there = |p: Vec<String>| {
+            let typed = format!("here: put {source} /");
+            p[0] == step && p.iter().any(|s| s == within) && *p.last().unwrap() == typed
+        };
+        assert!(spans.iter().map(path).any(is_there), "{step} within {within}: {said}");
+    }
+    let (code, said) = fails(site.verb(&["trace", "--", "cat", "/none"]));
+    assert!(code == Some(3) && said.contains("│") && said.contains("cat /none"), "{code:?} {said}");
+    let (code, said) = fails(site.verb(&["trace", "--", "version"]));
+    assert!(code == Some(2) && said.contains("asks a cluster"), "{code:?} {said}");
+}
+
 /// Everything that a user does with a small cluster, on one transport.
 fn a_cluster_is_used(transport: &'static str) {
     let site = Site::new(transport);
@@ -202,6 +237,8 @@ fn a_cluster_is_used(transport: &'static str) {
     assert_eq!(site.ok(&["cat", "/from-pipe"]), "piped");
     let (code, said) = fails(site.verb(&["cat", "/none"]));
     assert!(code == Some(3) && said.contains("/none"), "{code:?} {said}");
+
+    a_verb_is_traced(&site);
 
     for (port, part) in
         [(site.master[0], "\"role\":\"master\""), (site.chunkserver[0], "\"role\":\"chunkserver\"")]

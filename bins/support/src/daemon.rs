@@ -8,7 +8,9 @@ use crate::{
     metrics::Metrics,
     node::Common,
     signals::Signals,
-    telemetry, transport,
+    telemetry,
+    trace::Traced,
+    transport,
 };
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -87,7 +89,7 @@ where
     let metrics = Arc::new(Metrics::new(&common.peer)?);
     let endpoints = Endpoints::new(metrics.clone());
     let inner = transport(common.transport, &common.identity, Some(endpoints.take_streams()))?;
-    let transport = Metered::new(inner, &metrics);
+    let transport = Traced::new(Metered::new(inner, &metrics));
     let parts = Parts { transport, metrics, endpoints: endpoints.clone() };
     let mut servers = Vec::new();
     for port in ports {

@@ -80,20 +80,6 @@ impl Drop for Call<'_> {
     }
 }
 
-fn name(m: Method) -> &'static str {
-    match m {
-        method::META_CALL => "meta_call",
-        method::META_EVENTS => "meta_events",
-        method::CHUNK_READ => "chunk_read",
-        method::CHUNK_WRITE => "chunk_write",
-        method::CHUNK_SYNC => "chunk_sync",
-        method::CHUNK_CONTROL => "chunk_control",
-        method::CHUNK_LIST => "chunk_list",
-        Method(0x0100..=0x01ff) => "raft",
-        _ => "unknown",
-    }
-}
-
 #[async_trait]
 impl Handler for MeteredHandler {
     async fn handle(
@@ -103,7 +89,7 @@ impl Handler for MeteredHandler {
         method: Method,
         msg: Message,
     ) -> Result<Message, NetError> {
-        let label = name(method);
+        let label = method::name(method);
         self.rpcs.in_flight.add(1, &[KeyValue::new("method", label)]);
         let mut call = Call { rpcs: &self.rpcs, method: label, begin: Instant::now(), outcome: "cancelled" };
         let reply = self.inner.handle(peer, cx, method, msg).await;

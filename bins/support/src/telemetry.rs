@@ -1,8 +1,13 @@
 //! Logs to stderr.
 
-use crate::config::{ConfigError, Settings};
+use crate::{
+    config::{ConfigError, Settings},
+    trace,
+};
 use std::io::IsTerminal as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// Others' logs that are of no use below this level unless a filter is given in full.
 const QUIET: &str = "openraft=warn,quinn=warn,rustls=warn";
@@ -30,11 +35,8 @@ pub fn init(settings: &Settings) -> Result<(), ConfigError> {
     };
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // A second call, in a test, keeps the first one's logs.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(color)
-        .try_init();
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(color);
+    let _ = Registry::default().with(logs.with_filter(filter)).with(trace::keeper()).try_init();
     Ok(())
 }
 

@@ -8,11 +8,13 @@ use crate::{
     limits::TEXT_BYTES_MAX,
     meta::{Events, MetaReply, MetaRequest, MetadataService, OpKind, SessionEvent},
     net::{Body, Connection, Handler, Message, Method, PeerIdentity, Piece, Role},
+    trace::step,
     wire::{decode, encode},
 };
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 /// A remote master.
 #[derive(Clone)]
@@ -105,7 +107,7 @@ impl Handler for MetaHandler {
                 } else if longest_text(&req) > TEXT_BYTES_MAX {
                     Err(MetaError::Invalid(format!("a text has at most {TEXT_BYTES_MAX} bytes")))
                 } else {
-                    self.0.call(&cx, req).await
+                    self.0.call(&cx, req).instrument(step(name)).await
                 };
                 if let Err(e) = &reply
                     && is_refusal(e)

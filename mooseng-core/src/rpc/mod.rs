@@ -30,6 +30,26 @@ pub mod method {
     pub const CHUNK_CONTROL: Method = Method(19);
     /// [`crate::chunk::ChunkStore::list`].
     pub const CHUNK_LIST: Method = Method(20);
+    /// A [`crate::ids::TraceId`], answered with the [`crate::trace::SpanRecord`]s that a node has of it: by what
+    /// is around the services of a daemon.
+    pub const TRACE: Method = Method(32);
+
+    /// Its name in metrics and traces.
+    #[must_use]
+    pub const fn name(m: Method) -> &'static str {
+        match m {
+            META_CALL => "meta_call",
+            META_EVENTS => "meta_events",
+            CHUNK_READ => "chunk_read",
+            CHUNK_WRITE => "chunk_write",
+            CHUNK_SYNC => "chunk_sync",
+            CHUNK_CONTROL => "chunk_control",
+            CHUNK_LIST => "chunk_list",
+            TRACE => "trace",
+            Method(0x0100..=0x01ff) => "raft",
+            _ => "unknown",
+        }
+    }
 }
 
 pub(crate) fn need_role(what: &str, got: Role, allowed: &[Role]) -> Result<(), NetError> {

@@ -17,6 +17,7 @@ use mooseng_core::checksum::crc32c;
 use mooseng_core::ids::{MasterId, Revision, Term};
 use mooseng_core::net::Listening;
 use mooseng_core::seam::{Disk, Lane, Seams};
+use mooseng_core::trace::step;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::type_config::alias::InstantOf;
@@ -24,6 +25,7 @@ use openraft::{ChangeMembers, Instant as _, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::{io, sync::Arc, time::Duration};
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 /// Bytes of one command at most: fits one message to a follower with room to spare.
 pub const COMMAND_BYTES_MAX: usize = 16 << 20;
@@ -239,8 +241,8 @@ impl RaftNode {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(RaftFailure::TooLarge { bytes: command.len(), limit: COMMAND_BYTES_MAX });
         }
-        let reply = self.while_electing(|| self.0.raft.client_write(Command(command.clone()))).await?;
-        Ok(reply.data.0)
+        let write = self.while_electing(|| self.0.raft.client_write(Command(command.clone())));
+        Ok(write.instrument(step("log, quorum, apply")).await?.data.0)
     }
 
     /// Retries what found no leader, which is before anything was logged.
@@ -269,7 +271,7 @@ impl RaftNode {
     ///
     /// Only at the leader. Idempotent. Errors: nothing was changed.
     pub async fn read_barrier(&self) -> Result<Revision, RaftFailure> {
-        self.0.barrier.wait().await.map(Revision)
+        self.0.barrier.wait().instrument(step("a quorum confirms")).await.map(Revision)
     }
 
     /// Whether this node leads and a quorum said so within the leader's lease. One that is
