@@ -86,6 +86,8 @@ where
     F: Future<Output = anyhow::Result<Arc<dyn Service>>>,
 {
     let mut signals = Signals::install().context("signals cannot be taken")?;
+    #[cfg(feature = "otlp")]
+    crate::trace::otlp::begin(&common.peer)?;
     let metrics = Arc::new(Metrics::new(&common.peer)?);
     let endpoints = Endpoints::new(metrics.clone());
     let inner = transport(common.transport, &common.identity, Some(endpoints.take_streams()))?;

@@ -8,6 +8,9 @@
 //! A node keeps the last [`KEPT_MAX`] spans in memory. [`method::TRACE`] asks for those of one trace; an
 //! admin may.
 
+#[cfg(feature = "otlp")]
+pub mod otlp;
+
 use async_trait::async_trait;
 use mooseng_core::{
     attr::Timestamp,
@@ -136,11 +139,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeper {
         let Some(open) = cx.span(&id).and_then(|s| s.extensions_mut().remove::<Open>()) else { return };
         let micros = open.begin.elapsed().as_micros() as u64;
         let Open { trace, id, parent, name, at: begin, .. } = open;
+        let span = SpanRecord { id, parent, name, begin, micros };
+        #[cfg(feature = "otlp")]
+        otlp::ended(trace, &span);
         let mut kept = KEPT.lock();
         if kept.len() == KEPT_MAX {
             kept.pop_front();
         }
-        kept.push_back((trace, SpanRecord { id, parent, name, begin, micros }));
+        kept.push_back((trace, span));
     }
 }
 
