@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use mooseng_core::{
     context::CallContext,
     error::NetError,
+    ids::TraceId,
     net::{Connection, Handler, Listening, Message, Method, PeerIdentity, Transport},
     rpc::method,
 };
@@ -13,8 +14,13 @@ use opentelemetry::{
     KeyValue,
     metrics::{Histogram, UpDownCounter},
 };
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+/// From then on a call is worth a line in the log.
+const SLOW: Duration = Duration::from_secs(1);
 /// Upper bounds of the histogram's buckets in seconds.
 const BUCKETS: [f64; 12] = [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 2.0, 10.0];
 
@@ -67,6 +73,7 @@ struct MeteredHandler {
 struct Call<'a> {
     rpcs: &'a Rpcs,
     method: &'static str,
+    trace: TraceId,
     begin: Instant,
     outcome: &'static str,
 }
@@ -76,7 +83,13 @@ impl Drop for Call<'_> {
         let method = KeyValue::new("method", self.method);
         self.rpcs.in_flight.add(-1, std::slice::from_ref(&method));
         let labels = [method, KeyValue::new("outcome", self.outcome)];
-        self.rpcs.duration.record(self.begin.elapsed().as_secs_f64(), &labels);
+        let took = self.begin.elapsed();
+        self.rpcs.duration.record(took.as_secs_f64(), &labels);
+        // A control call may be a copy of a whole chunk.
+        if took >= SLOW && self.method != method::name(method::CHUNK_CONTROL) {
+            let (method, trace, outcome) = (self.method, self.trace.get(), self.outcome);
+            tracing::warn!(method, trace = format_args!("{trace:016x}"), outcome, ?took, "a slow call");
+        }
     }
 }
 
@@ -91,7 +104,13 @@ impl Handler for MeteredHandler {
     ) -> Result<Message, NetError> {
         let label = method::name(method);
         self.rpcs.in_flight.add(1, &[KeyValue::new("method", label)]);
-        let mut call = Call { rpcs: &self.rpcs, method: label, begin: Instant::now(), outcome: "cancelled" };
+        let mut call = Call {
+            rpcs: &self.rpcs,
+            method: label,
+            trace: cx.trace,
+            begin: Instant::now(),
+            outcome: "cancelled",
+        };
         let reply = self.inner.handle(peer, cx, method, msg).await;
         call.outcome = if reply.is_ok() { "ok" } else { "error" };
         reply
