@@ -103,7 +103,7 @@ impl Inner {
         let pull = |server: ServerId| {
             let (from, member_of) = (from.clone(), None);
             let op = Control::Pull { chunk, from, ahead: true, member_of, term: lead.term };
-            async move { (server, self.command(server, op, self.timings.pull).await) }
+            async move { (server, self.pull(lead, server, op).await) }
         };
         let all = futures::future::join_all(to.into_iter().map(pull));
         let done = tokio::select! {

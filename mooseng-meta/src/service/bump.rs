@@ -354,7 +354,7 @@ impl Inner {
             let from: Vec<_> = sources.iter().filter(|r| r.server != server).cloned().collect();
             let member_of = rec.members.contains(&server).then_some(rec.version);
             let op = Control::Pull { chunk, from, ahead: false, member_of, term: lead.term };
-            async move { (server, self.command(server, op, self.timings.pull).await) }
+            async move { (server, self.pull(lead, server, op).await) }
         };
         let mut members = ready.to_vec();
         for (server, done) in join_all(fill.into_iter().map(pull)).await {
@@ -418,6 +418,26 @@ impl Inner {
         let (m, now) = (lead.memory.lock(), self.now());
         let candidates = m.joiners(now, self.timings.server_dead);
         hurry(rec, &candidates, self.is_long_dead(lead, &m, server), m.is_doubted(server, now))
+    }
+
+    /// A copy that a server makes. It takes its time; one that is not heard any more is not waited for, for others may
+    /// do it.
+    pub(super) async fn pull(
+        &self,
+        lead: &Lead,
+        server: ServerId,
+        op: Control,
+    ) -> Result<ControlReply, ChunkError> {
+        let falls_silent = async {
+            while !lead.memory.lock().is_dead(server, self.now(), self.timings.server_dead) {
+                tokio::time::sleep(self.timings.tick).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = self.command(server, op, self.timings.pull) => done,
+            () = falls_silent => Err(ChunkError::Busy("it is not heard any more".into())),
+        }
     }
 
     pub(super) async fn command(
