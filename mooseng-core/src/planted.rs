@@ -10,6 +10,8 @@ pub enum Bug {
     /// A sync of a chunk is acknowledged and reaches no disk.
     FsyncSkipped,
     /// A master counts itself to the quorum before its disk has the entry.
+    LogSyncSkipped,
+    /// A leader counts a master to the quorum that has not answered.
     AckBeforeQuorum,
     /// A chunkserver takes and serves what is meant for another version.
     VersionUnchecked,
@@ -41,8 +43,9 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::FsyncSkipped,
+        Self::LogSyncSkipped,
         Self::AckBeforeQuorum,
         Self::VersionUnchecked,
         Self::IncarnationIgnored,

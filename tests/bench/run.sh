@@ -3,18 +3,22 @@
 # that does nothing, and a bare directory, one after the other on the same disk. Writes
 # docs/benchmark.md. Wants root, fio, jq, curl, iproute2, moosefs-{master,chunkserver,client,cli}
 # of Debian, and a release build (cargo build --release --workspace --bins).
-#   run.sh [--quick] [--dir DIR] [--only NAME,…] [--out FILE]
+#   run.sh [--quick] [--dir DIR] [--only NAME,…] [--out FILE] [--bin DIR] [--before DIR]
+# `--bin` and `--before` are directories of programs: of this build (target/release without), and of an
+# older one, which is measured in the same run.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-quick='' base='' only='' out=$root/docs/benchmark.md
+quick='' base='' only='' bin='' before='' out=$root/docs/benchmark.md
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=quick ;;
     --dir) base=$2; shift ;;
     --only) only=$2; shift ;;
     --out) out=$2; shift ;;
-    *) echo "usage: run.sh [--quick] [--dir DIR] [--only NAME,…] [--out FILE]" >&2; exit 2 ;;
+    --bin) bin=$2; shift ;;
+    --before) before=$2; shift ;;
+    *) echo "usage: run.sh [--quick] [--dir DIR] [--only NAME,…] [--out FILE] [--bin DIR] [--before DIR]" >&2; exit 2 ;;
     esac
     shift
 done
@@ -31,11 +35,14 @@ mkdir -p "$results" "$mnt" "$(dirname "$out")"
 finish() {
     "$here/mooseng.sh" stop "$work/quic" "$mnt" || true
     "$here/mooseng.sh" stop "$work/tcp" "$mnt" || true
+    "$here/mooseng.sh" stop "$work/before" "$mnt" || true
     "$here/moosefs.sh" stop "$work/mfs" "$mnt" || true
     umount -l "$mnt" 2>/dev/null || true
     rm -rf "$work"
 }
 trap finish EXIT
+
+[ -z "$bin" ] || export MOOSENG_BIN=$bin
 
 wanted() { [ -z "$only" ] || [[ ",$only," == *",$1,"* ]]; }
 
@@ -54,6 +61,8 @@ null=$root/target/release/nullfs
 target bare 'true' 'true'
 target nullfs '"$null" "$mnt" & sleep 1' 'umount "$mnt"; wait'
 target mooseng '"$here/mooseng.sh" start "$work/quic" "$mnt" quic' '"$here/mooseng.sh" stop "$work/quic" "$mnt"; rm -rf "$work/quic"'
+[ -z "$before" ] ||
+    target mooseng-before 'MOOSENG_BIN=$before "$here/mooseng.sh" start "$work/before" "$mnt" quic' '"$here/mooseng.sh" stop "$work/before" "$mnt"; rm -rf "$work/before"'
 target mooseng-tcp '"$here/mooseng.sh" start "$work/tcp" "$mnt" tcp' '"$here/mooseng.sh" stop "$work/tcp" "$mnt"; rm -rf "$work/tcp"'
 target moosefs '"$here/moosefs.sh" start "$work/mfs" "$mnt"' '"$here/moosefs.sh" stop "$work/mfs" "$mnt"; rm -rf "$work/mfs"'
 target moosefs-durable '"$here/moosefs.sh" start "$work/mfs" "$mnt" durable' '"$here/moosefs.sh" stop "$work/mfs" "$mnt"; rm -rf "$work/mfs"'

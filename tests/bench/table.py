@@ -10,13 +10,14 @@ import sys
 
 COLUMNS = [
     ("mooseng", "MooseNG, QUIC"),
+    ("mooseng-before", "before, QUIC"),
     ("mooseng-tcp", "MooseNG, TCP"),
     ("moosefs", "MooseFS as installed"),
     ("moosefs-durable", "MooseFS, durable"),
     ("nullfs", "FUSE that does nothing"),
     ("bare", "bare directory"),
 ]
-RATIOS = [("moosefs", "÷ MooseFS"), ("moosefs-durable", "÷ durable"), ("nullfs", "÷ FUSE")]
+RATIOS = [("mooseng-before", "÷ before"), ("moosefs", "÷ MooseFS"), ("moosefs-durable", "÷ durable"), ("nullfs", "÷ FUSE")]
 
 
 def number(value):

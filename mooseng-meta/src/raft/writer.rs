@@ -120,7 +120,7 @@ impl Writer {
         }
         let segment = self.segments.get_mut(&cursor.segment).expect("the cursor is in a segment");
         segment.file.write_at(cursor.at, &bytes)?;
-        if !planted::is(Bug::AckBeforeQuorum) {
+        if !planted::is(Bug::LogSyncSkipped) {
             segment.file.sync()?;
         }
         let highest = records.iter().filter(|r| r.kind.is_entry()).map(|r| r.pos.index).max();

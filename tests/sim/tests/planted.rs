@@ -26,7 +26,8 @@ const fn caught_by(bug: Bug) -> u64 {
     match bug {
         Bug::CapabilityUnbound | Bug::CommitAfterTruncate => 0,
         Bug::BadTailCut => 1,
-        Bug::AckBeforeQuorum => 2,
+        Bug::AckBeforeQuorum => 55,
+        Bug::LogSyncSkipped => 2,
         Bug::PurgePastDurable => 4,
         Bug::DeposedReads => 12,
         Bug::ReplyDropped => 22,

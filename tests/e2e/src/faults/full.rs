@@ -43,13 +43,14 @@ impl Tmpfs {
         Ok(Self(at.into()))
     }
 
-    fn ballast(&self) -> PathBuf {
-        self.0.join("ballast")
+    /// Something else than MooseNG has it.
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
     }
 
     /// Takes all that is free.
     fn fill(&self) -> Result<()> {
-        let mut file = fs::File::options().create(true).append(true).open(self.ballast())?;
+        let mut file = fs::File::options().create(true).append(true).open(self.filler())?;
         let (large, small) = (vec![1; 1 << 20], [1; 4096]);
         while file.write_all(&large).is_ok() {}
         while file.write_all(&small).is_ok() {}
@@ -57,7 +58,7 @@ impl Tmpfs {
     }
 
     fn empty(&self) -> Result<()> {
-        Ok(fs::remove_file(self.ballast())?)
+        Ok(fs::remove_file(self.filler())?)
     }
 }
 

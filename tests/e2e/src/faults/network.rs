@@ -42,6 +42,8 @@ impl Net {
         run("ip", &["link", "add", &tag, "type", "bridge"])?;
         run("ip", &["addr", "add", &format!("{subnet}.1/24"), "dev", &tag])?;
         run("ip", &["link", "set", &tag, "up"])?;
+        // Where Docker has run, what goes over other bridges than its own is dropped.
+        let _ = net.passes("-I");
         for n in 0..nodes {
             let (name, here, there) = (format!("{tag}-{n}"), format!("{tag}h{n}"), format!("{tag}n{n}"));
             let addr = format!("{subnet}.{}", 10 + n);
@@ -56,6 +58,10 @@ impl Net {
             run("ip", &["-n", &name, "link", "set", "lo", "up"])?;
         }
         Ok(net)
+    }
+
+    fn passes(&self, how: &str) -> Result<()> {
+        run("iptables", &[how, "FORWARD", "-i", &self.tag, "-o", &self.tag, "-j", "ACCEPT"])
     }
 
     fn rule(&self, node: usize, add: bool, chain: &str, matched: &[&str]) -> Result<()> {
@@ -92,6 +98,7 @@ impl Drop for Net {
                 let _ = run("ip", &["netns", "del", name]);
             }
         }
+        let _ = self.passes("-D");
         let _ = run("ip", &["link", "del", &self.tag]);
     }
 }
