@@ -12,9 +12,8 @@ use crate::{
 };
 use mooseng_core::{
     context::Credentials,
-    health::{self, Problem},
     limits::CALL_DEADLINE_SECS,
-    meta::{ClusterStatus, GetCare, GetStatus, ListSessions, MetaOp, SessionInfo},
+    meta::MetaOp,
     net::Transport,
     seam::Seams,
 };
@@ -159,22 +158,6 @@ impl Client {
     /// Files by path, as the superuser; see [`Filesystem::with_credentials`].
     pub fn filesystem(&self) -> Filesystem {
         Filesystem::new(self.clone(), Credentials::root())
-    }
-
-    /// State of the cluster.
-    pub async fn status(&self) -> Result<ClusterStatus> {
-        self.request(GetStatus {}).await
-    }
-
-    /// What is wrong with the cluster, the worst first; empty when it is healthy.
-    pub async fn health(&self) -> Result<Vec<Problem>> {
-        let (status, care) = futures::future::try_join(self.status(), self.request(GetCare {})).await?;
-        Ok(health::problems(&status, &care))
-    }
-
-    /// Open sessions.
-    pub async fn sessions(&self) -> Result<Vec<SessionInfo>> {
-        self.request(ListSessions {}).await
     }
 
     /// Any request of the protocol, as the superuser.

@@ -11,7 +11,7 @@ use mooseng_core::{
     error::MetaError,
     ids::*,
     limits::OPEN_FILES_MAX,
-    meta::{DiskReport, DiskScrub, ReplicaState},
+    meta::{DiskReport, DiskScrub, ReplicaState, ServerLoad},
     net::CertHash,
 };
 use std::{
@@ -87,6 +87,8 @@ pub(super) struct Memory {
     pub progress: Progress,
     /// How the scrubs of each server stand.
     pub scrubs: BTreeMap<ServerId, Vec<DiskScrub>>,
+    /// What each server has served, as it last told.
+    pub loads: BTreeMap<ServerId, ServerLoad>,
     /// When an operator last asked for a scrub now.
     pub scrub_asked: Option<Timestamp>,
     /// Open files by inode and session.
