@@ -122,17 +122,17 @@ pub fn disks(s: &ClusterStatus) -> Value {
     list("mooseng.disks/1", s.servers.iter().flat_map(of).collect())
 }
 
-/// One item of `mooseng.sessions/1`.
+/// One item of `mooseng.sessions/2`.
 pub fn session_item(s: &SessionInfo) -> Value {
     json!({
         "session": s.stamp.id.get(), "epoch": s.stamp.epoch.get(), "client": s.client, "host": s.host,
-        "version": s.version, "open_files": s.open, "since": time(s.since),
+        "version": s.version, "open_files": s.open, "calls": s.calls, "since": time(s.since),
     })
 }
 
-/// `mooseng.sessions/1`.
+/// `mooseng.sessions/2`.
 pub fn sessions(all: &[SessionInfo]) -> Value {
-    list("mooseng.sessions/1", all.iter().map(session_item).collect())
+    list("mooseng.sessions/2", all.iter().map(session_item).collect())
 }
 
 /// One item of `mooseng.gc/1`.

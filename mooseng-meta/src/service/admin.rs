@@ -152,6 +152,7 @@ impl Inner {
                 host: s.host,
                 version: s.version,
                 open: m.opens.get(&id).copied().unwrap_or_default() as u64,
+                calls: m.calls.get(&id).copied().unwrap_or_default(),
                 since: s.since,
             });
             true

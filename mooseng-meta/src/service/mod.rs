@@ -287,9 +287,8 @@ impl MetadataService for MasterService {
         // Whoever speaks under an epoch that is over is not heard of.
         if let Some(session) = cx.session
             && !matches!(answer, Err(MetaError::SessionEnded | MetaError::Fenced { .. }))
-            && let Some(heard) = lead.memory.lock().contacts.get_mut(&session.id)
         {
-            *heard = s.now();
+            lead.memory.lock().answered(session.id, s.now());
         }
         answer
     }
