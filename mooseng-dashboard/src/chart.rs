@@ -37,7 +37,7 @@ pub(crate) fn lines(lines: &[Line], top: f64, label: &str) -> String {
     );
     for part in 1..4 {
         let y = HEIGHT * f64::from(part) / 4.0;
-        let _ = write!(svg, "<line class=\"grid\" x1=\"0\" x2=\"{WIDTH}\" y1=\"{y}\" y2=\"{y}\"/>");
+        let _ = write!(svg, "<line class=\"rule\" x1=\"0\" x2=\"{WIDTH}\" y1=\"{y}\" y2=\"{y}\"/>");
     }
     for line in lines {
         let mut points = String::new();
