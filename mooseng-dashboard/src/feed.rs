@@ -108,6 +108,7 @@ async fn look_for_ever(client: Client, told: watch::Sender<Arc<Seen>>) {
     let (mut events, mut seen) = (VecDeque::new(), Seen::default());
     loop {
         let asked = Instant::now();
+        let mut pause = EVERY;
         let looked = tokio::time::timeout(PATIENCE, look(&client, &mut mark)).await;
         seen.number += 1;
         match looked {
@@ -125,6 +126,7 @@ async fn look_for_ever(client: Client, told: watch::Sender<Arc<Seen>>) {
                     history: history.clone(),
                 }));
                 (seen.failed, seen.taken) = (None, Some(Instant::now()));
+                pause = EVERY.max(asked.elapsed() * PAUSE);
             }
             Ok(Err(e)) => seen.failed = Some(e.to_string()),
             Err(_) => seen.failed = Some(format!("no leading master answered within {PATIENCE:?}")),
@@ -133,7 +135,7 @@ async fn look_for_ever(client: Client, told: watch::Sender<Arc<Seen>>) {
             tracing::debug!(why, "the cluster was not seen");
         }
         told.send_replace(Arc::new(seen.clone()));
-        tokio::time::sleep(EVERY.max(asked.elapsed() * PAUSE).min(PATIENCE * PAUSE)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -12,8 +12,9 @@
 //! let dashboard = Dashboard::new(cluster.client().await?, Options::default());
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! println!("http://{}/", listener.local_addr()?);
-//! # let dashboard = async move { let _ = tokio::time::timeout(std::time::Duration::ZERO, dashboard.serve(listener)).await; anyhow::Ok(()) };
-//! dashboard.await?;
+//! # let _ = tokio::time::timeout(std::time::Duration::from_millis(10), async {
+//! dashboard.serve(listener).await?;
+//! # anyhow::Ok(()) }).await;
 //! # anyhow::Ok(()) }).unwrap();
 //! ```
 //!

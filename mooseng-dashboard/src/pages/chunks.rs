@@ -78,7 +78,7 @@ pub(crate) async fn chunks(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct From {
+pub(crate) struct Place {
     from: Option<String>,
 }
 
@@ -123,7 +123,7 @@ fn chunk_row(c: &CellChunk) -> ChunkRow {
 pub(crate) async fn cell(
     State(shared): State<Arc<Shared>>,
     Path((wanted, copies)): Path<(u8, u8)>,
-    Query(q): Query<From>,
+    Query(q): Query<Place>,
 ) -> Response {
     let Some(from) = chunk_id(q.from.as_deref()) else {
         let why = "a page begins at a chunk's id, in hexadecimal digits";

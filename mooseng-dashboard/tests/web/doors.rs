@@ -62,8 +62,6 @@ async fn the_login_form_gives_a_cookie_that_only_the_browser_sees() {
     assert_eq!(w.ask("GET", "/api/status", &cookie, "").await.status, 200);
     let out = w.ask("POST", "/logout", &cookie, "").await;
     assert!(out.header("set-cookie").unwrap().contains("Max-Age=0"), "{out:?}");
-    let long = format!("token={}", "x".repeat(20 << 10));
-    assert_eq!(post(&long).await.status, 413);
     w.cluster.shutdown().await;
 }
 

@@ -14,12 +14,15 @@ pub struct World {
     pub cluster: Cluster,
     pub fs: Filesystem,
     pub at: SocketAddr,
-    server: JoinHandle<()>,
+    _server: Server,
 }
 
-impl Drop for World {
+/// Ends with its world.
+struct Server(JoinHandle<()>);
+
+impl Drop for Server {
     fn drop(&mut self) {
-        self.server.abort();
+        self.0.abort();
     }
 }
 
@@ -34,8 +37,8 @@ pub struct Answer {
 impl Answer {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let lines = self.head.lines().filter_map(|l| l.split_once(':'));
-        lines.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
+        let mut lines = self.head.lines().filter_map(|l| l.split_once(':'));
+        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
     }
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
@@ -55,7 +58,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let server = tokio::spawn(async move { dashboard.serve(listener).await.unwrap() });
-        Self { cluster, fs, at, server }
+        Self { cluster, fs, at, _server: Server(server) }
     }
 
     /// A request with these header lines and this body.
