@@ -1,9 +1,6 @@
 //! What operators ask of a cluster: how it is, what happened, where chunks are, what is being done.
 
-use crate::{
-    client::Client,
-    error::Result,
-};
+use crate::{client::Client, error::Result};
 use mooseng_core::{
     health::{self, Problem},
     ids::ChunkId,

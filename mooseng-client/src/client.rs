@@ -11,11 +11,7 @@ use crate::{
     vfs::Vfs,
 };
 use mooseng_core::{
-    context::Credentials,
-    limits::CALL_DEADLINE_SECS,
-    meta::MetaOp,
-    net::Transport,
-    seam::Seams,
+    context::Credentials, limits::CALL_DEADLINE_SECS, meta::MetaOp, net::Transport, seam::Seams,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;

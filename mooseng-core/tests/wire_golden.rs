@@ -165,7 +165,8 @@ fn care() {
         ended: Some(Timestamp::new(1, 0)),
         answered: None,
     };
-    let tell = TellScrub { server: ServerId(1), incarnation: Incarnation(2), disks: vec![disk], served: served() };
+    let tell =
+        TellScrub { server: ServerId(1), incarnation: Incarnation(2), disks: vec![disk], served: served() };
     pin(MetaRequest::from(tell), "2f0102010501020304050607010180a8d6b9070001020304050607");
     let told = ToldServer { scrub_asked: Some(Timestamp::new(1, 0)), drain_left: Some(9) };
     pin(MetaReply::TellScrub(told), "2f0180a8d6b9070109");

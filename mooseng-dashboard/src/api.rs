@@ -115,7 +115,11 @@ struct Cell {
 
 async fn cell(State(s): App, Query(q): Query<Cell>) -> Response {
     let Some(from) = chunk_id(q.from.as_deref()) else {
-        return guard::error(StatusCode::BAD_REQUEST, "invalid", "from is a chunk's id, in hexadecimal digits");
+        return guard::error(
+            StatusCode::BAD_REQUEST,
+            "invalid",
+            "from is a chunk's id, in hexadecimal digits",
+        );
     };
     let page = s.client.chunks_of_cell(q.wanted, q.copies, from).await;
     answer(page.map(|page| report::cell((q.wanted, q.copies), &page)))
@@ -198,7 +202,10 @@ async fn stat(State(s): App, Query(q): Query<Dir>) -> Response {
             FileKind::Symlink => Some(String::from_utf8_lossy(&fs.read_link(&q.path).await?).into_owned()),
             _ => None,
         };
-        Ok(report::list("mooseng.files/1", vec![json!(report::FileItem::new(q.path.as_str(), &attr, target))]))
+        Ok(report::list(
+            "mooseng.files/1",
+            vec![json!(report::FileItem::new(q.path.as_str(), &attr, target))],
+        ))
     };
     answer(asked.await)
 }
@@ -215,7 +222,11 @@ async fn info(State(s): App, Query(q): Query<File>) -> Response {
     let asked = async {
         let attr = fs.metadata(&q.path).await?;
         if attr.kind != FileKind::File {
-            return Err(Error::Invalid(format!("{} is a {}: only files have chunks", q.path, report::kind(attr.kind))));
+            return Err(Error::Invalid(format!(
+                "{} is a {}: only files have chunks",
+                q.path,
+                report::kind(attr.kind)
+            )));
         }
         let layout = GetLayout { inode: attr.inode, from: ChunkIndex(0), count: 1 };
         let inline = s.client.request(layout).await?.inline.is_some();

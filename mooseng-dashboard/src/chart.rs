@@ -74,7 +74,9 @@ mod tests {
 
     #[test]
     fn scales_end_at_round_numbers() {
-        for (max, top) in [(0.0, 1.0), (1.0, 1.0), (1.1, 2.0), (3.0, 5.0), (5.0, 5.0), (7.0, 10.0), (1200.0, 2000.0)] {
+        for (max, top) in
+            [(0.0, 1.0), (1.0, 1.0), (1.1, 2.0), (3.0, 5.0), (5.0, 5.0), (7.0, 10.0), (1200.0, 2000.0)]
+        {
             assert_eq!(round_up(max), top, "{max}");
         }
         assert_eq!(round_up(f64::NAN), 1.0);
@@ -88,6 +90,9 @@ mod tests {
         assert!(svg.contains("points=\"0.0,120.0 300.0,60.0 600.0,0.0\""), "{svg}");
         assert!(svg.contains("aria-label=\"&lt;&quot;&amp;&quot;&gt;\""), "{svg}");
         assert!(bar(1, 3, "used").contains("width=\"33\""));
-        assert!(bar(5, 0, "used").contains("width=\"0\"") && bar(9, 3, "used").contains("width=\"100\" height=\"8\"/></svg>"));
+        assert!(
+            bar(5, 0, "used").contains("width=\"0\"")
+                && bar(9, 3, "used").contains("width=\"100\" height=\"8\"/></svg>")
+        );
     }
 }

@@ -150,7 +150,13 @@ struct Look {
 }
 
 async fn look(client: &Client, mark: &mut Option<EventMark>) -> Result<Look> {
-    let whole = future::try_join5(client.status(), client.care(), client.scrubs(), client.op_counts(), client.loads());
+    let whole = future::try_join5(
+        client.status(),
+        client.care(),
+        client.scrubs(),
+        client.op_counts(),
+        client.loads(),
+    );
     let ((status, care, scrubs, ops, loads), page) = future::try_join(whole, client.events(*mark)).await?;
     *mark = Some(page.next);
     Ok(Look { status, care, scrubs, ops, loads, events: page.events })
@@ -176,7 +182,8 @@ impl<T> Fresh<T> {
             return Ok(answer.clone());
         }
         let asked = Instant::now();
-        let late = |_| Error::from(MetaError::Deadline(format!("no leading master answered within {PATIENCE:?}")));
+        let late =
+            |_| Error::from(MetaError::Deadline(format!("no leading master answered within {PATIENCE:?}")));
         let answer = Arc::new(tokio::time::timeout(PATIENCE, ask).await.map_err(late)??);
         *kept = Some((Instant::now() + EVERY.max(asked.elapsed() * PAUSE), answer.clone()));
         Ok(answer)

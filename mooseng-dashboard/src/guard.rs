@@ -30,7 +30,9 @@ pub(crate) async fn keep(State(shared): State<Arc<Shared>>, request: Request, ne
         Some(refused) => refused,
         None => match shared.requests.try_acquire() {
             Ok(_permit) => next.run(request).await,
-            Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time: try again"),
+            Err(_) => {
+                error(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time: try again")
+            }
         },
     };
     let headers = answer.headers_mut();
@@ -63,8 +65,14 @@ fn refusal(shared: &Shared, request: &Request) -> Option<Response> {
         let next = request.uri().path_and_query().map_or("/", |p| p.as_str());
         return Some(Redirect::to(&format!("/login?next={}", page::encoded(next))).into_response());
     }
-    let mut refused = error(StatusCode::UNAUTHORIZED, "token", "the token is missing or wrong: send it as `Authorization: Bearer TOKEN`");
-    refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mooseng\""));
+    let mut refused = error(
+        StatusCode::UNAUTHORIZED,
+        "token",
+        "the token is missing or wrong: send it as `Authorization: Bearer TOKEN`",
+    );
+    refused
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mooseng\""));
     Some(refused)
 }
 
@@ -152,7 +160,9 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "127.1.2.3", "[::1]:8080", "[::1]"] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["", "example.org", "localhost.example.org:8080", "10.0.0.1:8080", "[::2]:80", "127.0.0.1.x"] {
+        for host in
+            ["", "example.org", "localhost.example.org:8080", "10.0.0.1:8080", "[::2]:80", "127.0.0.1.x"]
+        {
             assert!(!is_loopback(host), "{host}");
         }
     }

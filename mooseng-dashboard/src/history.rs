@@ -92,13 +92,8 @@ fn per_s(n: u64, micros: u64) -> f64 {
 fn between(before: &OpCounts, after: &OpCounts) -> Option<(u64, Vec<OpCount>)> {
     let micros = after.micros.checked_sub(before.micros).filter(|_| before.term == after.term)?;
     let more = |o: &OpCount| {
-        let none = OpCount {
-            op: String::new(),
-            calls: 0,
-            failed: 0,
-            micros: 0,
-            latencies: Latencies::default(),
-        };
+        let none =
+            OpCount { op: String::new(), calls: 0, failed: 0, micros: 0, latencies: Latencies::default() };
         let was = before.ops.iter().find(|b| b.op == o.op).unwrap_or(&none);
         OpCount {
             op: o.op.clone(),

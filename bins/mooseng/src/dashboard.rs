@@ -16,12 +16,7 @@ use mooseng_support::{
 };
 use serde_json::json;
 use std::{
-    fs::File,
-    io::Read as _,
-    net::SocketAddr,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    sync::Arc,
+    fs::File, io::Read as _, net::SocketAddr, os::unix::fs::MetadataExt as _, path::Path, sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -51,7 +46,9 @@ impl Config {
     fn new(settings: &Settings) -> Result<Self> {
         let listen = bind_addr(settings, "listen_port")?;
         let token = match settings.text("token_file") {
-            Some(path) => Some(read_token(Path::new(path)).map_err(|e| settings.bad("token_file", format!("{e:#}")))?),
+            Some(path) => {
+                Some(read_token(Path::new(path)).map_err(|e| settings.bad("token_file", format!("{e:#}")))?)
+            }
             None => None,
         };
         if token.is_none() && !listen.ip().is_loopback() {

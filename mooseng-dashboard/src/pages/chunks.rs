@@ -58,7 +58,12 @@ fn rows(m: &ChunkMatrix) -> (Vec<u8>, Vec<Row>) {
     let row = |wanted: u8| {
         let cell = |copies: &u8| {
             let there = m.cells.iter().find(|c| (c.wanted, c.copies) == (wanted, *copies));
-            Cell { wanted, copies: *copies, chunks: there.map_or(0, |c| c.chunks), class: risk(wanted, *copies) }
+            Cell {
+                wanted,
+                copies: *copies,
+                chunks: there.map_or(0, |c| c.chunks),
+                class: risk(wanted, *copies),
+            }
         };
         Row { wanted, cells: columns.iter().map(cell).collect() }
     };

@@ -137,7 +137,8 @@ async fn dir(shared: &Shared, path: &str, after: Option<u64>) -> Result<Response
     let last = found.entries.last().filter(|_| !found.eof);
     let next = last.map(|e| format!("/files?path={}&after={}", encoded(path), e.cookie.0));
     let shell = Shell::new(shared, &shared.feed.now().await, "/files", path).still();
-    let page = DirPage { shell, crumbs: crumbs(path), entries: found.entries.iter().map(entry).collect(), next };
+    let page =
+        DirPage { shell, crumbs: crumbs(path), entries: found.entries.iter().map(entry).collect(), next };
     Ok(page::html(StatusCode::OK, &page))
 }
 
@@ -201,11 +202,8 @@ mod tests {
     #[test]
     fn each_part_of_a_path_leads_to_its_page() {
         let all: Vec<_> = crumbs("/a b/ü&c").into_iter().map(|c| (c.name, c.link)).collect();
-        let wanted = [
-            ("/", "/files?path=/"),
-            ("a b", "/files?path=/a%20b"),
-            ("ü&c", "/files?path=/a%20b/%C3%BC%26c"),
-        ];
+        let wanted =
+            [("/", "/files?path=/"), ("a b", "/files?path=/a%20b"), ("ü&c", "/files?path=/a%20b/%C3%BC%26c")];
         assert_eq!(all, wanted.map(|(name, link)| (name.to_owned(), link.to_owned())));
         assert_eq!(crumbs("/").len(), 1);
     }

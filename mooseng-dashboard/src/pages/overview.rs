@@ -92,7 +92,8 @@ fn body(p: &Picture) -> Body {
     let used = fs.total_bytes.saturating_sub(fs.free_bytes);
     let per_s = |bytes: f64| format!("{}/s", report::size(bytes as u64));
     let last = p.history.samples().next_back();
-    let throughput = [line(&p.history, "read", |s| s.read_per_s), line(&p.history, "written", |s| s.written_per_s)];
+    let throughput =
+        [line(&p.history, "read", |s| s.read_per_s), line(&p.history, "written", |s| s.written_per_s)];
     let operations = [line(&p.history, "calls", |s| s.calls_per_s())];
     let events = p.events.iter().rev().take(EVENTS).map(|e| EventRow {
         time: report::time(e.at),
@@ -102,7 +103,8 @@ fn body(p: &Picture) -> Body {
         class: class_of(e.code),
     });
     // As the problem that tells of silent masters has it.
-    let silent = p.problems.iter().filter(|p| p.code == mooseng_core::health::HealthCode::MasterSilent).count();
+    let silent =
+        p.problems.iter().filter(|p| p.code == mooseng_core::health::HealthCode::MasterSilent).count();
     Body {
         cluster: s.cluster.to_string(),
         problems: p.problems.iter().map(ProblemRow::new).collect(),

@@ -22,7 +22,10 @@ async fn the_api_answers_what_the_command_line_prints() {
     assert_eq!(w.json("/api/disks", "mooseng.disks/1").await["items"].as_array().unwrap().len(), 4);
     assert_eq!(w.json("/api/gc", "mooseng.gc/1").await["items"].as_array().unwrap().len(), 2);
     let sessions = w.json("/api/sessions", "mooseng.sessions/2").await;
-    assert!(sessions["items"].as_array().unwrap().iter().all(|s| s["calls"].as_u64() > Some(0)), "{sessions}");
+    assert!(
+        sessions["items"].as_array().unwrap().iter().all(|s| s["calls"].as_u64() > Some(0)),
+        "{sessions}"
+    );
     let events = w.json("/api/events", "mooseng.events/1").await;
     assert_eq!(events["items"][0]["code"], "MASTER_ELECTED");
     let (term, last) = (&events["items"][0]["term"], events["items"].as_array().unwrap().len());
@@ -49,12 +52,13 @@ async fn rates_come_from_the_dashboards_own_memory() {
     let w = World::new().await;
     let rates = w
         .until("rates of calls and bytes", async |w| {
-            w.fs.write("/f", vec![7; 1 << 20]).await.unwrap();
+            w.fs.write("/f", vec![7; 1 << 18]).await.unwrap();
             w.fs.read("/f").await.unwrap();
             let rates = w.json("/api/rates", "mooseng.rates/1").await;
             let last = rates["samples"].as_array().unwrap().last().cloned()?;
             let known = |name: &str| last[name].as_f64() > Some(0.0);
-            (known("calls_per_s") && known("read_bytes_per_s") && known("written_bytes_per_s")).then_some(rates)
+            (known("calls_per_s") && known("read_bytes_per_s") && known("written_bytes_per_s"))
+                .then_some(rates)
         })
         .await;
     let ops = rates["last_minute"].as_array().unwrap();

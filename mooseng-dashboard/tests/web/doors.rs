@@ -21,12 +21,18 @@ async fn with_a_token_nothing_is_shown_without_it() {
     }
     for path in ["/api/status", "/api/nothing", "/live"] {
         let a = w.get(path).await;
-        assert_eq!((a.status, a.header("www-authenticate")), (401, Some("Bearer realm=\"mooseng\"")), "{path}");
+        assert_eq!(
+            (a.status, a.header("www-authenticate")),
+            (401, Some("Bearer realm=\"mooseng\"")),
+            "{path}"
+        );
     }
     for path in ["/livez", "/readyz", "/login", "/assets/style.css", "/assets/icon.svg"] {
         assert_eq!(w.get(path).await.status, 200, "{path}");
     }
-    let with = async |line: &str| w.ask("GET", "/api/status", &format!("Authorization: {line}\r\n"), "").await.status;
+    let with = async |line: &str| {
+        w.ask("GET", "/api/status", &format!("Authorization: {line}\r\n"), "").await.status
+    };
     assert_eq!(with(&format!("Bearer {TOKEN}")).await, 200);
     for wrong in [&format!("Bearer {TOKEN}x"), "Bearer ", &format!("Basic {TOKEN}"), TOKEN] {
         assert_eq!(with(wrong).await, 401, "{wrong}");
@@ -44,7 +50,10 @@ async fn the_login_form_gives_a_cookie_that_only_the_browser_sees() {
     };
     let wrong = post("token=wrong-wrong-wrong&next=/jobs").await;
     assert_eq!((wrong.status, wrong.header("set-cookie")), (401, None), "{wrong:?}");
-    assert!(wrong.body.contains("That is not the token") && wrong.body.contains("value=\"/jobs\""), "{wrong:?}");
+    assert!(
+        wrong.body.contains("That is not the token") && wrong.body.contains("value=\"/jobs\""),
+        "{wrong:?}"
+    );
 
     let done = post(&format!("token={TOKEN}&next=/jobs")).await;
     assert_eq!((done.status, done.header("location")), (303, Some("/jobs")), "{done:?}");

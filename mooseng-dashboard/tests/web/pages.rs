@@ -72,7 +72,10 @@ async fn a_lost_chunkserver_is_shown_with_reason_and_cure_until_it_is_back() {
     }
     w.until_shown("healthy", &["All copies are there", "MASTER_ELECTED", "CHUNKSERVER_JOINED"]).await;
     let matrix = w.page("/chunks").await;
-    assert!(matrix.contains("class=\"n healthy\"><a href=\"/chunks/2/2\" title=\"healthy\">4</a>"), "{matrix}");
+    assert!(
+        matrix.contains("class=\"n healthy\"><a href=\"/chunks/2/2\" title=\"healthy\">4</a>"),
+        "{matrix}"
+    );
 
     w.cluster.kill_chunkserver(0);
     let says = ["CHUNKSERVER_SILENT", "CHUNK_ENDANGERED", "look at its machine and log, and start it"];

@@ -24,7 +24,11 @@ pub(super) struct Counts(Vec<Cell>);
 impl Default for Counts {
     fn default() -> Self {
         let zero = || AtomicU64::new(0);
-        let cell = |_| Cell { failed: zero(), micros: zero(), buckets: [const { AtomicU64::new(0) }; LATENCY_BUCKETS] };
+        let cell = |_| Cell {
+            failed: zero(),
+            micros: zero(),
+            buckets: [const { AtomicU64::new(0) }; LATENCY_BUCKETS],
+        };
         Self(OP_NAMES.iter().map(cell).collect())
     }
 }
@@ -59,14 +63,19 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mooseng_core::{error::Errno, meta::{CloseSession, GetLoad, MetaRequest}};
+    use mooseng_core::{
+        error::Errno,
+        meta::{CloseSession, GetLoad, MetaRequest},
+    };
 
     #[test]
     fn calls_are_counted_by_operation_and_time() {
         let counts = Counts::default();
         let (close, load) = (MetaRequest::from(CloseSession {}), MetaRequest::from(GetLoad {}));
         let ok = Ok(MetaReply::CloseSession(()));
-        for (took, answer) in [(5, ok.clone()), (7, Err(MetaError::Posix(Errno::ENOENT))), (9, Err(MetaError::SessionEnded))] {
+        for (took, answer) in
+            [(5, ok.clone()), (7, Err(MetaError::Posix(Errno::ENOENT))), (9, Err(MetaError::SessionEnded))]
+        {
             counts.answered(close.number(), Duration::from_millis(took), &answer);
         }
         counts.answered(load.number(), Duration::from_secs(1 << 40), &ok);

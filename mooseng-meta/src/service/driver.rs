@@ -94,7 +94,11 @@ impl Inner {
                 (draining(&view).map_err(internal)?, disks(&view).map_err(internal)?);
             m.look_at_all = true;
         }
-        self.tell(&lead, EventCode::MasterElected, format!("master {} leads from term {} on", self.id.get(), term.get()));
+        self.tell(
+            &lead,
+            EventCode::MasterElected,
+            format!("master {} leads from term {} on", self.id.get(), term.get()),
+        );
         Ok(Arc::new(lead))
     }
 
@@ -146,7 +150,8 @@ impl Inner {
 
     /// What a session's client called itself, and its host.
     fn name_of(&self, id: SessionId) -> Result<String, MetaError> {
-        let rec: Option<SessionRec> = load(&self.view()?, Table::Session, &key(id.get())).map_err(internal)?;
+        let rec: Option<SessionRec> =
+            load(&self.view()?, Table::Session, &key(id.get())).map_err(internal)?;
         Ok(rec.map_or_else(String::new, |s| format!("{} at {}", s.client, s.host)))
     }
 

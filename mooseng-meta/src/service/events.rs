@@ -159,7 +159,11 @@ mod tests {
         assert_eq!(numbers(&r.page(None, 3)), (vec![1, 2, 3], 3, 0));
         assert_eq!(numbers(&r.page(Some(mark(3)), 3)), (vec![4, 5], 5, 0));
         assert_eq!(numbers(&r.page(Some(mark(5)), 3)), (vec![], 5, 0));
-        assert_eq!(numbers(&r.page(Some(mark(900)), 3)), (vec![], 5, 0), "what was not told yet is not known");
+        assert_eq!(
+            numbers(&r.page(Some(mark(900)), 3)),
+            (vec![], 5, 0),
+            "what was not told yet is not known"
+        );
         let other = EventMark { term: Term(6), number: 5 };
         assert_eq!(numbers(&r.page(Some(other), 1)), (vec![1], 1, 0), "another leader's place");
         let full = ring(EVENTS_MAX as u64 + 10);

@@ -28,7 +28,12 @@ impl Inner {
     }
 
     /// One page of the chunks of a cell.
-    pub(super) async fn cell(&self, lead: &Lead, view: &RedbView, r: &ListCell) -> Result<CellPage, MetaError> {
+    pub(super) async fn cell(
+        &self,
+        lead: &Lead,
+        view: &RedbView,
+        r: &ListCell,
+    ) -> Result<CellPage, MetaError> {
         let max = (r.count as usize).clamp(1, CELL_PAGE_MAX);
         let (mut page, mut looked) = (CellPage::default(), 0);
         let (now, dead) = (self.now(), self.timings.server_dead);

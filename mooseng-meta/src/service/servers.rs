@@ -68,9 +68,17 @@ impl Inner {
             self.propose(Command::ServerSeen { server, addr, incarnation }, cx.budget).await?;
             let (id, addr) = (r.server.get(), &r.addr);
             match known {
-                None => self.tell(lead, EventCode::ChunkserverJoined, format!("chunkserver {id} ({addr}) has joined")),
+                None => self.tell(
+                    lead,
+                    EventCode::ChunkserverJoined,
+                    format!("chunkserver {id} ({addr}) has joined"),
+                ),
                 Some(k) if k.incarnation != incarnation => {
-                    self.tell(lead, EventCode::ChunkserverBack, format!("chunkserver {id} ({addr}) has started anew"));
+                    self.tell(
+                        lead,
+                        EventCode::ChunkserverBack,
+                        format!("chunkserver {id} ({addr}) has started anew"),
+                    );
                 }
                 Some(_) => {}
             }

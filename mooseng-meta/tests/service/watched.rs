@@ -22,7 +22,10 @@ async fn codes(w: &World) -> Vec<(EventCode, Option<String>)> {
 async fn a_leader_tells_who_came_went_and_came_back() {
     use EventCode::*;
     let w = World::of(2, quick_to_miss()).await;
-    assert_eq!(codes(&w).await, [(MasterElected, None), (ChunkserverJoined, None), (ChunkserverJoined, None)]);
+    assert_eq!(
+        codes(&w).await,
+        [(MasterElected, None), (ChunkserverJoined, None), (ChunkserverJoined, None)]
+    );
     let silent = Some("CHUNKSERVER_SILENT".to_owned());
     until("the second is missed", async || {
         w.beat(1).await;
@@ -106,7 +109,8 @@ async fn the_matrix_counts_copies_and_its_cells_name_files() {
     w.beat(2).await;
     w.beat(3).await;
     let now = matrix().await;
-    let chunks = |copies| now.iter().filter(|c| (c.wanted, c.copies) == (2, copies)).map(|c| c.chunks).sum::<u64>();
+    let chunks =
+        |copies| now.iter().filter(|c| (c.wanted, c.copies) == (2, copies)).map(|c| c.chunks).sum::<u64>();
     assert!(chunks(1) > 10 && chunks(1) + chunks(2) == 70, "{now:?}");
     assert_eq!(page(2, 1, ChunkId(0)).await.chunks.len() as u64, chunks(1).min(64));
 }
@@ -121,8 +125,12 @@ async fn calls_are_counted_by_operation_and_session() {
     let missing = Lookup { parent: InodeId::ROOT, name: name("nothing") };
     assert!(w.service().lookup(&under(s), missing).await.is_err());
     let told = w.service().get_op_counts(&cx(), GetOpCounts {}).await.unwrap();
-    let of = |op: &str| told.ops.iter().find(|o| o.op == op).map(|o| (o.calls, o.failed, o.latencies.count()));
-    assert_eq!((of("GetAttr"), of("Lookup"), of("Register")), (Some((5, 0, 5)), Some((1, 0, 1)), Some((1, 0, 1))));
+    let of =
+        |op: &str| told.ops.iter().find(|o| o.op == op).map(|o| (o.calls, o.failed, o.latencies.count()));
+    assert_eq!(
+        (of("GetAttr"), of("Lookup"), of("Register")),
+        (Some((5, 0, 5)), Some((1, 0, 1)), Some((1, 0, 1)))
+    );
     assert_eq!(of("RmDir"), None);
     let sessions = w.service().list_sessions(&cx(), ListSessions {}).await.unwrap();
     assert_eq!(sessions.iter().map(|i| (i.stamp, i.calls)).collect::<Vec<_>>(), [(s, 6)]);
@@ -137,5 +145,8 @@ async fn what_chunkservers_serve_is_kept_as_they_told_it() {
     let tell = TellScrub { server: ServerId(2), incarnation: Incarnation(1), disks: vec![], served };
     w.service().tell_scrub(&cx(), tell).await.unwrap();
     let told = load().await;
-    assert_eq!(told.iter().map(|l| (l.server, l.incarnation, l.served)).collect::<Vec<_>>(), [(ServerId(2), Incarnation(1), served)]);
+    assert_eq!(
+        told.iter().map(|l| (l.server, l.incarnation, l.served)).collect::<Vec<_>>(),
+        [(ServerId(2), Incarnation(1), served)]
+    );
 }

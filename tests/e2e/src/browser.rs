@@ -138,7 +138,8 @@ impl Browser {
     fn until_loaded(&mut self, what: &str) -> Result<()> {
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
-            if self.eval("document.readyState")? == "complete" && self.eval("location.href")? != "about:blank" {
+            if self.eval("document.readyState")? == "complete" && self.eval("location.href")? != "about:blank"
+            {
                 return Ok(());
             }
             std::thread::sleep(READ);

@@ -101,7 +101,8 @@ fn is_closed_to_strangers(cluster: &ProcessCluster, port: u16, dir: &Path) -> Re
         ensure!(status == 401, "{path} answers {status} without a token");
     }
     ensure!(http_get("127.0.0.1", port, "/")?.0 == 303, "a page leads to the login");
-    let mut open = cluster.dashboard("open-dashboard", free_port()?, None)?.with_env("MOOSENG_LISTEN_ADDR", "0.0.0.0");
+    let mut open =
+        cluster.dashboard("open-dashboard", free_port()?, None)?.with_env("MOOSENG_LISTEN_ADDR", "0.0.0.0");
     open.start()?;
     let ended = mooseng_e2e::cluster::wait_for("it ends", NOTICED, || open.ended().transpose())??;
     ensure!(ended.code() == Some(1) || ended.code() == Some(2), "off loopback without a token: {ended}");
@@ -151,10 +152,17 @@ fn the_dashboard_shows_a_cluster_in_a_browser() -> Result<()> {
     let link = "document.querySelector('td a[href*=photos]')";
     b.until("a cell leads to files", &format!("{link} !== null"), NOTICED)?;
     b.eval(&format!("{link}.click()"))?;
-    b.until("a file tells where its copies are", "document.querySelectorAll('.copies li').length === 2", NOTICED)?;
+    b.until(
+        "a file tells where its copies are",
+        "document.querySelectorAll('.copies li').length === 2",
+        NOTICED,
+    )?;
     b.go(&format!("{base}/files?path=/photos/three%20%3Cb%3E%26amp%3B"))?;
     let name = b.eval("document.querySelector('.crumbs').innerText")?;
-    ensure!(name.as_str().is_some_and(|n| n.contains("three <b>&amp;")), "names are shown as they are: {name}");
+    ensure!(
+        name.as_str().is_some_and(|n| n.contains("three <b>&amp;")),
+        "names are shown as they are: {name}"
+    );
 
     // It turns red and green by itself: nothing is loaded again by this test.
     b.go(&format!("{base}/"))?;
@@ -162,7 +170,10 @@ fn the_dashboard_shows_a_cluster_in_a_browser() -> Result<()> {
     cluster.chunkservers[0].kill9()?;
     b.until("the page turns red", &is_colour("red"), NOTICED)?;
     let cause = b.eval("document.getElementById('health-banner').innerText")?;
-    ensure!(cause.as_str().is_some_and(|c| c.contains("CHUNKSERVER_SILENT") && c.contains("start it")), "{cause}");
+    ensure!(
+        cause.as_str().is_some_and(|c| c.contains("CHUNKSERVER_SILENT") && c.contains("start it")),
+        "{cause}"
+    );
     b.picture(&pictures.join("red-1280-light.png"))?;
     b.window(390, 844, true)?;
     b.picture(&pictures.join("red-390-dark.png"))?;
@@ -177,7 +188,8 @@ fn the_dashboard_shows_a_cluster_in_a_browser() -> Result<()> {
 
     let complaints = b.complaints();
     ensure!(complaints.is_empty(), "the console is not empty: {complaints:#?}");
-    let foreign: Vec<_> = b.requests().into_iter().filter(|r| !r.starts_with(&base) && r != "about:blank").collect();
+    let foreign: Vec<_> =
+        b.requests().into_iter().filter(|r| !r.starts_with(&base) && r != "about:blank").collect();
     ensure!(foreign.is_empty(), "requests to elsewhere: {foreign:#?}");
     ensure!(b.requests().iter().any(|r| r.ends_with("/live")), "it follows what happens");
     println!("pictures: {}", pictures.display());

@@ -126,7 +126,9 @@ async fn room_disks_and_sessions_are_listed() {
 async fn schemas_stay() {
     let f = Fixture::new().await;
     f.fs.write("/f", bytes(200_000)).await.unwrap();
-    for verb in ["status", "df", "disks", "sessions", "events", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"] {
+    for verb in
+        ["status", "df", "disks", "sessions", "events", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"]
+    {
         let name = verb.split(' ').next().unwrap();
         let json = f.json(&format!("{verb} -o json")).await;
         assert!(json["schema"].as_str().is_some_and(|s| s.starts_with("mooseng.")), "{verb}: {json}");

@@ -43,7 +43,10 @@ fn requests() -> Vec<(MetaRequest, &'static [Role])> {
         (TellScrub { server, incarnation, disks: vec![], served: Served::default() }.into(), &[Chunkserver]),
         (GetCare {}.into(), &[Master, Chunkserver, Client, Admin]),
         (ListEvents { after: None, count: 1 }.into(), &[Master, Chunkserver, Client, Admin]),
-        (ListCell { wanted: 2, copies: 0, from: ChunkId(0), count: 1 }.into(), &[Master, Chunkserver, Client, Admin]),
+        (
+            ListCell { wanted: 2, copies: 0, from: ChunkId(0), count: 1 }.into(),
+            &[Master, Chunkserver, Client, Admin],
+        ),
         (token_for_a_stranger().into(), &[Admin]),
     ]
 }
