@@ -114,8 +114,8 @@ async fn look_for_ever(client: Client, told: watch::Sender<Arc<Seen>>) {
         match looked {
             Ok(Ok(l)) => {
                 events.extend(l.events);
-                let drop = events.len().saturating_sub(EVENTS_MAX);
-                events.drain(..drop);
+                let old = events.len().saturating_sub(EVENTS_MAX);
+                events.drain(..old);
                 history.add(begin.elapsed(), l.ops, &l.loads);
                 seen.picture = Some(Arc::new(Picture {
                     problems: problems(&l.status, &l.care),

@@ -161,7 +161,7 @@ pub struct ServerLoad {
     pub served: Served,
 }
 
-/// Buckets that times are counted in: four for each doubling, up to half a minute.
+/// Buckets that times are counted in: four for each doubling, up to a minute.
 pub const LATENCY_BUCKETS: usize = 100;
 
 /// How often which time was taken: counts by bucket, without those that are 0, in order.
@@ -283,7 +283,7 @@ mod tests {
         }
         let top = LATENCY_BUCKETS as u8 - 1;
         assert_eq!(Latencies::bucket(u64::MAX), top);
-        assert!(Latencies::least(top) > 25_000_000, "half a minute can be told");
+        assert!(Latencies::least(top) > 25_000_000, "half a minute is told apart from more");
         assert_eq!(Latencies::bucket(Latencies::least(top)), top);
         assert_eq!(Latencies::bucket(Latencies::least(top) - 1), top - 1);
         assert!(Latencies::least(u8::MAX) > 0, "what a stranger sends is no trap");
