@@ -33,7 +33,6 @@ impl Ring {
     /// Something happened.
     pub fn tell(&mut self, at: Timestamp, code: EventCode, problem: Option<HealthCode>, mut text: String) {
         text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-        tracing::info!(code = code.name(), problem = problem.map(HealthCode::name), "{text}");
         self.count += 1;
         let mark = EventMark { term: self.term, number: self.count };
         let problem = problem.map(|p| p.name().to_owned());

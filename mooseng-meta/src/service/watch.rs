@@ -40,6 +40,7 @@ impl Inner {
     }
 
     fn tell_of(&self, lead: &Lead, code: EventCode, problem: Option<HealthCode>, text: String) {
+        tracing::info!(code = code.name(), problem = problem.map(HealthCode::name), "{text}");
         lead.watch.ring.lock().tell(self.wall(), code, problem, text);
     }
 
