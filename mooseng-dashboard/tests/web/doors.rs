@@ -34,7 +34,7 @@ async fn with_a_token_nothing_is_shown_without_it() {
         w.ask("GET", "/api/status", &format!("Authorization: {line}\r\n"), "").await.status
     };
     assert_eq!(with(&format!("Bearer {TOKEN}")).await, 200);
-    for wrong in [&format!("Bearer {TOKEN}x"), "Bearer ", &format!("Basic {TOKEN}"), TOKEN] {
+    for wrong in ["Bearer ", TOKEN, &format!("Bearer {TOKEN}x"), &format!("Basic {TOKEN}")] {
         assert_eq!(with(wrong).await, 401, "{wrong}");
     }
     let page = w.ask("GET", "/", "Authorization: Bearer wrong-wrong-wrong\r\n", "").await;
