@@ -46,3 +46,4 @@ pub use error::MountError;
 pub use mount::Mount;
 pub use observe::{Observer, RequestKind};
 pub use options::MountOptions;
+pub use point::unmount_any;
