@@ -173,29 +173,48 @@ fn exposed(text: &str) -> BTreeMap<String, String> {
     types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
 }
 
-/// Every metric that daemons expose is documented as what it is, and every one that is documented is exposed by somebody
-/// of its role.
+/// Every metric that a daemon exposes is documented as what it is; its names.
+fn exposition_is_documented(role: &str, daemon: &Daemon) -> Result<BTreeSet<String>> {
+    let (documented, mut seen) = (documented()?, BTreeSet::new());
+    for (name, kind) in exposed(&daemon.http("/metrics")?.1) {
+        let (told, roles) = documented.get(&name).with_context(|| format!("{name} is not documented"))?;
+        ensure!(*told == kind, "{name} is documented as a {told}, and is a {kind}");
+        ensure!(roles == "all" || roles.split(", ").any(|r| r == role), "{name} is no metric of a {role}");
+        seen.insert(name);
+    }
+    Ok(seen)
+}
+
+/// Each daemon exposes what is documented, as promtool wants it; all that is documented is exposed by somebody of its role.
 fn expositions_are_documented(daemons: &[(&str, &Daemon)]) -> Result<()> {
-    let (documented, lacks) = (documented()?, lacks("promtool"));
-    let mut seen = BTreeMap::<_, BTreeSet<String>>::new();
-    for (role, daemon) in daemons {
-        let (_, text) = daemon.http("/metrics")?;
-        for (name, kind) in exposed(&text) {
-            let (told, roles) = documented.get(&name).with_context(|| format!("{name} is not documented"))?;
-            ensure!(*told == kind, "{name} is documented as a {told}, and is a {kind}");
-            ensure!(roles == "all" || roles.split(", ").any(|r| r == *role), "{name} is no metric of a {role}");
-            seen.entry(*role).or_default().insert(name);
-        }
-        match &lacks {
-            Some(why) => println!("skipped: {why}"),
-            None => promtool(&["check", "metrics"], Some(&text)).with_context(|| daemon.name.clone())?,
+    match lacks("promtool") {
+        Some(why) => println!("skipped: {why}"),
+        None => {
+            for (_, daemon) in daemons {
+                let (_, text) = daemon.http("/metrics")?;
+                promtool(&["check", "metrics"], Some(&text)).with_context(|| daemon.name.clone())?;
+            }
         }
     }
-    for (name, (_, roles)) in &documented {
-        for (role, seen) in &seen {
-            let due = roles == "all" || roles.split(", ").any(|r| r == *role);
+    for role in ["master", "chunkserver", "mount"] {
+        let due = documented()?.into_iter().filter(|(name, (_, roles))| {
+            let its = roles == "all" || roles.split(", ").any(|r| r == role);
             // Of drains, when there is one.
-            ensure!(!due || seen.contains(name) || name == "mooseng_draining_chunks", "no {role} exposes {name}");
+            its && name != "mooseng_draining_chunks"
+        });
+        let due: BTreeSet<_> = due.map(|(name, _)| name).collect();
+        let of_role = || daemons.iter().filter(|(r, _)| *r == role);
+        let all = || {
+            let seen = of_role().map(|(role, d)| exposition_is_documented(role, d)).collect::<Result<Vec<_>>>();
+            match seen {
+                Ok(seen) => seen.into_iter().flatten().collect::<BTreeSet<_>>().is_superset(&due).then_some(Ok(())),
+                Err(e) => Some(Err(e)),
+            }
+        };
+        if let Err(e) = wait_for("all that is documented is exposed", DATA, all).and_then(|done| done) {
+            let seen = of_role().flat_map(|(role, d)| exposition_is_documented(role, d).unwrap_or_default());
+            let seen: BTreeSet<_> = seen.collect();
+            return Err(e.context(format!("of a {role} missing: {:?}", due.difference(&seen))));
         }
     }
     Ok(())
@@ -294,7 +313,7 @@ fn the_dashboard_and_the_alerts_see_a_real_cluster() -> Result<()> {
     for n in 1..=3 {
         let at = dir.path().join(format!("mnt{n}"));
         fs::create_dir(&at)?;
-        mounts.push(MountProcess::start(&cluster, "client-1", &at)?);
+        mounts.push(MountProcess::start(&cluster, &format!("mount-{n}"), &at)?);
     }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -314,7 +333,7 @@ fn look(dir: &Path, cluster: &ProcessCluster, mounts: &[MountProcess]) -> Result
     let chunkservers = cluster.chunkservers.iter().map(|d| ("chunkserver", d));
     let daemons: Vec<_> =
         masters.chain(chunkservers).chain(mounts.iter().map(|m| ("mount", &m.daemon))).collect();
-    let told = || cluster.masters.iter().any(|m| m.metric("mooseng_inodes").is_ok_and(|n| n > 1.0)).then_some(());
+    let told = || cluster.masters.iter().any(|m| m.metric("mooseng_chunk_copies").is_ok_and(|n| n > 0.0)).then_some(());
     wait_for("the leader has looked at the cluster", PATIENCE, told)?;
     expositions_are_documented(&daemons)?;
     if let Some(why) = lacks("prometheus") {
