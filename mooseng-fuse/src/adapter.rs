@@ -383,7 +383,9 @@ impl Filesystem for Adapter {
             vfs.access(&creds, inode(ino), Access::READ).await?;
             Ok(shared.open_dir(inode(ino)))
         };
-        self.shared.server.serve(Kind::OpenDir, reply, work, |r, fh| r.opened(FileHandle(fh), FopenFlags::empty()));
+        self.shared
+            .server
+            .serve(Kind::OpenDir, reply, work, |r, fh| r.opened(FileHandle(fh), FopenFlags::empty()));
     }
 
     fn readdir(&self, _: &Request, _ino: INodeNo, fh: FileHandle, from: u64, reply: ReplyDirectory) {

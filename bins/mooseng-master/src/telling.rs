@@ -75,7 +75,8 @@ pub(crate) fn register(node: &Node, metrics: &Metrics) {
         let node = node.clone();
         move || node.status().map(|s| look(&s)).unwrap_or_default()
     };
-    let gauge = |row: &'static Metric, look: fn(&MasterStatus) -> Vec<Point>| metrics.gauge(row, of_master(look));
+    let gauge =
+        |row: &'static Metric, look: fn(&MasterStatus) -> Vec<Point>| metrics.gauge(row, of_master(look));
     gauge(&catalog::RAFT_IS_LEADER, |s| plain(f64::from(u8::from(s.leading))));
     gauge(&catalog::RAFT_HAS_LEADER, |s| plain(f64::from(u8::from(s.ready()))));
     gauge(&catalog::RAFT_TERM, |s| plain(s.raft.leadership.term.get() as f64));
@@ -107,7 +108,8 @@ fn of_problems(node: &Node, metrics: &Metrics) {
         let Some(problems) = node.problems(&s) else { return vec![] };
         let known = HealthCode::ALL.iter().filter(|c| s.ready() || **c == HealthCode::MasterNoQuorum);
         let point = |c: &HealthCode| {
-            let labels = vec![KeyValue::new("code", c.name()), KeyValue::new("severity", c.severity().name())];
+            let labels =
+                vec![KeyValue::new("code", c.name()), KeyValue::new("severity", c.severity().name())];
             (problems.iter().filter(|p| p.code == *c).count() as f64, labels)
         };
         known.map(point).collect()
@@ -115,16 +117,14 @@ fn of_problems(node: &Node, metrics: &Metrics) {
 }
 
 /// What only the leader knows; others show nothing.
-fn of_survey(
-    node: &Node,
-    look: fn(&Survey) -> Vec<Point>,
-) -> impl Fn() -> Vec<Point> + Send + Sync + use<> {
+fn of_survey(node: &Node, look: fn(&Survey) -> Vec<Point>) -> impl Fn() -> Vec<Point> + Send + Sync + use<> {
     let survey = node.survey.clone();
     move || survey.lock().as_ref().map(look).unwrap_or_default()
 }
 
 fn of_cluster(node: &Node, metrics: &Metrics) {
-    let gauge = |row: &'static Metric, look: fn(&Survey) -> Vec<Point>| metrics.gauge(row, of_survey(node, look));
+    let gauge =
+        |row: &'static Metric, look: fn(&Survey) -> Vec<Point>| metrics.gauge(row, of_survey(node, look));
     gauge(&catalog::SESSIONS, |c| plain(c.status.sessions as f64));
     gauge(&catalog::INODES, |c| plain(c.status.fs.inodes as f64));
     gauge(&catalog::FILES_BYTES, |c| plain(c.status.fs.used_bytes as f64));
@@ -162,7 +162,8 @@ fn of_cluster(node: &Node, metrics: &Metrics) {
 }
 
 fn of_repairs(node: &Node, metrics: &Metrics) {
-    let gauge = |row: &'static Metric, look: fn(&Survey) -> Vec<Point>| metrics.gauge(row, of_survey(node, look));
+    let gauge =
+        |row: &'static Metric, look: fn(&Survey) -> Vec<Point>| metrics.gauge(row, of_survey(node, look));
     gauge(&catalog::REPAIR_QUEUE_CHUNKS, |c| plain(c.care.repairs.chunks as f64));
     gauge(&catalog::REPAIR_QUEUE_BYTES, |c| plain(c.care.repairs.bytes as f64));
     gauge(&catalog::REPAIR_STUCK, |c| plain(c.care.repairs.stuck as f64));

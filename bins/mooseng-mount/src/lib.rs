@@ -116,9 +116,9 @@ impl Mounted {
         tracing::info!(at = %mount.point().display(), "mounted");
         let answered = Arc::new(AtomicBool::new(true));
         let seen = answered.clone();
-        parts
-            .metrics
-            .gauge(&catalog::MOUNT_ANSWERED, move || plain(f64::from(u8::from(seen.load(Ordering::Relaxed)))));
+        parts.metrics.gauge(&catalog::MOUNT_ANSWERED, move || {
+            plain(f64::from(u8::from(seen.load(Ordering::Relaxed))))
+        });
         let served = Arc::downgrade(&mount);
         parts.metrics.gauge(&catalog::FUSE_IN_FLIGHT, move || {
             served.upgrade().map(|m| plain(m.under_way() as f64)).unwrap_or_default()

@@ -14,10 +14,7 @@ use anyhow::Result;
 use clap::Args;
 use mooseng_core::attr::Timestamp;
 use mooseng_net::identity::Identity;
-use mooseng_support::{
-    config::Settings,
-    node::load_identity,
-};
+use mooseng_support::{config::Settings, node::load_identity};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{fmt, io::Write, path::Path};
@@ -113,12 +110,18 @@ fn all(role: &RoleFlags, settings: &Settings) -> Vec<Check> {
     let identity = found.and_then(|dir| load_identity(Path::new(&dir)));
     checks.push(match &identity {
         Ok(identity) => of_identity(identity),
-        Err(e) => Check::problem("identity", format!("{e:#}"), "see above: without it no node talks to another"),
+        Err(e) => {
+            Check::problem("identity", format!("{e:#}"), "join by a token (`mooseng cluster join`), or copy the directory that the authority made for this node; its key has mode 0600")
+        }
     });
     if identity.is_ok() {
         checks.push(match role.check() {
             Ok(()) => Check::ok("settings", "a start takes them"),
-            Err(e) => Check::problem("settings", format!("{e:#}"), "change the setting that is named, where it comes from"),
+            Err(e) => Check::problem(
+                "settings",
+                format!("{e:#}"),
+                "change the setting that is named, where it comes from",
+            ),
         });
     }
     checks.push(place::open_files());
@@ -156,7 +159,13 @@ fn now() -> Timestamp {
     Timestamp::new(jiff::Timestamp::now().as_second(), 0)
 }
 
-fn tell(role: &str, settings: &Settings, checks: &[Check], format: Format, out: &mut impl Write) -> Result<()> {
+fn tell(
+    role: &str,
+    settings: &Settings,
+    checks: &[Check],
+    format: Format,
+    out: &mut impl Write,
+) -> Result<()> {
     if format != Format::Table {
         return output::json(out, format, &report(role, settings, checks));
     }

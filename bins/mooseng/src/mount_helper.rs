@@ -35,8 +35,28 @@ const SHOWN_MAX: u64 = 4096;
 
 /// Options that are mount(8)'s and init's own, or are so in any case.
 const IGNORED: [&str; 22] = [
-    "rw", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "exec",
-    "nosuid", "nodev", "async", "noatime", "relatime", "nodiratime", "lazytime", "strictatime", "norelatime", "atime",
+    "rw",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "exec",
+    "nosuid",
+    "nodev",
+    "async",
+    "noatime",
+    "relatime",
+    "nodiratime",
+    "lazytime",
+    "strictatime",
+    "norelatime",
+    "atime",
 ];
 /// Options with a value that are settings of a mount.
 const SETTINGS: [&str; 8] = [
@@ -93,10 +113,17 @@ fn plan(cli: &Cli) -> Result<Plan, String> {
         return Err(format!("\"{}\" does not end in :/ as m1:9421,m2:9421:/ does", cli.spec));
     };
     if !path.is_empty() {
-        return Err(format!("/{path} cannot be mounted by itself: write {masters}:/ and use the directory in it"));
+        return Err(format!(
+            "/{path} cannot be mounted by itself: write {masters}:/ and use the directory in it"
+        ));
     }
-    let mut args: Vec<OsString> =
-        vec!["mount".into(), "--mount-point".into(), cli.dir.clone().into(), "--master-addrs".into(), masters.into()];
+    let mut args: Vec<OsString> = vec![
+        "mount".into(),
+        "--mount-point".into(),
+        cli.dir.clone().into(),
+        "--master-addrs".into(),
+        masters.into(),
+    ];
     let mut log = PathBuf::from(LOG);
     let mut flag = |name: &str, value: &str| {
         args.push(format!("--{}", name.replace('_', "-")).into());
@@ -165,7 +192,8 @@ fn run(cli: &Cli) -> Result<(), Failed> {
     daemon.args(&plan.args).current_dir("/").env("NOTIFY_SOCKET", ready.path());
     daemon.stdin(Stdio::null()).stdout(output(&log)?).stderr(output(&log)?);
     // Not of the terminal's group: Ctrl-C there is not meant for it.
-    let mut child = daemon.process_group(0).spawn().map_err(|e| (SYSTEM, format!("it does not start: {e}")))?;
+    let mut child =
+        daemon.process_group(0).spawn().map_err(|e| (SYSTEM, format!("it does not start: {e}")))?;
     ready.wait(&mut child).map_err(|said| {
         let end = end_of(&plan.log, begin).unwrap_or_default();
         (FAILED, format!("{said}; its log, {}, ends:\n{end}", plan.log.display()))
@@ -247,16 +275,19 @@ mod tests {
 
     fn planned(line: &str) -> Result<(String, PathBuf), String> {
         let cli = Cli::try_parse_from([NAME].into_iter().chain(line.split(' '))).unwrap();
-        let args = |p: &Plan| p.args.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
+        let args =
+            |p: &Plan| p.args.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
         plan(&cli).map(|p| (args(&p), p.log))
     }
 
     #[test]
     fn what_mount_passes_on_becomes_a_mount() {
-        let (args, log) = planned("m1:9421,m2:9421:/ /mnt/moose -o rw,_netdev,nofail,x-systemd.automount").unwrap();
+        let (args, log) =
+            planned("m1:9421,m2:9421:/ /mnt/moose -o rw,_netdev,nofail,x-systemd.automount").unwrap();
         assert_eq!(args, "mount --mount-point /mnt/moose --master-addrs m1:9421,m2:9421");
         assert_eq!(log, Path::new(LOG));
-        let line = "[fd00::1]:9421:/ /m -n -v -o ro,allow_other,log=/l -o identity=/etc/i,metrics_port=0 -t mooseng";
+        let line =
+            "[fd00::1]:9421:/ /m -n -v -o ro,allow_other,log=/l -o identity=/etc/i,metrics_port=0 -t mooseng";
         let (args, log) = planned(line).unwrap();
         assert_eq!(
             args,
@@ -282,7 +313,9 @@ mod tests {
 
     #[test]
     fn the_name_decides() {
-        for (name, is) in [("/sbin/mount.mooseng", true), ("mount.mooseng", true), ("/usr/bin/mooseng", false)] {
+        for (name, is) in
+            [("/sbin/mount.mooseng", true), ("mount.mooseng", true), ("/usr/bin/mooseng", false)]
+        {
             assert_eq!(is_asked_for(Some(OsStr::new(name))), is, "{name}");
         }
         assert!(!is_asked_for(None));

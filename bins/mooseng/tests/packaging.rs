@@ -24,9 +24,9 @@ fn units() -> Vec<(String, String, &'static str)> {
         ("mooseng-chunkserver.service", "chunkserver"),
         ("mooseng-mount@.service", "mount"),
     ];
-    let there = fs::read_dir(&dir).unwrap().filter(|e| {
-        e.as_ref().unwrap().path().extension().is_some_and(|e| e == "service")
-    });
+    let there = fs::read_dir(&dir)
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "service"));
     assert_eq!(there.count(), all.len(), "a unit is not tested");
     all.map(of).into()
 }
@@ -64,10 +64,17 @@ fn units_say_when_they_are_ready_and_may_do_little() {
         let own_mounts = ["ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "ProtectProc"];
         for key in own_mounts {
             let has = unit.contains_key(&("Service".into(), key.into()));
-            assert_eq!(has, !name.contains("mount"), "{name}: a mount in a namespace of its own is seen by nobody: {key}");
+            assert_eq!(
+                has,
+                !name.contains("mount"),
+                "{name}: a mount in a namespace of its own is seen by nobody: {key}"
+            );
         }
         if !name.contains("mount") {
-            assert_eq!((value("Service", "User"), value("Service", "CapabilityBoundingSet")), ("mooseng".into(), String::new()));
+            assert_eq!(
+                (value("Service", "User"), value("Service", "CapabilityBoundingSet")),
+                ("mooseng".into(), String::new())
+            );
         }
     }
 }
@@ -96,7 +103,8 @@ fn the_program_takes_their_commands_with_the_settings_that_it_prints_as_an_examp
         let config = dir.path().join(format!("{role}.toml"));
         // With its keys set, and not as comments.
         let set = String::from_utf8(example.stdout).unwrap();
-        let set: Vec<_> = set.lines().map(|l| l.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(l)).collect();
+        let set: Vec<_> =
+            set.lines().map(|l| l.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(l)).collect();
         fs::write(&config, set.join("\n")).unwrap();
         let done = command(&text, &config).arg("--print-config").output().unwrap();
         let said = String::from_utf8_lossy(&done.stderr);

@@ -236,19 +236,31 @@ unbounded: `op` is an operation of the protocol or of the kernel, `code` an answ
 ";
 
     fn table() -> String {
-        let mut out = format!("{HEAD}| name | type | labels | unit | of | meaning |\n|---|---|---|---|---|---|\n");
+        let mut out =
+            format!("{HEAD}| name | type | labels | unit | of | meaning |\n|---|---|---|---|---|---|\n");
         for m in ALL {
             let labels: Vec<_> = m.labels.iter().map(|l| format!("`{l}`")).collect();
             let roles = if m.roles == ALL_ROLES {
                 "all".into()
             } else {
-                m.roles.iter().map(|r| if *r == Role::Client { "mount" } else { r.as_str() }).collect::<Vec<_>>().join(", ")
+                m.roles
+                    .iter()
+                    .map(|r| if *r == Role::Client { "mount" } else { r.as_str() })
+                    .collect::<Vec<_>>()
+                    .join(", ")
             };
             let (name, kind, unit) = (m.name, m.kind.name(), m.unit);
-            writeln!(out, "| `{name}` | {kind} | {} | {unit} | {roles} | {} |", labels.join(", "), m.help).unwrap();
+            writeln!(out, "| `{name}` | {kind} | {} | {unit} | {roles} | {} |", labels.join(", "), m.help)
+                .unwrap();
         }
         for (name, kind, unit, help) in OF_PROCESS {
-            writeln!(out, "| `{name}` | {} |  | {unit} | all | {} |", kind.name(), help.trim_end_matches('.')).unwrap();
+            writeln!(
+                out,
+                "| `{name}` | {} |  | {unit} | all | {} |",
+                kind.name(),
+                help.trim_end_matches('.')
+            )
+            .unwrap();
         }
         out
     }
@@ -273,7 +285,8 @@ unbounded: `op` is an operation of the protocol or of the kernel, `code` an answ
             assert!(m.name.starts_with("mooseng_"), "{}", m.name);
             assert_eq!(m.kind == Kind::Counter, m.name.ends_with("_total"), "{}", m.name);
             assert!(!m.help.ends_with('.') && !m.help.contains('|') && !m.roles.is_empty(), "{}", m.name);
-            let is_base = |unit: &str| ["bytes", "seconds"].iter().all(|b| !unit.starts_with(b) || m.name.contains(b));
+            let is_base =
+                |unit: &str| ["bytes", "seconds"].iter().all(|b| !unit.starts_with(b) || m.name.contains(b));
             assert!(is_base(m.unit), "{} does not tell its unit, {}", m.name, m.unit);
         }
     }

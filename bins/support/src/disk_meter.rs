@@ -45,15 +45,15 @@ impl DiskMeter {
     pub fn new(metrics: &Metrics) -> Self {
         let disks: Arc<Mutex<Vec<Arc<Counts>>>> = Arc::default();
         let all = disks.clone();
-        metrics.counter(&catalog::DISK_IO_ERRORS, move || all.lock().iter().flat_map(|c| c.points()).collect());
+        metrics
+            .counter(&catalog::DISK_IO_ERRORS, move || all.lock().iter().flat_map(|c| c.points()).collect());
         Self { duration: metrics.durations(&catalog::DISK_IO_DURATION), disks }
     }
 
     /// The same disk, measured, under the name it has for people.
     pub fn disk(&self, inner: Arc<dyn Disk>) -> Arc<dyn Disk> {
         let disk = inner.describe();
-        let bind =
-            |op| self.duration.bind(&[KeyValue::new("disk", disk.clone()), KeyValue::new("op", op)]);
+        let bind = |op| self.duration.bind(&[KeyValue::new("disk", disk.clone()), KeyValue::new("op", op)]);
         let counts = Arc::new(Counts { durations: OPS.map(bind), errors: Default::default(), disk });
         self.disks.lock().push(counts.clone());
         Arc::new(Measured { inner, counts })

@@ -96,7 +96,8 @@ impl Rpcs {
 
     fn answered(&self, method: usize, outcome: usize, secs: f64) {
         let bound = self.durations[method][outcome].get_or_init(|| {
-            let labels = [KeyValue::new("method", METHODS[method]), KeyValue::new("outcome", OUTCOMES[outcome])];
+            let labels =
+                [KeyValue::new("method", METHODS[method]), KeyValue::new("outcome", OUTCOMES[outcome])];
             self.duration.bind(&labels)
         });
         bound.record(secs);

@@ -67,7 +67,12 @@ impl Metrics {
 
     /// A row that this process may register as what it is.
     fn check(&self, row: &Metric, kind: Kind) {
-        assert!(row.kind == kind && row.roles.contains(&self.role), "{} is no {kind:?} of a {}", row.name, self.role);
+        assert!(
+            row.kind == kind && row.roles.contains(&self.role),
+            "{} is no {kind:?} of a {}",
+            row.name,
+            self.role
+        );
     }
 
     /// A value that goes up and down, asked for when somebody looks.
@@ -81,7 +86,9 @@ impl Metrics {
     pub fn counter(&self, row: &'static Metric, look: impl Fn() -> Vec<Point> + Send + Sync + 'static) {
         self.check(row, Kind::Counter);
         let counter = self.meter.f64_observable_counter(row.name).with_description(row.help);
-        counter.with_callback(move |to| points(row, &look).iter().for_each(|(v, l)| to.observe(*v, l))).build();
+        counter
+            .with_callback(move |to| points(row, &look).iter().for_each(|(v, l)| to.observe(*v, l)))
+            .build();
     }
 
     /// A counter that is fed where things happen; bind it to its labels where that is often.
@@ -106,7 +113,9 @@ impl Metrics {
 /// What somebody who looks is told, with the labels of the row.
 fn points(row: &Metric, look: &impl Fn() -> Vec<Point>) -> Vec<Point> {
     let points = look();
-    let labelled = |(_, of): &Point| of.len() == row.labels.len() && of.iter().all(|l| row.labels.contains(&l.key.as_str()));
+    let labelled = |(_, of): &Point| {
+        of.len() == row.labels.len() && of.iter().all(|l| row.labels.contains(&l.key.as_str()))
+    };
     debug_assert!(points.iter().all(labelled), "{} has other labels: {points:?}", row.name);
     points
 }
@@ -139,7 +148,9 @@ pub(crate) mod tests {
             vec![(7.0, vec![KeyValue::new("master", "1")]), (8.0, vec![KeyValue::new("master", "2")])]
         });
         metrics.counter(&catalog::RAFT_LEADER_CHANGES, || plain(9.0));
-        metrics.count(&catalog::META_OPS).add(3, &[KeyValue::new("op", "Lookup"), KeyValue::new("code", "ok")]);
+        metrics
+            .count(&catalog::META_OPS)
+            .add(3, &[KeyValue::new("op", "Lookup"), KeyValue::new("code", "ok")]);
         metrics.durations(&catalog::META_OP_DURATION).record(0.02, &[KeyValue::new("op", "Lookup")]);
         let text = metrics.text().unwrap();
         for line in [

@@ -23,7 +23,8 @@ pub fn sources() -> PathBuf {
 /// Writes the demo's configuration into a directory, with rounds of a second, and each name of the demo replaced by
 /// where a daemon is in truth; with its rules beside it. Answers its path.
 pub fn configured(dir: &Path, targets: &[(&str, &Daemon)]) -> Result<PathBuf> {
-    let mut text = fs::read_to_string(sources().join("prometheus.yml"))?.replace("interval: 5s", "interval: 1s");
+    let mut text =
+        fs::read_to_string(sources().join("prometheus.yml"))?.replace("interval: 5s", "interval: 1s");
     for (name, daemon) in targets {
         ensure!(text.contains(name), "prometheus.yml has no target {name}");
         text = text.replace(name, &format!("{}:{}", daemon.host.addr, daemon.metrics_port));
@@ -91,14 +92,16 @@ impl Prometheus {
     /// An answer of its API: what is in `data`.
     pub fn api(&self, path: &str) -> Result<Value> {
         let (status, body) = self.get(path)?;
-        let answer: Value = serde_json::from_str(&body).with_context(|| format!("{path}: {status} {body}"))?;
+        let answer: Value =
+            serde_json::from_str(&body).with_context(|| format!("{path}: {status} {body}"))?;
         ensure!(answer["status"] == "success", "{path}: {}", answer["error"]);
         Ok(answer["data"].clone())
     }
 
     /// What an expression comes to now.
     pub fn query(&self, expr: &str) -> Result<Vec<Sample>> {
-        let data = self.api(&format!("/api/v1/query?query={}", encoded(expr))).with_context(|| expr.to_owned())?;
+        let data =
+            self.api(&format!("/api/v1/query?query={}", encoded(expr))).with_context(|| expr.to_owned())?;
         let sample = |labels: &Value, point: &Value| {
             let value = point[1].as_str().and_then(|v| v.parse().ok()).context("a point has a value")?;
             Ok(Sample { labels: labels.clone(), value })

@@ -52,15 +52,19 @@ fn the_helper_returns_when_the_mount_answers_and_umount_takes_it_away() -> Resul
 
     // What is wrong is told, with the end of the log, and nothing is left mounted.
     let none = options(&dir.path().join("none"));
-    let done = run(Command::new(&helper).args([&spec, point, "-o", &none]))?;
+    let done = run(Command::new(&helper).args([spec.as_str(), point, "-o", &none]))?;
     ensure!(done.status.code() == Some(32) && said(&done).contains("no identity in"), "{}", said(&done));
-    let done = run(Command::new(&helper).args([&spec, point, "-o", "fast"]))?;
-    ensure!(done.status.code() == Some(1) && said(&done).contains("\"fast\" is not known"), "{}", said(&done));
+    let done = run(Command::new(&helper).args([spec.as_str(), point, "-o", "fast"]))?;
+    ensure!(
+        done.status.code() == Some(1) && said(&done).contains("\"fast\" is not known"),
+        "{}",
+        said(&done)
+    );
     let done = umount(&[point])?;
     ensure!(done.status.code() == Some(3) && said(&done).contains("nothing is mounted"), "{}", said(&done));
 
     let good = options(&cluster.identity("client-1"));
-    let done = run(Command::new(&helper).args([&spec, point, "-o", &good]))?;
+    let done = run(Command::new(&helper).args([spec.as_str(), point, "-o", &good]))?;
     ensure!(done.status.success(), "{}", said(&done));
     fs::write(at.join("file"), "at once")?;
     ensure!(fs::read_to_string(at.join("file"))? == "at once");
@@ -71,7 +75,8 @@ fn the_helper_returns_when_the_mount_answers_and_umount_takes_it_away() -> Resul
     let done = umount(&[point])?;
     ensure!(done.status.code() == Some(5) && said(&done).contains("is in use"), "{}", said(&done));
     drop(open);
-    let done = wait_for("it can be unmounted", PATIENCE, || umount(&[point]).ok().filter(|d| d.status.success()))?;
+    let done =
+        wait_for("it can be unmounted", PATIENCE, || umount(&[point]).ok().filter(|d| d.status.success()))?;
     ensure!(said(&done).contains("is unmounted"), "{}", said(&done));
     ensure!(fs::read_dir(&at)?.next().is_none(), "the directory is empty again");
     wait_for("the daemon has ended", PATIENCE, || http_get("127.0.0.1", port, "/livez").err())?;

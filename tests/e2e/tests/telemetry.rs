@@ -85,8 +85,11 @@ fn each_code_has_its_alert_and_each_alert_its_section() -> Result<()> {
         for key in ["expr", "for", "severity", "summary", "description", "cure", "runbook"] {
             ensure!(alert.get(key).is_some_and(|v| !v.is_empty()), "{name} has no {key}");
         }
-        ensure!(alert["runbook"] == format!("docs/runbook.md#{}", name.to_lowercase()), "{name}: another section");
-        let section = runbook.split("\n## ").find(|s| s.lines().next() == Some(name));
+        ensure!(
+            alert["runbook"] == format!("docs/runbook.md#{}", name.to_lowercase()),
+            "{name}: another section"
+        );
+        let section = runbook.split("\n## ").find(|s| s.lines().next() == Some(name.as_str()));
         let section = section.with_context(|| format!("no section {name} in the runbook"))?;
         for part in ["**Cause.**", "**Look at.**", "**Cure.**"] {
             ensure!(section.contains(part), "{name}: no {part}");
@@ -205,9 +208,12 @@ fn expositions_are_documented(daemons: &[(&str, &Daemon)]) -> Result<()> {
         let due: BTreeSet<_> = due.map(|(name, _)| name).collect();
         let of_role = || daemons.iter().filter(|(r, _)| *r == role);
         let all = || {
-            let seen = of_role().map(|(role, d)| exposition_is_documented(role, d)).collect::<Result<Vec<_>>>();
+            let seen =
+                of_role().map(|(role, d)| exposition_is_documented(role, d)).collect::<Result<Vec<_>>>();
             match seen {
-                Ok(seen) => seen.into_iter().flatten().collect::<BTreeSet<_>>().is_superset(&due).then_some(Ok(())),
+                Ok(seen) => {
+                    seen.into_iter().flatten().collect::<BTreeSet<_>>().is_superset(&due).then_some(Ok(()))
+                }
                 Err(e) => Some(Err(e)),
             }
         };
@@ -317,8 +323,8 @@ fn the_dashboard_and_the_alerts_see_a_real_cluster() -> Result<()> {
     }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let at = [mounts[0].at.as_path(), mounts[1].at.as_path()];
-        let worker = scope.spawn(|| work(at, &done));
+        let (at, until) = ([mounts[0].at.as_path(), mounts[1].at.as_path()], &done);
+        let worker = scope.spawn(move || work(at, until));
         let seen = look(dir.path(), &cluster, &mounts);
         done.store(true, Ordering::Relaxed);
         let worked = worker.join().map_err(|_| anyhow::anyhow!("the work panicked"))?;
@@ -333,7 +339,9 @@ fn look(dir: &Path, cluster: &ProcessCluster, mounts: &[MountProcess]) -> Result
     let chunkservers = cluster.chunkservers.iter().map(|d| ("chunkserver", d));
     let daemons: Vec<_> =
         masters.chain(chunkservers).chain(mounts.iter().map(|m| ("mount", &m.daemon))).collect();
-    let told = || cluster.masters.iter().any(|m| m.metric("mooseng_chunk_copies").is_ok_and(|n| n > 0.0)).then_some(());
+    let told = || {
+        cluster.masters.iter().any(|m| m.metric("mooseng_chunk_copies").is_ok_and(|n| n > 0.0)).then_some(())
+    };
     wait_for("the leader has looked at the cluster", PATIENCE, told)?;
     expositions_are_documented(&daemons)?;
     if let Some(why) = lacks("prometheus") {

@@ -104,9 +104,11 @@ fn judge(at: &str, told: &Told, skew: f64) -> Check {
     match skew.abs() {
         apart if apart > SKEW_MAX => Check::problem(NAME, found, set),
         apart if apart > SKEW => Check::warning(NAME, found, set),
-        _ if told.version != ours => {
-            Check::warning(NAME, found, format!("this is version {ours}: update the older one when that is meant"))
-        }
+        _ if told.version != ours => Check::warning(
+            NAME,
+            found,
+            format!("this is version {ours}: update the older one when that is meant"),
+        ),
         _ if told.status != "ok" => {
             Check::warning(NAME, found, "`mooseng health` tells what is wrong with the cluster")
         }

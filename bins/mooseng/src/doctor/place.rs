@@ -81,7 +81,10 @@ fn port(kind: Kind, at: SocketAddr, key: &str) -> Check {
     match holder {
         Some((pid, name)) if e.kind() == ErrorKind::AddrInUse && is_daemon(&name) => Check::ok(
             NAME,
-            format!("{key}: {word} {} is in use by process {pid} ({name}), this daemon if it runs already", at.port()),
+            format!(
+                "{key}: {word} {} is in use by process {pid} ({name}), this daemon if it runs already",
+                at.port()
+            ),
         ),
         Some((pid, name)) if e.kind() == ErrorKind::AddrInUse => Check::problem(
             NAME,
@@ -140,7 +143,11 @@ pub(super) fn mount_point(point: &Path) -> Check {
         }
         // A mount that lost its process; a start takes it away.
         Err(e) if e.kind() == ErrorKind::NotConnected => {
-            return Check::warning(NAME, format!("{at} has a mount without its process"), format!("mooseng umount {at}"));
+            return Check::warning(
+                NAME,
+                format!("{at} has a mount without its process"),
+                format!("mooseng umount {at}"),
+            );
         }
         Err(e) => return Check::problem(NAME, format!("{at}: {e}"), "choose an empty directory"),
     };
@@ -154,6 +161,10 @@ pub(super) fn mount_point(point: &Path) -> Check {
     }
     match entries.take(1).count() {
         0 => Check::ok(NAME, format!("{at} is an empty directory")),
-        _ => Check::problem(NAME, format!("{at} is not empty: what is in it would be hidden"), "choose an empty directory"),
+        _ => Check::problem(
+            NAME,
+            format!("{at} is not empty: what is in it would be hidden"),
+            "choose an empty directory",
+        ),
     }
 }

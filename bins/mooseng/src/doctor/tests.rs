@@ -74,8 +74,14 @@ fn what_keeps_a_daemon_from_running_is_told_with_its_cure() {
     assert!(taken["cure"].as_str().unwrap().contains("--listen-port"), "{taken}");
     assert_eq!(of(&told, "identity")[0]["verdict"], "warning", "it ends within days");
 
-    let (_, told) = place.told(&MASTER.replace("master --", "chunkserver --").replace("--data-dir @/data", "--data-dirs @/data")
-        .replace("--raft-port 0", "").replace("--raft-peers 127.0.0.1:1", "").replace("  ", " "));
+    let (_, told) = place.told(
+        &MASTER
+            .replace("master --", "chunkserver --")
+            .replace("--data-dir @/data", "--data-dirs @/data")
+            .replace("--raft-port 0", "")
+            .replace("--raft-peers 127.0.0.1:1", "")
+            .replace("  ", " "),
+    );
     let settings = of(&told, "settings")[0];
     assert!(settings["found"].as_str().unwrap().contains("its certificate is a master's"), "{settings}");
     assert_eq!(of(&told, "masters")[0]["verdict"], "problem", "a chunkserver needs one");
