@@ -72,6 +72,7 @@ async fn what_is_wrong_is_told_with_cause_and_cure() {
     f.cluster.kill_master(follower).await;
     let (code, told) = f.until_health_is(&["MASTER_SILENT"]).await;
     assert_eq!((code, &told["health"]), (8, &"degraded".into()));
+    pinned("health", &told);
     let problem = &told["problems"][0];
     let cause = problem["cause"].as_str().unwrap();
     let wanted = format!("master {} ", follower + 1);
