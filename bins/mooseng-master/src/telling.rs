@@ -29,7 +29,13 @@ impl Node {
         if !s.ready() {
             return Some(vec![health::no_quorum(s.raft.voters.len())]);
         }
-        self.survey.lock().as_ref().map(|seen| problems(&seen.status, &seen.care))
+        self.seen(|survey| problems(&survey.status, &survey.care))
+    }
+
+    /// Of what it saw lately of the cluster, while it leads.
+    fn seen<T>(&self, look: impl FnOnce(&Survey) -> T) -> Option<T> {
+        self.status().filter(|s| s.leading)?;
+        self.survey.lock().as_ref().map(look)
     }
 }
 
@@ -118,8 +124,8 @@ fn of_problems(node: &Node, metrics: &Metrics) {
 
 /// What only the leader knows; others show nothing.
 fn of_survey(node: &Node, look: fn(&Survey) -> Vec<Point>) -> impl Fn() -> Vec<Point> + Send + Sync + use<> {
-    let survey = node.survey.clone();
-    move || survey.lock().as_ref().map(look).unwrap_or_default()
+    let node = node.clone();
+    move || node.seen(look).unwrap_or_default()
 }
 
 fn of_cluster(node: &Node, metrics: &Metrics) {
