@@ -75,7 +75,7 @@ impl Inner {
             }
             let Some((busy, unfenced)) = busy else { break chunks };
             if std::mem::replace(&mut asked, true) {
-                // It was looked after, and could not be helped: at once it would end in the same way.
+                // It was looked after and could not be helped, or another chunk was: at once it would end in the same way.
                 tokio::select! {
                     biased;
                     () = wait.as_mut() => return Err(MetaError::ChunkBusy(busy)),

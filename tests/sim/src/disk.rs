@@ -190,6 +190,11 @@ impl SimMedium {
         self.health.lock().felt.clone()
     }
 
+    /// Whether a file has a name, be it another than the one by which it was opened.
+    fn names(&self, file: &FileRef) -> bool {
+        self.state.lock().names.values().any(|f| Arc::ptr_eq(f, file))
+    }
+
     /// It is well again. What failed fsyncs lost shows now at the latest.
     pub fn recovers(&self) {
         self.health.lock().recovers();
@@ -423,9 +428,11 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         self.alive()?;
         self.medium.trace.synced(&self.name);
-        let its = self.medium.state.lock().names.get(&self.name).is_some_and(|f| Arc::ptr_eq(f, &self.file));
         // What another file has replaced is missed by nobody.
-        let name = if its { self.name.clone() } else { format!("replaced {}", self.name) };
+        let name = match self.medium.names(&self.file) {
+            true => self.name.clone(),
+            false => format!("replaced {}", self.name),
+        };
         let mut health = self.medium.health.lock();
         let mut f = self.file.lock();
         if health.lies(&self.name) {
@@ -507,6 +514,12 @@ mod tests {
             medium.falls_ill(Ill::Syncs(1), seed);
             assert!(file.sync().is_err());
             assert_eq!(medium.felt(), ["a"]);
+            let disk = medium.mount();
+            let replaced = disk.create("b").unwrap();
+            disk.create("c").unwrap();
+            disk.rename("c", "b").unwrap();
+            assert!(replaced.sync().is_err());
+            assert_eq!(medium.felt(), ["a", "replaced b"]);
             medium.recovers();
             file.sync().unwrap();
             medium.crash(&SeededRng::new(seed));
