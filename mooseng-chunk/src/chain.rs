@@ -248,15 +248,17 @@ async fn learn_numbers(shared: &Shared, slot: &Slot, req: &WriteRequest) -> Resu
     // The file tells those that it has.
     slot.open(None).await.map_err(|e| shared.disk_error(e))?;
     let head = Some((shared.server, shared.incarnation));
+    // Before the writer gives up this server, which knows better who is at fault.
+    let patience = shared.chain_patience / 2;
     let ask = |member: &Replica| {
         let member = member.clone();
         async move {
             let work = async {
-                let c = shared.peers.get(&member.addr, shared.chain_patience).await?;
-                let cx = CallContext::internal(shared.chain_patience);
+                let c = shared.peers.get(&member.addr, patience).await?;
+                let cx = CallContext::internal(patience);
                 RemoteChunks::new(c).control(&cx, Control::Numbers { chunk: req.chunk, head }).await
             };
-            match tokio::time::timeout(shared.chain_patience, work).await {
+            match tokio::time::timeout(patience, work).await {
                 Ok(Ok(ControlReply::Numbers(numbers))) => Ok(numbers),
                 Ok(Err(ChunkError::NotFound(_))) if !req.makers.is_empty() => Ok(vec![]),
                 Ok(Err(e)) => Err(behind(&member, e)),

@@ -1,13 +1,17 @@
 //! Making a replica equal to another: compare checksum tables, copy what differs, make it durable.
 //! Serves repair, equalising after a bump, suspects and damage alike.
 
+mod ahead;
+
+pub(crate) use ahead::pull_ahead;
+
 use crate::{
     chunk_file::{FileError, UNKNOWN},
     disk::DataDisk,
     shared::{Shared, clean},
     slot::{Equalised, Inside, Slot, stopped},
 };
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use mooseng_core::{
     chunk::*,
     context::CallContext,
@@ -20,6 +24,7 @@ use mooseng_core::{
 use std::{
     collections::{BTreeSet, VecDeque},
     ops::Range,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -27,10 +32,10 @@ use tokio::sync::OwnedMutexGuard;
 
 /// Longest wait for one answer of a source.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A copy that is made ahead goes so often over what was changed meanwhile.
-const AHEAD_ROUNDS: usize = 2;
 /// Blocks asked for at once.
 const STEP: u64 = FRAME_BYTES_MAX as u64 / BLOCK_BYTES;
+/// Runs that are asked for while the first of them is written: somebody may wait for the copy.
+const ASKED: usize = 4;
 
 /// Makes the replica here equal to the first of `from`, and to no other: of the rest each may be on its way to
 /// become equal to it. Blocks that are damaged there come from the next. A block that verifies nowhere does not keep
@@ -80,20 +85,15 @@ pub(crate) async fn pull(
         true => differences(&own, &(0..own.blocks.len() as u64).collect(), &table),
         false => differences(&own, &damaged, &table),
     };
-    let get = async |blocks: Range<u64>, hole: bool| {
-        let got = match hole {
-            true => vec![],
-            false => fetch(shared, chunk, &sources, &blocks, &table).await?,
-        };
-        Ok::<_, ChunkError>(parts(blocks, got))
-    };
     let bytes: u64 =
         work.iter().filter(|(_, hole)| !hole).map(|(b, _)| (b.end - b.start) * BLOCK_BYTES).sum();
+    let differs = !work.is_empty() || own.length != table.length;
+    let mut coming = pin!(coming(shared, chunk, &sources, &table, work));
     let mut gathered = VecDeque::new();
     let _room = if was_member {
         let room = shared.room_to_gather(bytes).await?;
-        for (blocks, hole) in &work {
-            gathered.push_back(get(blocks.clone(), *hole).await?);
+        while let Some(parts) = coming.next().await {
+            gathered.push_back(parts?);
         }
         Some(room)
     } else {
@@ -101,7 +101,6 @@ pub(crate) async fn pull(
     };
     let before = slot.numbers.lock().clone();
     unserved.stays();
-    let differs = !work.is_empty() || own.length != table.length;
     if differs || !was_member {
         *slot.own_since.lock() = chunk.version;
     }
@@ -109,10 +108,14 @@ pub(crate) async fn pull(
         guard = begin(shared, &slot, guard).await?;
     }
     let (mut nowhere, mut kept) = (Vec::new(), false);
-    for (blocks, hole) in work {
+    loop {
         let parts = match gathered.pop_front() {
             Some(parts) => parts,
-            None => get(blocks, hole).await?,
+            None if was_member => break,
+            None => match coming.next().await {
+                Some(parts) => parts?,
+                None => break,
+            },
         };
         for part in parts {
             guard = match part {
@@ -182,105 +185,22 @@ enum Truth {
     Any,
 }
 
-/// Copies what an open version has, ahead of the bump that makes this server a member of the next. What is here then
-/// is of no version, as after a pull that was broken off: nobody is served from it, and it counts as nothing.
-/// It goes to the disk all the same, so that the bump has little to do. A change of what is copied meanwhile is
-/// found by comparing once more, and by the bump.
-pub(crate) async fn pull_ahead(
-    shared: &Arc<Shared>,
+/// Runs in order, as they come from the sources: [`ASKED`] are on their way at a time.
+fn coming<'a>(
+    shared: &'a Shared,
     chunk: ChunkRef,
-    from: Vec<Replica>,
-    term: Term,
-) -> Result<ChunkStat, ChunkError> {
-    // A replica of this version, or of one being made of it, is a member's: it stays.
-    if let Ok(there) = shared.slot(chunk.id) {
-        is_older(&there, chunk)?;
-    }
-    let slot = shared.place_of_copy(chunk)?;
-    let stop = slot.begin_ahead();
-    let copy = async {
-        let (table, sources) = table_of(shared, chunk, &from, Truth::Any).await?;
-        let guard = opened(shared, &slot, term).await?;
-        is_older(&slot, chunk)?;
-        slot.known.lock().state = ReplicaState::Suspect;
-        let (guard, own, damaged) = own_table(shared, &slot, guard).await?;
-        let mut guard = begin(shared, &slot, guard).await?;
-        let (mut own, mut table) = (own, table);
-        let mut work = differences(&own, &damaged, &table);
-        for _ in 0..AHEAD_ROUNDS {
-            let there = (chunk, &sources, table.length);
-            guard = copy_ahead(shared, &slot, guard, there, &mut own, work).await?;
-            // Who does not answer any more has another version: the bump has begun.
-            let Ok((now, _)) = table_of(shared, chunk, &from, Truth::Any).await else { break };
-            table = now;
-            work = differences(&own, &BTreeSet::new(), &table);
-            if work.iter().map(|(run, _)| run.end - run.start).sum::<u64>() <= STEP {
-                break;
-            }
-        }
-        let flush = |inside: &mut Inside, _: &DataDisk| {
-            inside.file.as_ref().ok_or_else(stopped).and_then(|f| f.flush())
-        };
-        let (guard, flushed) = slot.with(true, guard, flush).await.map_err(|e| shared.disk_error(e))?;
-        if let Err(e) = flushed {
-            // What the kernel has of it may never reach the disk, and would verify all the same.
-            slot.disk.failed(&e);
-            if shared.slot(chunk.id).is_ok_and(|there| Arc::ptr_eq(&there, &slot)) {
-                shared.remove_file(&slot, guard).await?;
-            } else {
-                drop(guard);
-                shared.stop_filling(chunk.id).await;
-            }
-            return Err(FileError::Io(e).of(chunk.id, shared.server));
-        }
-        drop(guard);
-        shared.stat(chunk.id)
-    };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(ChunkError::Busy("something else is asked of the chunk".into())),
-        done = copy => done,
-    }
-}
-
-fn is_older(slot: &Slot, chunk: ChunkRef) -> Result<(), ChunkError> {
-    let here = slot.known.lock().version;
-    if here < chunk.version {
-        return Ok(());
-    }
-    Err(ChunkError::Stale { chunk: chunk.id, here, asked: chunk.version })
-}
-
-/// Copies runs as they are at a source now, and notes in `own` what came. What no source has is left out.
-async fn copy_ahead(
-    shared: &Shared,
-    slot: &Slot,
-    mut guard: Guard,
-    (chunk, sources, length): (ChunkRef, &Sources, u64),
-    own: &mut ChecksumTable,
+    sources: &'a Sources,
+    table: &'a ChecksumTable,
     work: Vec<(Range<u64>, bool)>,
-) -> Result<Guard, ChunkError> {
-    let blocks = length.div_ceil(BLOCK_BYTES) as usize;
-    let anything = ChecksumTable { length, blocks: vec![Some(UNKNOWN); blocks] };
-    own.blocks.resize(own.blocks.len().max(blocks), None);
-    for (blocks, hole) in work {
+) -> impl Stream<Item = Result<Vec<Part>, ChunkError>> + 'a {
+    let get = move |(blocks, hole): (Range<u64>, bool)| async move {
         let got = match hole {
             true => vec![],
-            false => fetch(shared, chunk, sources, &blocks, &anything).await?,
+            false => fetch(shared, chunk, sources, &blocks, table).await?,
         };
-        for part in parts(blocks, got) {
-            let Part::Blocks(blocks, frames) = part else { continue };
-            own.blocks[blocks.start as usize..blocks.end as usize].fill(None);
-            for f in &frames {
-                let first = (f.head.at.get() / BLOCK_BYTES) as usize;
-                for (now, crc) in own.blocks.iter_mut().skip(first).zip(&f.head.crcs) {
-                    *now = Some(*crc);
-                }
-            }
-            guard = put(shared, slot, guard, blocks, frames).await?;
-        }
-    }
-    Ok(guard)
+        Ok(parts(blocks, got))
+    };
+    futures::stream::iter(work).map(get).buffered(ASKED)
 }
 
 type Guard = OwnedMutexGuard<Inside>;

@@ -63,7 +63,7 @@ pub(super) async fn sync_chunk(
 ) -> std::result::Result<SyncDone, ChunkError> {
     let chain = place.place.chain.clone();
     let head = &chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?.clone();
-    let store = cx.pool.get(&head.addr, WRITE_PATIENCE).await?;
+    let store = cx.pool.get(&head.addr, HEAD_PATIENCE).await?;
     let req = SyncRequest {
         chunk: place.place.chunk,
         acknowledged_by: members.iter().copied().collect(),
@@ -89,20 +89,19 @@ async fn falls_silent(cx: Context, place: Place) {
 /// Asks the head of a chain for a read of nothing, again and again, until it does not answer: a disk may take its
 /// time, a server that died is not waited for.
 pub(super) async fn goes_silent(cx: Context, place: Place) {
-    let patience = WRITE_PATIENCE / 2;
-    let call = CallContext::internal(patience);
+    let call = CallContext::internal(HEAD_PATIENCE);
     let (chunk, head) =
         (place.place.chunk, place.place.chain.first().map(|r| r.addr.clone()).unwrap_or_default());
     loop {
         let nothing = ReadRequest { chunk, at: Offset(0), len: 0, capability: place.capability.clone() };
-        let look = async { cx.pool.get(&head, patience).await?.read(&call, nothing).await.map(drop) };
+        let look = async { cx.pool.get(&head, HEAD_PATIENCE).await?.read(&call, nothing).await.map(drop) };
         // Whatever it answers, it lives.
-        match tokio::time::timeout(patience, look).await {
+        match tokio::time::timeout(HEAD_PATIENCE, look).await {
             Ok(Err(ChunkError::Net(NetError::Limit { .. } | NetError::Refused { .. }))) => {}
             Err(_) | Ok(Err(ChunkError::Net(_))) => return,
             Ok(_) => {}
         }
-        tokio::time::sleep(patience).await;
+        tokio::time::sleep(HEAD_PATIENCE).await;
     }
 }
 

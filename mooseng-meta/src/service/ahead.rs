@@ -103,8 +103,9 @@ impl Inner {
         let pull = |server: ServerId| {
             let (from, member_of) = (from.clone(), None);
             let op = Control::Pull { chunk, from, ahead: true, member_of, term: lead.term };
-            async move { (server, self.command(server, op, self.timings.pull).await) }
+            async move { (server, self.pull(lead, server, op).await) }
         };
+        let asked_at = self.now();
         let all = futures::future::join_all(to.into_iter().map(pull));
         let done = tokio::select! {
             biased;
@@ -123,7 +124,7 @@ impl Inner {
                 }
                 Err(e) => {
                     tracing::warn!(id = %chunk.id, %server, error = %e, "a copy could not be made ahead");
-                    lead.memory.lock().avoid(server, self.now());
+                    lead.memory.lock().avoid(server, asked_at, self.now());
                 }
             }
         }

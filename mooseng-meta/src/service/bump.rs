@@ -152,6 +152,7 @@ impl Inner {
         force: bool,
         made: Option<&BTreeSet<ServerId>>,
     ) -> Result<Decision, MetaError> {
+        let asked_at = self.now();
         let found = self.look_at(lead, id, rec).await?;
         let (mut m, now) = (lead.memory.lock(), self.now());
         let (nobody, nothing) = (BTreeSet::new(), Past::default());
@@ -172,7 +173,7 @@ impl Inner {
         };
         let decision = decide(id, rec, found, known, force);
         for server in &decision.avoid {
-            m.avoid(*server, now);
+            m.avoid(*server, asked_at, now);
         }
         let left_out = &decision.tried;
         if !left_out.is_empty() {
@@ -252,6 +253,7 @@ impl Inner {
         rec: &ChunkRec,
         bump: &PendingBump,
     ) -> Result<Carried, MetaError> {
+        let asked_at = self.now();
         let mut taken = self.set_version(lead, id, bump, bump.first(), bump.is_anew()).await;
         if taken.is_behind(bump) {
             let ready = &taken.ready;
@@ -269,7 +271,7 @@ impl Inner {
         };
         let chunk = ChunkRef { id, version: bump.version };
         let members = self.equalise(lead, rec, chunk, &taken.ready, fill).await?;
-        if is_short(rec, bump, &members) && self.is_made_again(lead, id, bump, &taken, &members) {
+        if is_short(rec, bump, &members) && self.is_made_again(lead, id, bump, &taken, &members, asked_at) {
             return Ok(Carried::Again);
         }
         if let Some(only) = asked_again(rec, bump, &members) {
@@ -291,11 +293,12 @@ impl Inner {
         bump: &PendingBump,
         taken: &Taken,
         members: &[ServerId],
+        asked_at: Duration,
     ) -> bool {
         let (mut m, now) = (lead.memory.lock(), self.now());
         let again = m.past.entry(id).or_default().again(bump, taken, members, now);
         for server in again.iter().flatten() {
-            m.avoid(*server, now);
+            m.avoid(*server, asked_at, now);
         }
         if again.is_some() {
             let named = bump.named();
@@ -354,16 +357,16 @@ impl Inner {
             let from: Vec<_> = sources.iter().filter(|r| r.server != server).cloned().collect();
             let member_of = rec.members.contains(&server).then_some(rec.version);
             let op = Control::Pull { chunk, from, ahead: false, member_of, term: lead.term };
-            async move { (server, self.command(server, op, self.timings.pull).await) }
+            async move { (server, self.pull(lead, server, op).await) }
         };
-        let mut members = ready.to_vec();
+        let (mut members, asked_at) = (ready.to_vec(), self.now());
         for (server, done) in join_all(fill.into_iter().map(pull)).await {
             note_filled(&mut members, server, done.is_ok());
             match done {
                 Ok(_) => lead.memory.lock().took(server),
                 Err(e) => {
                     tracing::warn!(id = %chunk.id, %server, error = %e, "a member could not be made equal");
-                    lead.memory.lock().avoid(server, self.now());
+                    lead.memory.lock().avoid(server, asked_at, self.now());
                 }
             }
         }
@@ -418,6 +421,26 @@ impl Inner {
         let (m, now) = (lead.memory.lock(), self.now());
         let candidates = m.joiners(now, self.timings.server_dead);
         hurry(rec, &candidates, self.is_long_dead(lead, &m, server), m.is_doubted(server, now))
+    }
+
+    /// A copy that a server makes. It takes its time; one that is not heard any more is not waited for, for others may
+    /// do it.
+    pub(super) async fn pull(
+        &self,
+        lead: &Lead,
+        server: ServerId,
+        op: Control,
+    ) -> Result<ControlReply, ChunkError> {
+        let falls_silent = async {
+            while !lead.memory.lock().is_dead(server, self.now(), self.timings.server_dead) {
+                tokio::time::sleep(self.timings.tick).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = self.command(server, op, self.timings.pull) => done,
+            () = falls_silent => Err(ChunkError::Busy("it is not heard any more".into())),
+        }
     }
 
     pub(super) async fn command(

@@ -24,6 +24,8 @@ use std::{
 pub(super) struct Server {
     pub addr: String,
     pub incarnation: Incarnation,
+    /// When it registered.
+    pub came: Duration,
     pub heard: Duration,
     pub disks: Vec<DiskReport>,
     /// When its report of chunks was complete.
@@ -187,8 +189,11 @@ impl Memory {
         if good.len() < copies.min(all.len()) { all } else { good }
     }
 
-    /// A server was asked and did not do it.
-    pub fn avoid(&mut self, server: ServerId, now: Duration) {
+    /// A server was asked and did not do it. One that came after it was asked is another by now.
+    pub fn avoid(&mut self, server: ServerId, asked: Duration, now: Duration) {
+        if self.servers.get(&server).is_some_and(|s| s.came > asked) {
+            return;
+        }
         if !self.is_avoided(server, now) {
             let refusals = self.refusals.entry(server).or_default();
             *refusals = refusals.saturating_add(1);
@@ -516,7 +521,7 @@ mod tests {
         m.back_off(chunk, now);
         m.came(ServerId(1));
         assert!(!m.is_early(chunk, now), "a server that comes may be what was missing");
-        m.avoid(ServerId(1), now);
+        m.avoid(ServerId(1), now, now);
         m.back_off(chunk, now);
         m.forgive(now + AVOID / 2);
         assert!(m.is_early(chunk, now) && !m.look_at_all, "it is still avoided");
@@ -530,14 +535,14 @@ mod tests {
         let all = [1, 2].map(|s| Candidate { server: ServerId(s), free_bytes: 1 });
         let refused = |m: &Memory| m.refusals.get(&ServerId(1)).copied().unwrap_or_default();
         let avoided = |m: &Memory, other: u64, now| m.avoided(&all, |s| *s == ServerId(other), now);
-        m.avoid(ServerId(1), now);
-        m.avoid(ServerId(1), now + AVOID / 2);
+        m.avoid(ServerId(1), now, now);
+        m.avoid(ServerId(1), now, now + AVOID / 2);
         assert_eq!(refused(&m), 1, "several at once count as one");
         assert!(avoided(&m, 1, now).contains(&ServerId(1)));
         now += AVOID * 2;
         assert_eq!(avoided(&m, 2, now), BTreeSet::from([ServerId(1)]), "2 may join and did not refuse");
         assert!(avoided(&m, 1, now).is_empty(), "there is no other");
-        m.avoid(ServerId(1), now);
+        m.avoid(ServerId(1), now, now);
         assert_eq!(refused(&m), REFUSALS_MAX, "nobody waits for it any more");
         m.took(ServerId(1));
         assert!(refused(&m) == 0 && avoided(&m, 2, now + AVOID).is_empty());

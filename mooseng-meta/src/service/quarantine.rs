@@ -387,6 +387,7 @@ mod tests {
         let server = super::super::lead::Server {
             addr: String::new(),
             incarnation: Incarnation(1),
+            came: Duration::ZERO,
             heard: Duration::ZERO,
             disks: vec![],
             reported: None,

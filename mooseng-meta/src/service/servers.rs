@@ -67,11 +67,12 @@ impl Inner {
             let (server, addr, incarnation) = (r.server, r.addr.clone(), r.incarnation);
             self.propose(Command::ServerSeen { server, addr, incarnation }, cx.budget).await?;
         }
-        let heard = self.now();
+        let now = self.now();
         let server = Server {
             addr: r.addr,
             incarnation: r.incarnation,
-            heard,
+            came: now,
+            heard: now,
             disks: r.disks,
             reported: None,
             report_at: None,

@@ -173,3 +173,32 @@ async fn what_a_copy_ahead_left_behind_is_removed_and_never_a_member() {
     let taken = |op: &Control| matches!(op, Control::SetVersion { .. } | Control::Pull { ahead: false, .. });
     assert!(!heard.iter().any(taken), "{heard:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_not_awaited_from_a_server_that_stops_in_the_middle() {
+    let second = Duration::from_secs(1);
+    let w = World::of(4, mooseng_meta::service::ServiceTimings { server_dead: 5 * second, ..quick() }).await;
+    let s = w.session("s").await;
+    let (inode, place) = w.file(s, "f").await;
+    let spares = spares(&w, &place);
+    hold(&w, &spares);
+    drain(&w, place.chain[0].server).await;
+    let stopped = asked(&w, &spares).await;
+    let other = *spares.iter().find(|s| **s != stopped).unwrap();
+    w.fake(other).free();
+    let begin = tokio::time::Instant::now();
+    let beats = async {
+        loop {
+            for id in w.servers.keys().filter(|id| ServerId(**id) != stopped) {
+                w.beat(*id).await;
+            }
+            tokio::time::sleep(second).await;
+        }
+    };
+    let now = tokio::select! {
+        now = w.opened(s, inode, place.chunk.version) => now,
+        () = beats => unreachable!(),
+    };
+    assert!(members(&now).contains(&other));
+    assert!(begin.elapsed() < w.timings.pull / 2, "it took {:?}", begin.elapsed());
+}

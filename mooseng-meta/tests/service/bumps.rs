@@ -329,3 +329,36 @@ async fn the_only_survivor_that_dies_meanwhile_does_not_leave_a_silent_one_behin
     let now = w.opened(s, inode, place.chunk.version).await;
     assert_eq!(now.chain[0].server, second, "who lives has all that was acknowledged");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_before_a_server_came_back_is_not_held_against_it() {
+    let w = World::of(3, quick()).await;
+    let s = w.session("s").await;
+    let back = ServerId(1);
+    let (mut of_it, mut of_others) = (None, None);
+    for n in 0.. {
+        let (inode, place) = w.file(s, &format!("f{n}")).await;
+        let is_its = place.chain.iter().any(|r| r.server == back);
+        *(if is_its { &mut of_it } else { &mut of_others }) = Some((inode, place));
+        if of_it.is_some() && of_others.is_some() {
+            break;
+        }
+    }
+    let ((its, its_place), (other, place)) = (of_it.unwrap(), of_others.unwrap());
+    w.fake(back).0.lock().held.insert("stat");
+    let comes_back = async {
+        until("it is asked", async || w.fake(back).0.lock().waiting > 0).await;
+        // What was asked of the start before is never answered.
+        w.fake(back).0.lock().held.clear();
+        w.register(back.get(), 2).await;
+    };
+    let (reported, ()) = tokio::join!(w.report(s, its, its_place.chunk, back), comes_back);
+    reported.unwrap();
+    let dead = place.chain[0].server;
+    w.fake(dead).0.lock().deaf_to.extend(["stat", "set-version", "pull", "pull-ahead"]);
+    let begin = tokio::time::Instant::now();
+    w.report(s, other, place.chunk, dead).await.unwrap();
+    let now = w.opened(s, other, place.chunk.version).await;
+    assert!(now.chain.iter().any(|r| r.server == back), "it may take a copy at once: {now:?}");
+    assert!(begin.elapsed() < secs(2), "it took {:?}", begin.elapsed());
+}

@@ -1,0 +1,100 @@
+//! The compose demo on a real Docker daemon, as a user starts it: it comes up, the walk works through its failures,
+//! files outlive a stop, and nothing is left. The image is built from the binaries of this checkout over a base made from
+//! Debian packages.
+
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// A demo of its own name, which is taken down at the end, whatever becomes of it.
+struct Demo {
+    root: PathBuf,
+    program: PathBuf,
+}
+
+impl Demo {
+    fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(args).current_dir(&self.root).stdin(Stdio::null());
+        command.env("COMPOSE_PROJECT_NAME", "mooseng-test").env("MOOSENG_IMAGE", "mooseng:test");
+        command.env("MOOSENG_PROGRAM", &self.program);
+        command
+    }
+
+    /// What it said; an error with that when it failed.
+    fn run(&self, script: &str, args: &[&str]) -> Result<String> {
+        let done =
+            self.command(&format!("./{script}"), args).output().context("the script does not start")?;
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        println!("$ ./{script} {}\n{said}", args.join(" "));
+        ensure!(done.status.success(), "{script} {args:?} ended with {}", done.status);
+        Ok(said)
+    }
+
+    /// As a user types it.
+    fn in_client(&self, typed: &str) -> Result<String> {
+        let exec = ["exec", "-T", "client-1", "sh", "-c", typed];
+        let mut command = match answers("docker", &["compose", "version"]) {
+            true => self.command("docker", &[&["compose"][..], &exec].concat()),
+            false => self.command("docker-compose", &exec),
+        };
+        let done = command.output()?;
+        ensure!(done.status.success(), "{typed}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        if let Err(e) = self.run("demo-real-services.sh", &["clean"]) {
+            println!("the demo could not be taken down: {e:#}");
+        }
+    }
+}
+
+fn answers(program: &str, args: &[&str]) -> bool {
+    let asked = Command::new(program).args(args).stdin(Stdio::null()).output();
+    asked.is_ok_and(|done| done.status.success())
+}
+
+/// Why it cannot run here.
+fn lacks() -> Option<&'static str> {
+    if !answers("docker", &["info"]) {
+        return Some("no Docker daemon answers");
+    }
+    if !answers("docker", &["compose", "version"]) && !answers("docker-compose", &["--version"]) {
+        return Some("there is no compose");
+    }
+    if !answers("mmdebstrap", &["--version"]) {
+        return Some("there is no mmdebstrap");
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return Some("there is no /dev/fuse");
+    }
+    let ports_are_used = std::net::TcpListener::bind("0.0.0.0:9421").is_err();
+    ports_are_used.then_some("something uses port 9421, as the demo does")
+}
+
+#[test]
+fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> {
+    if let Some(why) = lacks() {
+        println!("skipped: {why}");
+        return Ok(());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let demo = Demo { root, program: mooseng_e2e::cluster::binaries()?.join("mooseng") };
+    demo.run("demo-real-services.sh", &["build", "host"])?;
+    demo.run("start-demo.sh", &[])?;
+    let status = demo.run("start-demo.sh", &["status"])?;
+    ensure!(status.contains("healthy") && status.contains("leader"), "it tells who leads");
+    demo.run("start-demo.sh", &["test"])?;
+    demo.in_client("echo kept > /mnt/mooseng/kept.txt")?;
+    demo.run("start-demo.sh", &["stop"])?;
+    demo.run("start-demo.sh", &[])?;
+    let kept = demo.in_client("cat /mnt/mooseng/kept.txt")?;
+    ensure!(kept.trim() == "kept", "a stop keeps files: {kept:?}");
+    Ok(())
+}
