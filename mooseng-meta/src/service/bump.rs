@@ -399,11 +399,10 @@ impl Inner {
     ) -> Result<Vec<(ServerId, Found)>, MetaError> {
         let ask = |server: ServerId| async move {
             let budget = self.timings.control / self.hurry(lead, rec, server);
-            let stat = || self.command(server, Control::Stat { chunk: id }, budget);
-            let mut told = stat().await;
+            let mut told = self.stat(id, server, budget).await;
             if matches!(told, Err(ChunkError::Net(NetError::Closed { .. }))) {
                 // The connection broke, or was one to a start before: another one may do.
-                told = stat().await;
+                told = self.stat(id, server, budget).await;
             }
             let mut m = lead.memory.lock();
             if let Ok(ControlReply::Done(stat)) = &told {
@@ -415,6 +414,26 @@ impl Inner {
         let mut found = join_all(asked(rec).map(ask)).await;
         found.retain(|(s, f)| f.counts(rec, *s));
         Ok(found)
+    }
+
+    /// What a server says of a chunk. It is asked again when half of the time is over: one lost message is no reason to
+    /// leave it out, and with it perhaps the better copy.
+    async fn stat(
+        &self,
+        id: ChunkId,
+        server: ServerId,
+        budget: Duration,
+    ) -> Result<ControlReply, ChunkError> {
+        let ask = |budget| self.command(server, Control::Stat { chunk: id }, budget);
+        let again = async {
+            tokio::time::sleep(budget / 2).await;
+            ask(budget / 2).await
+        };
+        tokio::select! {
+            biased;
+            told = ask(budget) => told,
+            told = again => told,
+        }
     }
 
     fn hurry(&self, lead: &Lead, rec: &ChunkRec, server: ServerId) -> u32 {

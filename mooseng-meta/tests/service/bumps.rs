@@ -309,6 +309,19 @@ async fn a_copy_that_fails_once_does_not_leave_the_set_to_one() {
     assert_eq!(now.chain.len(), 2, "it is asked again before the version opens");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_leaves_nobody_out() {
+    let w = World::of(2, ServiceTimings::default()).await;
+    let s = w.session("c").await;
+    let (inode, place) = w.file(s, "f").await;
+    let (first, second) = (place.chain[0].server, place.chain[1].server);
+    suspect(&w, second, place.chunk.id);
+    w.fake(first).0.lock().deaf_once.insert("stat");
+    w.report(s, inode, place.chunk, second).await.unwrap();
+    let now = w.opened(s, inode, place.chunk.version).await;
+    assert_eq!(now.chain.iter().map(|r| r.server).collect::<Vec<_>>(), [first, second]);
+}
+
 /// The other one was silent when the members were asked, and may have been so for a moment only.
 #[tokio::test(start_paused = true)]
 async fn the_only_survivor_that_dies_meanwhile_does_not_leave_a_silent_one_behind() {

@@ -57,6 +57,8 @@ pub struct State {
     pub has: BTreeMap<ChunkId, Has>,
     /// Kinds of commands that are not answered.
     pub deaf_to: BTreeSet<&'static str>,
+    /// Those of which the first is not answered.
+    pub deaf_once: BTreeSet<&'static str>,
     /// Kinds of commands that wait until the test lets them on.
     pub held: BTreeSet<&'static str>,
     /// Those that have come and wait.
@@ -194,7 +196,11 @@ impl ChunkStore for Store {
         Err(ChunkError::Invalid("not here".into()))
     }
     async fn control(&self, _: &CallContext, op: Control) -> Result<ControlReply, ChunkError> {
-        if self.0.0.lock().deaf_to.contains(kind(&op)) {
+        let is_lost = {
+            let mut s = self.0.0.lock();
+            s.deaf_once.remove(kind(&op)) || s.deaf_to.contains(kind(&op))
+        };
+        if is_lost {
             futures::future::pending::<()>().await;
         }
         self.0.hold(kind(&op)).await;
