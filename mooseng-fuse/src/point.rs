@@ -113,7 +113,7 @@ fn type_at<'a>(mounts: &'a str, point: &Path) -> Option<&'a str> {
         let at = unescaped(mount.split(' ').nth(4)?);
         (Path::new(OsStr::from_bytes(&at)) == point).then(|| fs.split(' ').next()).flatten()
     };
-    mounts.lines().filter_map(of).last()
+    mounts.lines().filter_map(of).next_back()
 }
 
 /// The kernel writes spaces, tabs, newlines and backslashes as three octal digits.

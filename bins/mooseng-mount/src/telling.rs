@@ -18,14 +18,16 @@ use std::{
     time::Duration,
 };
 
+/// Good answers and durations of one kind, once there was one.
+type Bound = OnceLock<(BoundCounter<u64>, BoundHistogram<f64>)>;
+
 /// Counts the requests of the kernel. A good answer costs two additions: what is counted often is bound to its
 /// labels once.
 #[derive(Debug)]
 pub(crate) struct Requests {
     count: Counter<u64>,
     duration: Histogram<f64>,
-    /// Good answers and durations of each kind, once there was one.
-    bound: [OnceLock<(BoundCounter<u64>, BoundHistogram<f64>)>; RequestKind::ALL.len()],
+    bound: [Bound; RequestKind::ALL.len()],
     read: AtomicU64,
     written: AtomicU64,
 }

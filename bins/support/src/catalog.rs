@@ -79,7 +79,7 @@ metrics! {
     DISK_IO_DURATION = "mooseng_disk_io_duration_seconds", Histogram ["disk", "op"], "seconds", SERVERS,
         "Time of one read, write, sync or change of names or lengths in a data directory";
     DISK_IO_ERRORS = "mooseng_disk_io_errors_total", Counter ["disk", "op"], "operations", SERVERS,
-        "Operations in a data directory that failed";
+        "Operations in a data directory that failed otherwise than for want of room";
 
     RAFT_IS_LEADER = "mooseng_raft_is_leader", Gauge [], "1 or 0", MASTERS,
         "1 where this master leads and has taken over";

@@ -79,10 +79,10 @@ impl Counts {
     }
 }
 
-/// Whether it is more than the answer to a question: what is not there, and the end of a file.
+/// Whether it is more than the answer to a question: what is not there, the end of a file, and that there is no room.
 fn is_failure(e: &io::Error) -> bool {
-    use io::ErrorKind::{AlreadyExists, NotFound, UnexpectedEof};
-    !matches!(e.kind(), AlreadyExists | NotFound | UnexpectedEof)
+    use io::ErrorKind::{AlreadyExists, NotFound, StorageFull, UnexpectedEof};
+    !matches!(e.kind(), AlreadyExists | NotFound | StorageFull | UnexpectedEof)
 }
 
 #[derive(Debug)]
@@ -180,7 +180,7 @@ mod tests {
             Ok(())
         }
         fn allocate(&self, _: u64) -> io::Result<()> {
-            Ok(())
+            Err(io::ErrorKind::StorageFull.into())
         }
         fn punch(&self, _: u64, _: u64) -> io::Result<()> {
             Ok(())
@@ -198,7 +198,7 @@ mod tests {
             Ok(Arc::new(Broken))
         }
         fn create(&self, _: &str) -> io::Result<Arc<dyn DiskFile>> {
-            Err(io::ErrorKind::StorageFull.into())
+            Err(io::ErrorKind::ReadOnlyFilesystem.into())
         }
         fn remove(&self, _: &str) -> io::Result<()> {
             Err(io::ErrorKind::NotFound.into())
@@ -231,7 +231,7 @@ mod tests {
         let file = a.open("x").unwrap();
         assert!(file.read_at(0, &mut [0]).is_err() && file.sync().is_err() && file.sync().is_err());
         file.write_at(0, b"x").unwrap();
-        assert!(a.create("y").is_err() && a.remove("z").is_err());
+        assert!(a.create("y").is_err() && a.remove("z").is_err() && file.allocate(1).is_err());
         assert_eq!((a.space().unwrap(), a.describe()), ((2, 1), "/a".into()));
         let text = metrics.text().unwrap();
         for line in [
@@ -240,7 +240,7 @@ mod tests {
             "mooseng_disk_io_errors_total{disk=\"/a\",op=\"change\"} 1",
             "mooseng_disk_io_errors_total{disk=\"/b\",op=\"sync\"} 0",
             "mooseng_disk_io_duration_seconds_count{disk=\"/a\",op=\"write\"} 1",
-            "mooseng_disk_io_duration_seconds_count{disk=\"/a\",op=\"change\"} 3",
+            "mooseng_disk_io_duration_seconds_count{disk=\"/a\",op=\"change\"} 4",
             "mooseng_disk_io_duration_seconds_count{disk=\"/b\",op=\"read\"} 0",
         ] {
             assert!(text.contains(line), "no {line} in\n{text}");

@@ -104,12 +104,15 @@ impl Rpcs {
     }
 }
 
+/// Good answers and durations of one operation, once there was one.
+type BoundOp = OnceLock<(BoundCounter<u64>, BoundHistogram<f64>)>;
+
 /// The operations of a master.
 struct Ops {
     count: Counter<u64>,
     duration: Histogram<f64>,
-    /// Good answers and durations of each operation, once there was one.
-    bound: Box<[OnceLock<(BoundCounter<u64>, BoundHistogram<f64>)>]>,
+    /// By place in [`OP_NAMES`].
+    bound: Box<[BoundOp]>,
 }
 
 impl Ops {

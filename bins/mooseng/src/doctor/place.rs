@@ -99,9 +99,14 @@ fn port(kind: Kind, at: SocketAddr, key: &str) -> Check {
     }
 }
 
+/// Bytes of a program's name that the kernel keeps.
+const COMM_BYTES: usize = 15;
+
 /// Whether a process has the name of one of our programs.
 fn is_daemon(name: &str) -> bool {
-    name == "mooseng" || name.starts_with("mooseng-")
+    ["mooseng", "mooseng-master", "mooseng-chunkserver", "mooseng-mount"]
+        .iter()
+        .any(|ours| name == &ours[..ours.len().min(COMM_BYTES)])
 }
 
 /// The device, the helper where it is needed, the mount point.
