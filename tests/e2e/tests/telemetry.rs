@@ -261,6 +261,10 @@ fn every_query_has_data(prometheus: &Prometheus) -> Result<()> {
         };
         wait_for(&format!("data of \"{title}\": {expr}"), DATA, has_data)??;
     }
+    // What is marked in all panels has data only when something happens.
+    for mark in dashboard()?["annotations"]["list"].as_array().context("a dashboard has annotations")? {
+        mark["expr"].as_str().map(|expr| prometheus.query(expr)).transpose()?;
+    }
     Ok(())
 }
 
