@@ -154,7 +154,7 @@ fn the_rules_hold() -> Result<()> {
     }
     promtool(&["check", "rules", "alerts.yml"], None)?;
     promtool(&["check", "config", "prometheus.yml"], None)?;
-    promtool(&["test", "rules", "alerts.test.yml"], None)
+    promtool(&["test", "rules", "alerts.test.yml", "alerts-days.test.yml"], None)
 }
 
 /// Rows of docs/metrics.md: name to type and roles.
