@@ -34,16 +34,12 @@ const LOG: &str = "/var/log/mooseng-mount.log";
 const SHOWN_MAX: u64 = 4096;
 
 /// Options that are mount(8)'s and init's own, or are so in any case.
-const IGNORED: [&str; 22] = [
+const IGNORED: [&str; 18] = [
     "rw",
     "defaults",
     "auto",
     "noauto",
-    "user",
     "nouser",
-    "users",
-    "owner",
-    "group",
     "nofail",
     "_netdev",
     "exec",
