@@ -97,6 +97,10 @@ walk() {
         curl -fsS "http://localhost:$port/health" >/dev/null || fail "http://localhost:$port/health does not answer with 200"
     done
     say "  all health endpoints answer 200"
+    local rules
+    rules=$(curl -fsS http://localhost:9090/api/v1/rules) || fail "Prometheus does not answer on http://localhost:9090"
+    [[ $rules == *MoosengChunkMissing* ]] || fail "Prometheus has no alert rules"
+    say "  Prometheus has the alert rules"
     compose ps
     local logs errors
     logs=$(compose logs --no-color) || fail "the logs cannot be had"

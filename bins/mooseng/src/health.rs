@@ -8,7 +8,7 @@ use crate::{
 use anyhow::Result;
 use clap::Args;
 use mooseng_client::Client;
-use mooseng_core::health::{HealthCode, Problem, Severity};
+use mooseng_core::health::{HealthCode, word};
 use serde_json::json;
 use std::io::Write;
 
@@ -19,15 +19,6 @@ pub(crate) struct HealthArgs {
     /// Format.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
-}
-
-/// One word for all problems.
-pub(crate) fn word(problems: &[Problem]) -> &'static str {
-    match problems.iter().map(|p| p.severity).max() {
-        None => "healthy",
-        Some(Severity::Warning) => "degraded",
-        Some(Severity::Critical) => "critical",
-    }
 }
 
 /// Ends with 0 when the cluster is healthy, with 7 when data cannot be had, else with 8.

@@ -8,6 +8,7 @@
 mod bench;
 mod cluster;
 mod connect;
+mod doctor;
 mod drain;
 mod exit;
 mod files;
@@ -20,11 +21,13 @@ mod look;
 mod manual;
 mod masters;
 mod mini;
+mod mount_helper;
 mod output;
 mod scrub;
 mod settings;
 mod transfer;
 mod tree;
+mod umount;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +59,11 @@ enum Verb {
     Chunkserver(Flags<keys::Chunkserver>),
     /// Mounts the filesystem and serves it until it is told to stop (the same as mooseng-mount).
     Mount(Flags<keys::Mount>),
+    /// Takes a mount of this machine away, also one whose process is gone.
+    Umount(umount::UmountArgs),
+    /// Looks at this machine as a daemon needs it: settings, identity, ports, disks, clock, masters. Begins nothing.
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::DoctorArgs),
     /// Shows, judges and explains the settings of the daemons.
     #[command(subcommand)]
     Config(settings::Verb),
@@ -116,8 +124,11 @@ enum ClientVerb {
     Bench(bench::Args),
 }
 
-/// Parses the command line, runs the verb, tells how it ended.
+/// Parses the command line, runs the verb, tells how it ended. Started as `mount.mooseng`, it is mount(8)'s helper.
 pub fn main() -> ExitCode {
+    if mount_helper::is_asked_for(std::env::args_os().next().as_deref()) {
+        return mount_helper::main();
+    }
     match run(Cli::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if exit::is_closed_pipe(&e) => ExitCode::SUCCESS,
@@ -152,6 +163,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
 /// Runs a verb that needs neither a cluster nor a runtime; `None` for others.
 fn run_local(verb: &Verb, out: &mut impl Write) -> Option<anyhow::Result<()>> {
     Some(match verb {
+        Verb::Umount(args) => umount::umount(args, out),
+        Verb::Doctor(args) => doctor::doctor(args, out),
         Verb::Config(verb) => settings::run(verb, out),
         Verb::Completions(args) => manual::completions(args, Cli::command(), out),
         Verb::Man(args) => manual::man(args, Cli::command(), out),

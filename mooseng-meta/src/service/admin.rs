@@ -19,7 +19,7 @@ impl Inner {
     ) -> Result<MetaReply, MetaError> {
         let view = self.fresh_view(cx.budget).await?;
         match req {
-            MetaRequest::GetStatus(_) => self.status(lead, &view).map(MetaReply::GetStatus),
+            MetaRequest::GetStatus(_) => self.status(lead, &view, |_, _| ()).map(MetaReply::GetStatus),
             MetaRequest::GetChunks(r) => self.chunks(lead, &view, &r).await.map(MetaReply::GetChunks),
             MetaRequest::ListSessions(_) => self.sessions(lead, &view).map(MetaReply::ListSessions),
             MetaRequest::CheckChunks(r) => self.check_chunks(lead, &r).await.map(MetaReply::CheckChunks),
@@ -29,7 +29,13 @@ impl Inner {
         }
     }
 
-    fn status(&self, lead: &Lead, view: &RedbView) -> Result<ClusterStatus, MetaError> {
+    /// State of the cluster; `each` hears of every chunk how many copies are wanted, and how many are good.
+    pub(super) fn status(
+        &self,
+        lead: &Lead,
+        view: &RedbView,
+        mut each: impl FnMut(u8, usize),
+    ) -> Result<ClusterStatus, MetaError> {
         let raft = self.raft.status();
         let (now, me) = (self.now(), |m: &Member| m.id == self.id);
         let silent = |m: &Member| {
@@ -69,6 +75,7 @@ impl Inner {
             let id = ChunkId(number(k));
             let copies = m.copies(id, &rec.members, |s| m.is_alive(*s, now, self.timings.server_dead));
             chunks.total += 1;
+            each(rec.wanted, copies.0);
             match risk_of(copies, usize::from(rec.wanted)) {
                 None => chunks.healthy += 1,
                 Some(Risk::Undergoal) => chunks.undergoal += 1,

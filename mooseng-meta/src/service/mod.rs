@@ -30,9 +30,11 @@ mod reports;
 mod room;
 mod servers;
 mod sessions;
+mod survey;
 mod upkeep;
 
 pub use room::reserve_of;
+pub use survey::Survey;
 
 use crate::{
     namespace::Fail,
