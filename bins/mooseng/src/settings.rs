@@ -1,5 +1,6 @@
 //! `config`: settings of a role shown with their origins, judged, and as a template.
 
+use crate::dashboard;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use mooseng_support::{
@@ -44,6 +45,8 @@ enum RoleFlags {
     Chunkserver(Flags<keys::Chunkserver>),
     /// Of a mount; takes the flags of `mooseng mount`.
     Mount(Flags<keys::Mount>),
+    /// Of a dashboard; takes the flags of `mooseng dashboard`.
+    Dashboard(Flags<keys::Dashboard>),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -51,6 +54,7 @@ pub(crate) enum RoleName {
     Master,
     Chunkserver,
     Mount,
+    Dashboard,
 }
 
 impl RoleName {
@@ -59,6 +63,7 @@ impl RoleName {
             Self::Master => include_str!("../../../docker/configs/master.toml"),
             Self::Chunkserver => include_str!("../../../docker/configs/chunkserver.toml"),
             Self::Mount => include_str!("../../../docker/configs/client.toml"),
+            Self::Dashboard => include_str!("../../../docker/configs/dashboard.toml"),
         }
     }
 }
@@ -70,6 +75,7 @@ pub(crate) fn run(verb: &Verb, out: &mut impl Write) -> Result<()> {
                 RoleFlags::Master(f) => Settings::load(f)?,
                 RoleFlags::Chunkserver(f) => Settings::load(f)?,
                 RoleFlags::Mount(f) => Settings::load(f)?,
+                RoleFlags::Dashboard(f) => Settings::load(f)?,
             };
             Ok(out.write_all(settings.print(args.origin).as_bytes())?)
         }
@@ -78,6 +84,7 @@ pub(crate) fn run(verb: &Verb, out: &mut impl Write) -> Result<()> {
                 RoleFlags::Master(f) => mooseng_master::check(f)?,
                 RoleFlags::Chunkserver(f) => mooseng_chunkserver::check(f)?,
                 RoleFlags::Mount(f) => mooseng_mount::check(f)?,
+                RoleFlags::Dashboard(f) => dashboard::check(f)?,
             }
             Ok(writeln!(out, "the settings are good")?)
         }

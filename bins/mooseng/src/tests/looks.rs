@@ -126,7 +126,9 @@ async fn room_disks_and_sessions_are_listed() {
 async fn schemas_stay() {
     let f = Fixture::new().await;
     f.fs.write("/f", bytes(200_000)).await.unwrap();
-    for verb in ["status", "df", "disks", "sessions", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"] {
+    for verb in
+        ["status", "df", "disks", "sessions", "events", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"]
+    {
         let name = verb.split(' ').next().unwrap();
         let json = f.json(&format!("{verb} -o json")).await;
         assert!(json["schema"].as_str().is_some_and(|s| s.starts_with("mooseng.")), "{verb}: {json}");
@@ -164,7 +166,7 @@ fn settings_are_shown_judged_and_explained() {
     }
     let said = local(&format!("mooseng config show master --config {file}")).unwrap();
     assert!(said.lines().any(|l| l == "copies = \"3\""), "{said}");
-    for role in ["master", "chunkserver", "mount"] {
+    for role in ["master", "chunkserver", "mount", "dashboard"] {
         let template = local(&format!("mooseng config example {role}")).unwrap();
         assert!(template.contains("#identity = \"/etc/mooseng/identity\""), "{template}");
     }
