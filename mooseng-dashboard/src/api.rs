@@ -63,23 +63,23 @@ fn of_picture(seen: &Seen, show: impl FnOnce(&crate::feed::Picture) -> Value) ->
 }
 
 async fn status(State(s): App) -> Response {
-    of_picture(&s.feed.now().await, |p| report::status(&p.status, &p.care))
+    of_picture(&*s.feed.now().await, |p| report::status(&p.status, &p.care))
 }
 
 async fn health(State(s): App) -> Response {
-    of_picture(&s.feed.now().await, |p| report::health(&p.problems))
+    of_picture(&*s.feed.now().await, |p| report::health(&p.problems))
 }
 
 async fn disks(State(s): App) -> Response {
-    of_picture(&s.feed.now().await, |p| report::disks(&p.status))
+    of_picture(&*s.feed.now().await, |p| report::disks(&p.status))
 }
 
 async fn gc(State(s): App) -> Response {
-    of_picture(&s.feed.now().await, |p| report::gc(&p.care))
+    of_picture(&*s.feed.now().await, |p| report::gc(&p.care))
 }
 
 async fn scrub(State(s): App) -> Response {
-    of_picture(&s.feed.now().await, |p| report::scrub(&p.scrubs))
+    of_picture(&*s.feed.now().await, |p| report::scrub(&p.scrubs))
 }
 
 async fn df(State(s): App) -> Response {
@@ -140,7 +140,7 @@ async fn load(State(s): App) -> Response {
 
 /// What the dashboard remembers of the last minutes.
 async fn rates(State(s): App) -> Response {
-    of_picture(&s.feed.now().await, |p| {
+    of_picture(&*s.feed.now().await, |p| {
         let now = p.history.samples().next_back().map_or(0.0, |s| s.at.as_secs_f64());
         let samples = p.history.samples().map(|s| {
             json!({

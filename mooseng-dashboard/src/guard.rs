@@ -4,7 +4,7 @@ use crate::{Shared, page, token::Token};
 use axum::{
     Form,
     extract::{Query, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Redirect, Response},
 };
@@ -41,6 +41,7 @@ pub(crate) async fn keep(State(shared): State<Arc<Shared>>, request: Request, ne
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -48,7 +49,22 @@ pub(crate) async fn keep(State(shared): State<Arc<Shared>>, request: Request, ne
     answer
 }
 
+/// Whether a page of elsewhere asks, by itself, a form or a script. A link that leads here is none of these.
+fn is_of_elsewhere(request: &Request) -> bool {
+    let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
+    let is_link = request.method() == Method::GET && text("sec-fetch-mode") == Some("navigate");
+    // Of the same site are pages at other ports of the same host, too.
+    matches!(text("sec-fetch-site"), Some("cross-site" | "same-site")) && !is_link
+}
+
 fn refusal(shared: &Shared, request: &Request) -> Option<Response> {
+    if is_of_elsewhere(request) {
+        return Some(error(
+            StatusCode::FORBIDDEN,
+            "elsewhere",
+            "a page of elsewhere asks: open the dashboard itself",
+        ));
+    }
     let Some(token) = &shared.token else {
         // Without a token it is for this machine. A page of somewhere else whose name was made to lead here (DNS
         // rebinding) is not.

@@ -41,8 +41,10 @@ mod live;
 mod page;
 mod pages;
 mod token;
+mod waiting;
 
 pub use token::{TOKEN_BYTES_MAX, TOKEN_CHARS_MIN, Token, TokenError};
+pub use waiting::turn_away;
 
 use axum::{
     Router,

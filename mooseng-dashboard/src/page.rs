@@ -98,7 +98,7 @@ pub(crate) async fn failed(shared: &Shared, here: &'static str, e: &mooseng_clie
 /// A page that says why there is none.
 pub(crate) async fn refused(shared: &Shared, here: &'static str, status: StatusCode, why: &str) -> Response {
     let title = if status == StatusCode::NOT_FOUND { "Not found" } else { "Not now" };
-    let shell = Shell::new(shared, &shared.feed.now().await, here, title).still();
+    let shell = Shell::new(shared, &*shared.feed.now().await, here, title).still();
     html(status, &ErrorPage { shell, text: why.to_owned() })
 }
 

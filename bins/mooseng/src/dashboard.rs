@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
 use mooseng_client::Client;
 use mooseng_core::net::Role;
-use mooseng_dashboard::{Dashboard, Options, TOKEN_BYTES_MAX, Token};
+use mooseng_dashboard::{Dashboard, Options, TOKEN_BYTES_MAX, Token, turn_away};
 use mooseng_support::{
     addr,
     config::{ConfigError, Flags, Settings},
@@ -107,10 +107,14 @@ impl Served {
         let explain = |e: std::io::Error| {
             anyhow::anyhow!(ports::explain(&e, ports::Kind::Tcp, config.listen, "listen-port"))
         };
-        // Before the masters are waited for: a port that is taken is heard of at once.
+        // Before the masters are waited for: a port that is taken is heard of at once, and who looks is told.
         let listener = TcpListener::bind(config.listen).await.map_err(explain)?;
         let listen = listener.local_addr().map_err(explain)?;
-        let client = connect(config, common, &parts).await;
+        let client = tokio::select! {
+            biased;
+            client = connect(config, common, &parts) => client,
+            never = turn_away(&listener) => match never {},
+        };
         let options = match &config.token {
             Some(token) => Options::default().with_token(token.clone()),
             None => Options::default(),

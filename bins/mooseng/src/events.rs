@@ -41,7 +41,10 @@ pub(crate) async fn events(client: &Client, args: &EventsArgs, out: &mut impl Wr
     let format = if args.follow && args.output == Format::Json { Format::Jsonl } else { args.output };
     let columns = [words("TIME"), words("CODE"), words("WHAT")];
     output::list(out, (format, "mooseng.events/1"), &all[first..], report::event_item, columns, row)?;
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         out.flush()?;
         tokio::time::sleep(LOOK).await;
         match more(client, &mut next).await {
@@ -49,7 +52,6 @@ pub(crate) async fn events(client: &Client, args: &EventsArgs, out: &mut impl Wr
             Err(e) => eprintln!("{e}; looking again"),
         }
     }
-    Ok(())
 }
 
 /// The next page; and where to go on.

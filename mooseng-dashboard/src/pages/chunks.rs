@@ -76,7 +76,7 @@ pub(crate) async fn chunks(State(shared): State<Arc<Shared>>) -> Response {
         Ok(m) => m,
         Err(e) => return page::failed(&shared, "/chunks", &e).await,
     };
-    let shell = Shell::new(&shared, &shared.feed.now().await, "/chunks", "Chunks");
+    let shell = Shell::new(&shared, &*shared.feed.now().await, "/chunks", "Chunks");
     let (columns, rows) = rows(&matrix);
     let total = matrix.cells.iter().map(|c| c.chunks).sum();
     page::html(StatusCode::OK, &Chunks { shell, columns, rows, total })
@@ -139,7 +139,7 @@ pub(crate) async fn cell(
         Err(e) => return page::failed(&shared, "/chunks", &e).await,
     };
     let title = format!("Chunks with {copies} of {wanted} copies");
-    let shell = Shell::new(&shared, &shared.feed.now().await, "/chunks", title).still();
+    let shell = Shell::new(&shared, &*shared.feed.now().await, "/chunks", title).still();
     let next = found.next.map(|id| format!("/chunks/{wanted}/{copies}?from={:016x}", id.get()));
     let rows = found.chunks.iter().map(chunk_row).collect();
     let (class, is_first) = (risk(wanted, copies), from.get() == 0);

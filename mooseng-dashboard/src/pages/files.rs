@@ -136,7 +136,7 @@ async fn dir(shared: &Shared, path: &str, after: Option<u64>) -> Result<Response
     };
     let last = found.entries.last().filter(|_| !found.eof);
     let next = last.map(|e| format!("/files?path={}&after={}", encoded(path), e.cookie.0));
-    let shell = Shell::new(shared, &shared.feed.now().await, "/files", path).still();
+    let shell = Shell::new(shared, &*shared.feed.now().await, "/files", path).still();
     let page =
         DirPage { shell, crumbs: crumbs(path), entries: found.entries.iter().map(entry).collect(), next };
     Ok(page::html(StatusCode::OK, &page))
@@ -180,7 +180,7 @@ async fn file(shared: &Shared, path: &str, attr: &Attr, from: Option<u64>) -> Re
         next = (more < attr.size.div_ceil(CHUNK_BYTES))
             .then(|| format!("/files?path={}&from={more}", encoded(path)));
     }
-    let shell = Shell::new(shared, &shared.feed.now().await, "/files", path).still();
+    let shell = Shell::new(shared, &*shared.feed.now().await, "/files", path).still();
     let page = FilePage {
         shell,
         crumbs: crumbs(path),

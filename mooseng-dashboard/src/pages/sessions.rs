@@ -46,6 +46,6 @@ pub(crate) async fn sessions(State(shared): State<Arc<Shared>>) -> Response {
     };
     let mut rows: Vec<_> = all.iter().take(SHOWN_MAX).map(row).collect();
     rows.sort_by_key(|r| r.id);
-    let shell = Shell::new(&shared, &shared.feed.now().await, "/sessions", "Sessions");
+    let shell = Shell::new(&shared, &*shared.feed.now().await, "/sessions", "Sessions");
     page::html(StatusCode::OK, &Sessions { shell, rows, total: all.len() })
 }

@@ -75,6 +75,33 @@ async fn the_login_form_gives_a_cookie_that_only_the_browser_sees() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pages_of_elsewhere_get_and_change_nothing() {
+    let w = locked().await;
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let login = w.ask("POST", "/login", form, &format!("token={TOKEN}")).await;
+    let cookie_line =
+        format!("Cookie: {}\r\n", login.header("set-cookie").unwrap().split(';').next().unwrap());
+    for site in ["cross-site", "same-site"] {
+        let lines = format!("{cookie_line}{form}Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: ");
+        for (method, path, mode) in [
+            ("POST", "/logout", "navigate"),
+            ("POST", "/login", "navigate"),
+            ("GET", "/live", "cors"),
+            ("GET", "/api/status", "no-cors"),
+            ("GET", "/", "no-cors"),
+        ] {
+            let a = w.ask(method, path, &format!("{lines}{mode}\r\n"), &format!("token={TOKEN}")).await;
+            assert_eq!((a.status, a.header("set-cookie")), (403, None), "{site} {method} {path}: {a:?}");
+        }
+        let link = w.ask("GET", "/jobs", &format!("{lines}navigate\r\n"), "").await;
+        assert_eq!(link.status, 200, "a link leads here: {link:?}");
+    }
+    let strangers = w.ask("POST", "/logout", "", "").await;
+    assert_eq!((strangers.status, strangers.header("set-cookie")), (401, None), "{strangers:?}");
+    w.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_answer_has_the_headers() {
     let w = locked().await;
     for path in ["/", "/login", "/api/status", "/assets/style.css", "/nowhere", "/livez"] {
@@ -84,6 +111,7 @@ async fn every_answer_has_the_headers() {
         assert_eq!(a.header("x-content-type-options"), Some("nosniff"), "{path}");
         assert_eq!(a.header("x-frame-options"), Some("DENY"), "{path}");
         assert_eq!(a.header("referrer-policy"), Some("no-referrer"), "{path}");
+        assert_eq!(a.header("cross-origin-resource-policy"), Some("same-origin"), "{path}");
         assert!(a.header("cache-control").is_some(), "{path}");
     }
     w.cluster.shutdown().await;

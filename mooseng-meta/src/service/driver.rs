@@ -109,6 +109,7 @@ impl Inner {
             self.keep_chunks(lead),
             self.keep_deleting(lead),
             self.keep_keys(lead),
+            self.keep_watch(lead),
             room::keep(self, lead)
         );
     }
@@ -125,7 +126,6 @@ impl Inner {
             if let Err(e) = self.release_strays(lead).await {
                 tracing::warn!(error = %e, "removed files could not be let go, the next round goes on");
             }
-            self.watch(lead).await;
         }
     }
 

@@ -15,21 +15,19 @@ use std::time::Duration;
 
 /// Between two looks, at least.
 const EVERY: Duration = Duration::from_secs(2);
-/// A look goes through all chunks: it takes one part in so many of a processor.
+/// A look goes through all chunks: the pause after it is so many times what it took.
 const SHARE: u32 = 50;
 
 /// What a leader watches with.
 pub(super) struct Watch {
     ring: Mutex<Ring>,
     seen: Mutex<Seen>,
-    /// When the next look is due.
-    due: Mutex<Duration>,
 }
 
 impl Watch {
     /// Of a leader that begins now.
     pub fn new(term: Term) -> Self {
-        Self { ring: Mutex::new(Ring::new(term)), seen: Mutex::default(), due: Mutex::default() }
+        Self { ring: Mutex::new(Ring::new(term)), seen: Mutex::default() }
     }
 }
 
@@ -48,19 +46,18 @@ impl Inner {
         lead.watch.ring.lock().page(r.after, r.count)
     }
 
-    /// Looks at the cluster when it is time to, and tells what is new.
-    pub(super) async fn watch(&self, lead: &Lead) {
-        let began = self.now();
+    /// Looks at the cluster again and again, and tells what is new.
+    pub(super) async fn keep_watch(&self, lead: &Lead) {
         // Before everybody had a chance to register nobody is missed.
-        let early = began.saturating_sub(lead.since) <= self.timings.server_dead;
-        if early || began < *lead.watch.due.lock() {
-            return;
+        tokio::time::sleep(self.timings.server_dead).await;
+        loop {
+            let began = self.now();
+            if let Err(e) = self.look_around(lead).await {
+                tracing::warn!(error = %e, "a look at the cluster failed, the next one goes on");
+            }
+            let took = self.now().saturating_sub(began);
+            tokio::time::sleep(EVERY.max(took * SHARE)).await;
         }
-        if let Err(e) = self.look_around(lead).await {
-            tracing::warn!(error = %e, "a look at the cluster failed, the next one goes on");
-        }
-        let now = self.now();
-        *lead.watch.due.lock() = now + EVERY.max(now.saturating_sub(began) * SHARE);
     }
 
     async fn look_around(&self, lead: &Lead) -> Result<(), MetaError> {

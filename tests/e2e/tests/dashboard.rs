@@ -50,6 +50,20 @@ async fn write_files(cluster: &ProcessCluster) -> Result<mooseng_client::Client>
     Ok(client)
 }
 
+/// Writes and reads a file again and again, so that there is something to show.
+async fn works_on(client: mooseng_client::Client) -> Result<()> {
+    let fs = client.filesystem();
+    loop {
+        fs.write("/busy", vec![9u8; 2 << 20]).await?;
+        fs.read("/busy").await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Whether the dashboard knows rates of calls, of bytes read and of bytes written.
+const RATES: &str = "fetch('/api/rates').then((r) => r.json()).then((r) => r.samples.some((s) => \
+    s.calls_per_s > 0 && s.read_bytes_per_s > 0 && s.written_bytes_per_s > 0))";
+
 fn token_file(dir: &Path) -> Result<PathBuf> {
     let path = dir.join("token");
     let mut file = fs::File::options().create_new(true).write(true).mode(0o600).open(&path)?;
@@ -141,9 +155,10 @@ fn the_dashboard_shows_a_cluster_in_a_browser() -> Result<()> {
         "document.getElementById('token').value = '{TOKEN}'; document.querySelector('form').requestSubmit()"
     ))?;
     b.until("the login leads to the page", "location.pathname === '/chunks'", NOTICED)?;
-    // Two tellings of each chunkserver make a rate.
-    std::thread::sleep(Duration::from_secs(12));
+    let load = runtime.spawn(works_on(client.clone()));
+    b.until("there are rates", RATES, NOTICED)?;
     every_page(&mut b, &base, &pictures)?;
+    load.abort();
 
     // From the matrix to the file.
     b.window(1280, 900, false)?;
