@@ -18,6 +18,7 @@ start() {
     compose up -d --no-build $services
     wait_healthy
     step "the cluster is healthy"
+    say "  dashboard      http://localhost:8080/        token $(dashboard_token)"
     cat <<'TEXT'
   masters        http://localhost:9421/health   9431   9441
   chunkservers   http://localhost:9420/health   9450   9460

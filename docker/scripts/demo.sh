@@ -11,7 +11,7 @@ grafana=$MOOSENG_GRAFANA_IMAGE
 masters='master-1 master-2 master-3'
 chunkservers='chunkserver-1 chunkserver-2 chunkserver-3'
 clients='client-1 client-2 client-3'
-services="$masters $chunkservers $clients prometheus"
+services="$masters $chunkservers $clients dashboard prometheus"
 
 say() { printf '%s\n' "$*"; }
 step() { printf '\n== %s\n' "$*"; }
@@ -94,6 +94,9 @@ wait_healthy() {
 
 # A shell command in a client's container.
 in_client() { compose exec -T "client-$1" sh -c "$2"; }
+
+# The token that opens the dashboard.
+dashboard_token() { compose exec -T dashboard cat /etc/mooseng/identities/dashboard.token; }
 
 # `mooseng` as the operator.
 admin() {

@@ -8,8 +8,10 @@
 mod bench;
 mod cluster;
 mod connect;
+mod dashboard;
 mod doctor;
 mod drain;
+mod events;
 mod exit;
 mod files;
 mod fsck;
@@ -64,6 +66,8 @@ enum Verb {
     /// Looks at this machine as a daemon needs it: settings, identity, ports, disks, clock, masters. Begins nothing.
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
+    /// Serves web pages that show the cluster and change nothing, and the same as JSON.
+    Dashboard(Flags<keys::Dashboard>),
     /// Shows, judges and explains the settings of the daemons.
     #[command(subcommand)]
     Config(settings::Verb),
@@ -90,6 +94,8 @@ enum ClientVerb {
     Disks(lists::ListArgs),
     /// Lists the sessions of clients.
     Sessions(lists::ListArgs),
+    /// Tells what happened since the leading master's election.
+    Events(events::EventsArgs),
     /// Tells where a file's chunks are: replicas, versions, states.
     Info(look::InfoArgs),
     /// Lists directories.
@@ -147,6 +153,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Master(flags) => mooseng_master::run(&flags),
         Verb::Chunkserver(flags) => mooseng_chunkserver::run(&flags),
         Verb::Mount(flags) => mooseng_mount::run(&flags),
+        Verb::Dashboard(flags) => dashboard::run(&flags),
         Verb::Cluster(cluster::Verb::Token(args)) => with_runtime(join::token(&args, &mut std::io::stdout())),
         Verb::Cluster(cluster::Verb::Join(args)) => with_runtime(join::join(&args, &mut std::io::stdout())),
         Verb::Cluster(cluster::Verb::AddMaster(args)) => changed(&masters::Change::Add(&args)),
@@ -189,6 +196,7 @@ async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
         ClientVerb::Status(a) => &a.to,
         ClientVerb::Health(a) => &a.to,
         ClientVerb::Df(a) | ClientVerb::Disks(a) | ClientVerb::Sessions(a) => &a.to,
+        ClientVerb::Events(a) => &a.to,
         ClientVerb::Info(a) => &a.to,
         ClientVerb::Ls(a) => &a.to,
         ClientVerb::Cat(a) => &a.to,
@@ -241,6 +249,7 @@ async fn run_on(
         ClientVerb::Df(a) => lists::df(client, a.output, out).await,
         ClientVerb::Disks(a) => lists::disks(client, a.output, out).await,
         ClientVerb::Sessions(a) => lists::sessions(client, a.output, out).await,
+        ClientVerb::Events(a) => events::events(client, a, out).await,
         ClientVerb::Info(a) => look::info(client, &a.path, a.output, out).await,
         ClientVerb::Ls(a) => files::ls(client, a, out).await,
         ClientVerb::Cat(a) => files::cat(client, &a.paths, out).await,

@@ -1,6 +1,9 @@
 //! `config`: settings of a role shown with their origins, judged, and as a template.
 
-use crate::output::{self, Format};
+use crate::{
+    dashboard,
+    output::{self, Format},
+};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use mooseng_support::{
@@ -50,6 +53,8 @@ pub(crate) enum RoleFlags {
     Chunkserver(Flags<keys::Chunkserver>),
     /// Of a mount; takes the flags of `mooseng mount`.
     Mount(Flags<keys::Mount>),
+    /// Of a dashboard; takes the flags of `mooseng dashboard`.
+    Dashboard(Flags<keys::Dashboard>),
 }
 
 impl RoleFlags {
@@ -59,6 +64,7 @@ impl RoleFlags {
             Self::Master(f) => Settings::load(f),
             Self::Chunkserver(f) => Settings::load(f),
             Self::Mount(f) => Settings::load(f),
+            Self::Dashboard(f) => Settings::load(f),
         }
     }
 
@@ -68,6 +74,7 @@ impl RoleFlags {
             Self::Master(f) => mooseng_master::check(f),
             Self::Chunkserver(f) => mooseng_chunkserver::check(f),
             Self::Mount(f) => mooseng_mount::check(f),
+            Self::Dashboard(f) => dashboard::check(f),
         }
     }
 }
@@ -83,6 +90,7 @@ pub(crate) enum RoleName {
     Master,
     Chunkserver,
     Mount,
+    Dashboard,
 }
 
 impl RoleName {
@@ -91,6 +99,7 @@ impl RoleName {
             Self::Master => include_str!("../../../docker/configs/master.toml"),
             Self::Chunkserver => include_str!("../../../docker/configs/chunkserver.toml"),
             Self::Mount => include_str!("../../../docker/configs/client.toml"),
+            Self::Dashboard => include_str!("../../../docker/configs/dashboard.toml"),
         }
     }
 }

@@ -29,8 +29,9 @@ impl MasterService {
         let mut copies = BTreeMap::new();
         let status = s.status(&lead, &view, |wanted, good| {
             *copies.entry((wanted, u8::try_from(good).unwrap_or(u8::MAX))).or_default() += 1;
-        })?;
-        let care = s.care(&lead, &view)?;
+        });
+        let status = status.await?;
+        let care = s.care(&lead, &view).await?;
         let repair_failures = lead.memory.lock().progress.failed;
         Ok(Survey { status, care, copies, repair_failures })
     }

@@ -138,7 +138,9 @@ async fn room_disks_and_sessions_are_listed() {
 async fn schemas_stay() {
     let f = Fixture::new().await;
     f.fs.write("/f", bytes(200_000)).await.unwrap();
-    for verb in ["status", "df", "disks", "sessions", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"] {
+    for verb in
+        ["status", "df", "disks", "sessions", "events", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"]
+    {
         let name = verb.split(' ').next().unwrap();
         pinned(name, &f.json(&format!("{verb} -o json")).await);
     }
@@ -174,7 +176,7 @@ fn settings_are_shown_judged_and_explained() {
     let of = |key: &str| json["items"].as_array().unwrap().iter().find(|i| i["key"] == key).unwrap();
     assert_eq!((&of("copies")["source"], &of("copies")["from"]), (&"file".into(), &file.to_string().into()));
     assert_eq!((&of("raft_port")["source"], &of("node_id")["value"]), (&"default".into(), &Value::Null));
-    for role in ["master", "chunkserver", "mount"] {
+    for role in ["master", "chunkserver", "mount", "dashboard"] {
         let template = local(&format!("mooseng config example {role}")).unwrap();
         assert!(template.contains("#identity = \"/etc/mooseng/identity\""), "{template}");
     }

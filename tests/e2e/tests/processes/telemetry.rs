@@ -1,6 +1,5 @@
 //! What operators look at, over a cluster of real processes: every query of Grafana's dashboard on a real Prometheus that
 //! scrapes it, the alert rules, and what each daemon exposes.
-#![allow(clippy::print_stdout, reason = "what is skipped is told")]
 
 use anyhow::{Context as _, Result, ensure};
 use mooseng_core::health::HealthCode;

@@ -1,6 +1,5 @@
 //! `mount -t mooseng` as mount(8) does it, and `mooseng umount`: a mount that answers when its helper returns, and is gone
 //! when it was taken away.
-#![allow(clippy::print_stdout, reason = "what is skipped is told")]
 
 use anyhow::{Context as _, Result, ensure};
 use mooseng_e2e::cluster::{PATIENCE, ProcessCluster, binaries, free_port, http_get, wait_for};
