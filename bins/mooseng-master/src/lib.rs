@@ -47,6 +47,8 @@ use tokio::task::JoinHandle;
 const LOOK: Duration = Duration::from_secs(10);
 /// So many times as long as a look took is waited before the next one: they take a twentieth of a processor at most.
 const REST: u32 = 20;
+/// Between two looks of a follower whether it leads by now.
+const FOLLOWS: Duration = Duration::from_secs(1);
 
 /// Roles of the certificates that it takes.
 const ROLES: &[Role] = &[Role::Master];
@@ -164,12 +166,12 @@ async fn look(node: Node) {
     loop {
         let begin = Instant::now();
         let survey = node.master.lock().as_ref().filter(|m| m.status().leading).map(|m| m.survey(LOOK));
-        let seen = match survey {
-            None => None,
-            Some(survey) => survey.await.ok(),
+        let (seen, pause) = match survey {
+            None => (None, FOLLOWS),
+            Some(survey) => (survey.await.ok(), LOOK.max(begin.elapsed() * REST)),
         };
         *node.survey.lock() = seen;
-        tokio::time::sleep(LOOK.max(begin.elapsed() * REST)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

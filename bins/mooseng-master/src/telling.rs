@@ -63,7 +63,7 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
         "applied": s.raft.applied.map(Revision::get),
         "voters": s.raft.voters.iter().map(|m| m.id.get()).collect::<Vec<_>>(),
         "failed": s.raft.failed,
-        // Of the cluster, as `mooseng health` tells them; null where another master does.
+        // Of the cluster, as `mooseng health` tells them; null where another master does, and before a leader has looked.
         "health": problems.as_deref().map(health::word),
         "problems": problems,
     });
