@@ -84,6 +84,7 @@ impl RoleFlags {
             Self::Master(_) => "master",
             Self::Chunkserver(_) => "chunkserver",
             Self::Mount(_) => "mount",
+            Self::Dashboard(_) => "dashboard",
         }
     }
 }
@@ -132,6 +133,8 @@ fn all(role: &RoleFlags, settings: &Settings) -> Vec<Check> {
             checks.extend(disks::data_dir(settings, "data_dirs", disks::CHUNKSERVER_SYNC));
         }
         RoleFlags::Mount(_) => checks.extend(place::fuse(settings)),
+        // It keeps nothing here.
+        RoleFlags::Dashboard(_) => {}
     }
     checks.extend(peers::masters(role, settings));
     checks

@@ -8,8 +8,7 @@ use crate::{
 use anyhow::Result;
 use clap::Args;
 use mooseng_client::{Client, report};
-use mooseng_core::health::{HealthCode, word};
-use serde_json::json;
+use mooseng_core::health::HealthCode;
 use std::io::Write;
 
 #[derive(Args)]

@@ -43,7 +43,9 @@ pub(super) fn masters(role: &RoleFlags, settings: &Settings) -> Vec<Check> {
     let all = match (answer, role) {
         (n, _) if n == addrs.len() => Check::ok(NAME, found),
         // The first one of a new cluster finds nobody.
-        (0, RoleFlags::Chunkserver(_) | RoleFlags::Mount(_)) => Check::problem(NAME, found, cure),
+        (0, RoleFlags::Chunkserver(_) | RoleFlags::Mount(_) | RoleFlags::Dashboard(_)) => {
+            Check::problem(NAME, found, cure)
+        }
         _ => Check::warning(NAME, found, cure),
     };
     let each = told.iter().map(|(at, told)| match told {

@@ -51,6 +51,7 @@ pub(super) fn ports(role: &RoleFlags, settings: &Settings) -> Vec<Check> {
         RoleFlags::Master(_) => &[("listen_port", service), ("raft_port", raft), ("metrics_port", metrics)],
         RoleFlags::Chunkserver(_) => &[("listen_port", service), ("metrics_port", metrics)],
         RoleFlags::Mount(_) => &[("metrics_port", metrics)],
+        RoleFlags::Dashboard(_) => &[("listen_port", &[Kind::Tcp])],
     };
     let of = |(key, kinds): &(&str, &[Kind])| {
         let at = match bind_addr(settings, key) {
