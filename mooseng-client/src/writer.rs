@@ -42,8 +42,8 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Silence of a chain after which the leader is asked to look at its head: longer than any member of the chain
 /// waits for the one behind it, which knows better who is at fault.
 const WRITE_PATIENCE: Duration = Duration::from_millis(1200);
-/// Longest wait for a head to take a connection, or to answer what costs it nothing. One that does not is looked at by
-/// the leader, which waits longer when nobody can take its place.
+/// Longest wait for a head's answer to what costs it nothing. One that has none is looked at by the leader, which waits
+/// longer when nobody can take its place.
 const HEAD_PATIENCE: Duration = Duration::from_millis(400);
 /// Silence after which a server is asked whether it lives at all: until its answer is missed, who waits waits for a
 /// server that died.
@@ -400,7 +400,7 @@ impl Writer {
         };
         let chain = place.place.chain.clone();
         let head = chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?.clone();
-        let store = self.cx.pool.get(&head.addr, HEAD_PATIENCE).await?;
+        let store = self.cx.pool.get(&head.addr, WRITE_PATIENCE).await?;
         let (frames, rx) = mpsc::channel(WINDOW_FRAMES);
         let req = WriteRequest {
             chunk: place.place.chunk,

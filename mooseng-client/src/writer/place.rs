@@ -63,7 +63,7 @@ pub(super) async fn sync_chunk(
 ) -> std::result::Result<SyncDone, ChunkError> {
     let chain = place.place.chain.clone();
     let head = &chain.first().ok_or(ChunkError::NotFound(place.place.chunk.id))?.clone();
-    let store = cx.pool.get(&head.addr, HEAD_PATIENCE).await?;
+    let store = cx.pool.get(&head.addr, WRITE_PATIENCE).await?;
     let req = SyncRequest {
         chunk: place.place.chunk,
         acknowledged_by: members.iter().copied().collect(),

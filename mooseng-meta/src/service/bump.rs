@@ -23,7 +23,7 @@ use mooseng_core::{
     ids::*,
     meta::*,
 };
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 /// Time for one entry of a bump to pass the log.
 const COMMIT: Duration = Duration::from_secs(10);
@@ -425,14 +425,18 @@ impl Inner {
         budget: Duration,
     ) -> Result<ControlReply, ChunkError> {
         let ask = |budget| self.command(server, Control::Stat { chunk: id }, budget);
-        let again = async {
-            tokio::time::sleep(budget / 2).await;
-            ask(budget / 2).await
-        };
+        let mut first = pin!(ask(budget));
+        if let Ok(told) = tokio::time::timeout(budget / 2, &mut first).await {
+            return told;
+        }
         tokio::select! {
             biased;
-            told = ask(budget) => told,
-            told = again => told,
+            told = &mut first => told,
+            told = ask(budget / 2) => match told {
+                // It is no answer: the first may come still.
+                Err(ChunkError::Net(_) | ChunkError::Busy(_)) => first.await,
+                told => told,
+            },
         }
     }
 

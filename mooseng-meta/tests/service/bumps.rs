@@ -349,7 +349,7 @@ async fn what_was_asked_before_a_server_came_back_is_not_held_against_it() {
     let s = w.session("s").await;
     let back = ServerId(1);
     let (mut of_it, mut of_others) = (None, None);
-    for n in 0.. {
+    for n in 0..100 {
         let (inode, place) = w.file(s, &format!("f{n}")).await;
         let is_its = place.chain.iter().any(|r| r.server == back);
         *(if is_its { &mut of_it } else { &mut of_others }) = Some((inode, place));
