@@ -377,13 +377,13 @@ impl Masters {
         }
     }
 
-    /// Tells how scrubs stand, and hears whether a round is asked for and what is left of a drain.
+    /// Tells how scrubs stand and what was served, and hears whether a round is asked for and what is left of a drain.
     /// Heartbeats do not wait for it.
     fn tell_scrub(&self, meta: RemoteMeta, budget: Duration) {
         let (server, incarnation, scrub) = (self.server, self.store.incarnation(), self.scrub.clone());
-        let drain_left = self.drain_left.clone();
+        let (drain_left, served) = (self.drain_left.clone(), self.store.counters().served());
         self.store.0.spawn(async move {
-            let tell = TellScrub { server, incarnation, disks: scrub.state() };
+            let tell = TellScrub { server, incarnation, disks: scrub.state(), served };
             let cx = CallContext::internal(budget);
             match tokio::time::timeout(budget, meta.tell_scrub(&cx, tell)).await {
                 Ok(Ok(told)) => {

@@ -16,7 +16,7 @@ use mooseng_core::{
     error::ChunkError,
     ids::*,
     limits::{CHUNK_BYTES, FRAME_BYTES_MAX},
-    meta::{ChunkReport, ReplicaState},
+    meta::{ChunkReport, ReplicaState, Served},
     planted::{self, Bug},
     seam::on_lane,
 };
@@ -50,6 +50,22 @@ pub struct Counters {
     pub pulls: AtomicU64,
     /// Damaged blocks or chunks met.
     pub damages: AtomicU64,
+}
+
+impl Counters {
+    /// All of them, as they are told to the masters.
+    pub fn served(&self) -> Served {
+        let now = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Served {
+            read_bytes: now(&self.read_bytes),
+            written_bytes: now(&self.written_bytes),
+            reads: now(&self.reads),
+            writes: now(&self.writes),
+            syncs: now(&self.syncs),
+            copies: now(&self.pulls),
+            damages: now(&self.damages),
+        }
+    }
 }
 
 /// In which steps the memory of copies is counted.

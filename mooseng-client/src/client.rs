@@ -11,12 +11,7 @@ use crate::{
     vfs::Vfs,
 };
 use mooseng_core::{
-    context::Credentials,
-    health::{self, Problem},
-    limits::CALL_DEADLINE_SECS,
-    meta::{ClusterStatus, GetCare, GetStatus, ListSessions, MetaOp, SessionInfo},
-    net::Transport,
-    seam::Seams,
+    context::Credentials, limits::CALL_DEADLINE_SECS, meta::MetaOp, net::Transport, seam::Seams,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
@@ -159,22 +154,6 @@ impl Client {
     /// Files by path, as the superuser; see [`Filesystem::with_credentials`].
     pub fn filesystem(&self) -> Filesystem {
         Filesystem::new(self.clone(), Credentials::root())
-    }
-
-    /// State of the cluster.
-    pub async fn status(&self) -> Result<ClusterStatus> {
-        self.request(GetStatus {}).await
-    }
-
-    /// What is wrong with the cluster, the worst first; empty when it is healthy.
-    pub async fn health(&self) -> Result<Vec<Problem>> {
-        let (status, care) = futures::future::try_join(self.status(), self.request(GetCare {})).await?;
-        Ok(health::problems(&status, &care))
-    }
-
-    /// Open sessions.
-    pub async fn sessions(&self) -> Result<Vec<SessionInfo>> {
-        self.request(ListSessions {}).await
     }
 
     /// Any request of the protocol, as the superuser.

@@ -62,7 +62,8 @@ impl Mount {
         let asked = mount_point.as_ref().to_path_buf();
         let failed = |cause| MountError::Refused { point: asked.clone(), cause };
         let deadline = options.request_deadline;
-        let shared = Arc::new(Shared::new(vfs, Server::new(Handle::current(), deadline)));
+        let shared =
+            Arc::new(Shared::new(vfs, Server::new(Handle::current(), deadline, options.observer.clone())));
         let adapter = Adapter::new(shared.clone(), options.direct_io);
         let (at, read_ahead) = (asked.clone(), options.read_ahead_kib);
         let mounted = blocking(move || {
@@ -104,6 +105,11 @@ impl Mount {
     /// Where it is mounted.
     pub fn point(&self) -> &Path {
         &self.point
+    }
+
+    /// Requests of the kernel that are not answered yet.
+    pub fn under_way(&self) -> usize {
+        self.shared.server.under_way()
     }
 
     /// Unmounts and waits until every request is answered and every file closed. When something is

@@ -1,6 +1,7 @@
 //! How a filesystem is mounted.
 
-use std::time::Duration;
+use crate::observe::{Nobody, Observer};
+use std::{sync::Arc, time::Duration};
 
 /// How a filesystem is mounted. Everything has a default; change what differs.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct MountOptions {
     /// Longest time until a request is answered, with `ETIMEDOUT` then: processes cannot be killed
     /// while they wait. Longer than a call of the client (30 s), since some requests are several.
     pub request_deadline: Duration,
+    /// Who hears what the mount does; nobody unless said.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl Default for MountOptions {
@@ -36,6 +39,7 @@ impl Default for MountOptions {
             direct_io: true,
             read_ahead_kib: 1024,
             request_deadline: Duration::from_secs(90),
+            observer: Arc::new(Nobody),
         }
     }
 }

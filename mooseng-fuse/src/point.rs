@@ -9,8 +9,9 @@ use nix::{
     unistd::geteuid,
 };
 use std::{
+    ffi::OsStr,
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -74,6 +75,64 @@ pub(crate) fn refused(point: &Path, cause: io::Error) -> MountError {
         _ if cause.to_string().contains("user_allow_other") => MountError::AllowOther,
         _ => MountError::Refused { point: point.into(), cause },
     }
+}
+
+/// Takes away a mount of whatever process, also one that is dead. `lazy`: also while something is open there; it ends
+/// when that is closed. Blocks until the kernel has let go; the mount's process ends then by itself.
+///
+/// Errors: nothing is mounted there, or nothing of ours ([`MountOptions::subtype`](crate::MountOptions::subtype) is
+/// `mooseng`); it is in use; the kernel or fusermount3 refused.
+pub fn unmount_any(point: &Path, lazy: bool) -> Result<(), MountError> {
+    let failed = |cause| MountError::Unmount { point: point.into(), cause };
+    let point = full(point).map_err(failed)?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
+    match type_at(&mounts, &point) {
+        None => Err(MountError::NotMounted { point }),
+        Some(kind) if kind != OURS => Err(MountError::Other { point, kind: kind.into() }),
+        Some(_) if lazy => detach(&point).map_err(|cause| MountError::Unmount { point, cause }),
+        Some(_) => unmount(&point),
+    }
+}
+
+/// As the kernel shows our mounts.
+const OURS: &str = "fuse.mooseng";
+
+/// A path without links, not asking what is mounted there: it may be dead.
+fn full(point: &Path) -> io::Result<PathBuf> {
+    let point = std::path::absolute(point)?;
+    match (point.parent(), point.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => Ok(point),
+    }
+}
+
+/// Type of what was mounted last at a path, out of `/proc/self/mountinfo`.
+fn type_at<'a>(mounts: &'a str, point: &Path) -> Option<&'a str> {
+    let of = |line: &'a str| {
+        let (mount, fs) = line.split_once(" - ")?;
+        let at = unescaped(mount.split(' ').nth(4)?);
+        (Path::new(OsStr::from_bytes(&at)) == point).then(|| fs.split(' ').next()).flatten()
+    };
+    mounts.lines().filter_map(of).next_back()
+}
+
+/// The kernel writes spaces, tabs, newlines and backslashes as three octal digits.
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()).filter(|_| *first == b'\\') {
+            Some(byte) => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
 }
 
 /// Unmounts when nothing is open there, and fails with EBUSY otherwise.
@@ -140,6 +199,21 @@ mod tests {
         assert!(said(&dir).contains("not empty"), "{}", said(&dir));
         assert!(said(&file).contains("not a directory"), "{}", said(&file));
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn mounts_are_found_by_their_path_and_only_ours_are_taken_away() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                      30 22 0:50 / /mnt/a\\040b rw,nosuid shared:7 - fuse.mooseng mooseng rw,user_id=0\n\
+                      31 22 0:51 / /mnt/c rw - fuse.mooseng mooseng rw\n\
+                      32 31 0:52 / /mnt/c rw - tmpfs tmpfs rw\n";
+        let at = |p: &str| type_at(mounts, Path::new(p));
+        assert_eq!((at("/mnt/a b"), at("/mnt"), at("/")), (Some(OURS), None, Some("ext4")));
+        assert_eq!(at("/mnt/c"), Some("tmpfs"), "what was mounted last is on top");
+        assert!(matches!(unmount_any(Path::new("/proc"), false), Err(MountError::Other { .. })));
+        let dir = std::env::temp_dir();
+        assert!(matches!(unmount_any(&dir.join("no-mount"), false), Err(MountError::NotMounted { .. })));
+        assert!(matches!(unmount_any(&dir.join("no/such/dir"), true), Err(MountError::Unmount { .. })));
     }
 
     #[test]

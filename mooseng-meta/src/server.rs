@@ -3,12 +3,13 @@
 use crate::{
     namespace::meta_key,
     raft::{HeldEntry, LogOptions, Member, RaftNode, RaftOptions, RaftStatus, RaftTimings, applied_of},
-    service::{self, MasterService, ServiceTimings},
+    service::{self, MasterService, ServiceTimings, Survey},
     state::StateMachine,
     store::{RedbStore, TABLES, Table, View as _, number},
 };
 use mooseng_core::{
     checksum::crc32c,
+    error::MetaError,
     ids::*,
     join::{Authority, JoinError, JoinRequest, Joined},
     meta::{MetadataService, StorageClass},
@@ -18,7 +19,7 @@ use mooseng_core::{
     wire,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 
 /// Bytes of redb's cache unless the options say otherwise: what a master with a million inodes
@@ -254,6 +255,12 @@ impl Master {
     pub fn join(&self, request: JoinRequest) -> impl Future<Output = Result<Joined, JoinError>> + use<> {
         let service = self.service.clone();
         async move { service.join(&request).await }
+    }
+
+    /// What it sees of the cluster, when it leads; see [`MasterService::survey`]. The future holds what it needs.
+    pub fn survey(&self, budget: Duration) -> impl Future<Output = Result<Survey, MetaError>> + use<> {
+        let service = self.service.clone();
+        async move { service.survey(budget).await }
     }
 
     /// Where it listens for clients.

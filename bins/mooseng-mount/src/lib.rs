@@ -2,6 +2,9 @@
 //!
 //! Settings become a client and a mount; it unmounts at SIGTERM, and ends when somebody else
 //! unmounts. The `mooseng-mount` binary and `mooseng mount` are this one assembly.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
+
+mod telling;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -9,7 +12,7 @@ use mooseng_client::Client;
 use mooseng_core::net::Role;
 use mooseng_fuse::{Mount, MountError, MountOptions};
 use mooseng_support::{
-    addr,
+    addr, catalog,
     config::{ConfigError, Flags, Settings},
     daemon::{self, HttpPort, Parts, Service},
     http::Health,
@@ -87,7 +90,7 @@ pub fn run(flags: &Flags<keys::Mount>) -> anyhow::Result<()> {
 }
 
 struct Mounted {
-    mount: Mount,
+    mount: Arc<Mount>,
     client: Client,
     name: String,
     /// Whether the masters answered lately.
@@ -107,16 +110,19 @@ impl Mounted {
             .await
             .with_context(|| format!("no session with the masters ({})", config.masters.join(", ")))?;
         let (read_only, allow_other) = (config.read_only, config.allow_other);
-        let options = MountOptions { read_only, allow_other, ..MountOptions::default() };
-        let mount = Mount::start(client.vfs().clone(), &config.mount_point, options).await?;
+        let observer = telling::Requests::new(&parts.metrics);
+        let options = MountOptions { read_only, allow_other, observer, ..MountOptions::default() };
+        let mount = Arc::new(Mount::start(client.vfs().clone(), &config.mount_point, options).await?);
         tracing::info!(at = %mount.point().display(), "mounted");
         let answered = Arc::new(AtomicBool::new(true));
         let seen = answered.clone();
-        parts.metrics.gauge(
-            "mooseng_mount_masters_answer",
-            "1 while the masters answer this mount",
-            move || plain(f64::from(u8::from(seen.load(Ordering::Relaxed)))),
-        );
+        parts.metrics.gauge(&catalog::MOUNT_ANSWERED, move || {
+            plain(f64::from(u8::from(seen.load(Ordering::Relaxed))))
+        });
+        let served = Arc::downgrade(&mount);
+        parts.metrics.gauge(&catalog::FUSE_IN_FLIGHT, move || {
+            served.upgrade().map(|m| plain(m.under_way() as f64)).unwrap_or_default()
+        });
         let looking = tokio::spawn(look(client.clone(), answered.clone()));
         Ok(Self { mount, client, name: common.peer.name.clone(), answered, looking })
     }

@@ -7,9 +7,8 @@ use crate::{
 };
 use anyhow::Result;
 use clap::Args;
-use mooseng_client::Client;
-use mooseng_core::health::{HealthCode, Problem, Severity};
-use serde_json::json;
+use mooseng_client::{Client, report};
+use mooseng_core::health::HealthCode;
 use std::io::Write;
 
 #[derive(Args)]
@@ -21,30 +20,17 @@ pub(crate) struct HealthArgs {
     pub output: Format,
 }
 
-/// One word for all problems.
-pub(crate) fn word(problems: &[Problem]) -> &'static str {
-    match problems.iter().map(|p| p.severity).max() {
-        None => "healthy",
-        Some(Severity::Warning) => "degraded",
-        Some(Severity::Critical) => "critical",
-    }
-}
-
 /// Ends with 0 when the cluster is healthy, with 7 when data cannot be had, else with 8.
 pub(crate) async fn health(client: &Client, args: &HealthArgs, out: &mut impl Write) -> Result<()> {
     let problems = client.health().await?;
-    let word = word(&problems);
     match args.output {
         Format::Table => {
-            writeln!(out, "{word}")?;
+            writeln!(out, "{}", report::health_word(&problems))?;
             for p in &problems {
                 writeln!(out, "{} ({}): {}\n  {}", p.code, p.severity, p.cause, p.cure)?;
             }
         }
-        format => {
-            let whole = json!({ "schema": "mooseng.health/1", "health": word, "problems": problems });
-            output::json(out, format, &whole)?;
-        }
+        format => output::json(out, format, &report::health(&problems))?,
     }
     let count = match problems.len() {
         0 => return Ok(()),

@@ -8,7 +8,10 @@
 mod bench;
 mod cluster;
 mod connect;
+mod dashboard;
+mod doctor;
 mod drain;
+mod events;
 mod exit;
 mod files;
 mod fsck;
@@ -20,11 +23,13 @@ mod look;
 mod manual;
 mod masters;
 mod mini;
+mod mount_helper;
 mod output;
 mod scrub;
 mod settings;
 mod transfer;
 mod tree;
+mod umount;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +61,13 @@ enum Verb {
     Chunkserver(Flags<keys::Chunkserver>),
     /// Mounts the filesystem and serves it until it is told to stop (the same as mooseng-mount).
     Mount(Flags<keys::Mount>),
+    /// Takes a mount of this machine away, also one whose process is gone.
+    Umount(umount::UmountArgs),
+    /// Looks at this machine as a daemon needs it: settings, identity, ports, disks, clock, masters. Begins nothing.
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::DoctorArgs),
+    /// Serves web pages that show the cluster and change nothing, and the same as JSON.
+    Dashboard(Flags<keys::Dashboard>),
     /// Shows, judges and explains the settings of the daemons.
     #[command(subcommand)]
     Config(settings::Verb),
@@ -82,6 +94,8 @@ enum ClientVerb {
     Disks(lists::ListArgs),
     /// Lists the sessions of clients.
     Sessions(lists::ListArgs),
+    /// Tells what happened since the leading master's election.
+    Events(events::EventsArgs),
     /// Tells where a file's chunks are: replicas, versions, states.
     Info(look::InfoArgs),
     /// Lists directories.
@@ -116,8 +130,11 @@ enum ClientVerb {
     Bench(bench::Args),
 }
 
-/// Parses the command line, runs the verb, tells how it ended.
+/// Parses the command line, runs the verb, tells how it ended. Started as `mount.mooseng`, it is mount(8)'s helper.
 pub fn main() -> ExitCode {
+    if mount_helper::is_asked_for(std::env::args_os().next().as_deref()) {
+        return mount_helper::main();
+    }
     match run(Cli::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if exit::is_closed_pipe(&e) => ExitCode::SUCCESS,
@@ -136,6 +153,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Master(flags) => mooseng_master::run(&flags),
         Verb::Chunkserver(flags) => mooseng_chunkserver::run(&flags),
         Verb::Mount(flags) => mooseng_mount::run(&flags),
+        Verb::Dashboard(flags) => dashboard::run(&flags),
         Verb::Cluster(cluster::Verb::Token(args)) => with_runtime(join::token(&args, &mut std::io::stdout())),
         Verb::Cluster(cluster::Verb::Join(args)) => with_runtime(join::join(&args, &mut std::io::stdout())),
         Verb::Cluster(cluster::Verb::AddMaster(args)) => changed(&masters::Change::Add(&args)),
@@ -152,6 +170,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
 /// Runs a verb that needs neither a cluster nor a runtime; `None` for others.
 fn run_local(verb: &Verb, out: &mut impl Write) -> Option<anyhow::Result<()>> {
     Some(match verb {
+        Verb::Umount(args) => umount::umount(args, out),
+        Verb::Doctor(args) => doctor::doctor(args, out),
         Verb::Config(verb) => settings::run(verb, out),
         Verb::Completions(args) => manual::completions(args, Cli::command(), out),
         Verb::Man(args) => manual::man(args, Cli::command(), out),
@@ -176,6 +196,7 @@ async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
         ClientVerb::Status(a) => &a.to,
         ClientVerb::Health(a) => &a.to,
         ClientVerb::Df(a) | ClientVerb::Disks(a) | ClientVerb::Sessions(a) => &a.to,
+        ClientVerb::Events(a) => &a.to,
         ClientVerb::Info(a) => &a.to,
         ClientVerb::Ls(a) => &a.to,
         ClientVerb::Cat(a) => &a.to,
@@ -228,6 +249,7 @@ async fn run_on(
         ClientVerb::Df(a) => lists::df(client, a.output, out).await,
         ClientVerb::Disks(a) => lists::disks(client, a.output, out).await,
         ClientVerb::Sessions(a) => lists::sessions(client, a.output, out).await,
+        ClientVerb::Events(a) => events::events(client, a, out).await,
         ClientVerb::Info(a) => look::info(client, &a.path, a.output, out).await,
         ClientVerb::Ls(a) => files::ls(client, a, out).await,
         ClientVerb::Cat(a) => files::cat(client, &a.paths, out).await,

@@ -1,10 +1,9 @@
 //! How data is printed: tables for people, JSON for programs.
 
 use anyhow::Result;
-use bytesize::ByteSize;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
-use mooseng_core::attr::{FileKind, Timestamp};
+pub(crate) use mooseng_client::report::{kind, mode, size, time};
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
@@ -99,69 +98,9 @@ pub(crate) fn table<const N: usize>(
     Ok(())
 }
 
-/// A size for people, in powers of 1024.
-pub(crate) fn size(bytes: u64) -> String {
-    ByteSize(bytes).display().iec().to_string()
-}
-
-/// RFC 3339, in UTC, to the second.
-pub(crate) fn time(t: Timestamp) -> String {
-    jiff::Timestamp::from_second(t.secs()).map_or_else(|_| format!("{} s", t.secs()), |t| t.to_string())
-}
-
-/// As `ls -l` shows kind and permissions.
-pub(crate) fn mode(kind: FileKind, bits: u32) -> String {
-    let kind = match kind {
-        FileKind::File => '-',
-        FileKind::Dir => 'd',
-        FileKind::Symlink => 'l',
-        FileKind::Fifo => 'p',
-        FileKind::Socket => 's',
-        FileKind::CharDev => 'c',
-        FileKind::BlockDev => 'b',
-    };
-    let mut text = String::from(kind);
-    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
-        let rwx = bits >> shift & 7;
-        text.push(if rwx & 4 != 0 { 'r' } else { '-' });
-        text.push(if rwx & 2 != 0 { 'w' } else { '-' });
-        text.push(match (bits & special != 0, rwx & 1 != 0) {
-            (false, false) => '-',
-            (false, true) => 'x',
-            (true, true) => letter,
-            (true, false) => letter.to_ascii_uppercase(),
-        });
-    }
-    text
-}
-
-/// The kind as a word.
-pub(crate) const fn kind(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::File => "file",
-        FileKind::Dir => "directory",
-        FileKind::Symlink => "symlink",
-        FileKind::Fifo => "fifo",
-        FileKind::Socket => "socket",
-        FileKind::CharDev => "chardev",
-        FileKind::BlockDev => "blockdev",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_are_written_for_people() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(time(Timestamp::new(1_763_850_000, 5)), "2025-11-22T22:20:00Z");
-        assert_eq!(time(Timestamp::new(-1, 0)), "1969-12-31T23:59:59Z");
-        assert_eq!(mode(FileKind::Dir, 0o1777), "drwxrwxrwt");
-        assert_eq!(mode(FileKind::File, 0o4644), "-rwSr--r--");
-        assert_eq!(mode(FileKind::Symlink, 0o2755), "lrwxr-sr-x");
-    }
 
     #[test]
     fn items_are_tables_objects_or_lines() {

@@ -1,11 +1,12 @@
 //! The assembly line of a daemon: runtime, HTTP, service, READY, signal, clean stop.
 
 use crate::{
+    catalog,
     config::{Flags, Settings},
     http::{Endpoints, Health, Server},
     keys::Role,
     meter::Metered,
-    metrics::Metrics,
+    metrics::{Metrics, plain},
     node::Common,
     signals::Signals,
     telemetry, transport,
@@ -86,8 +87,14 @@ where
     let mut signals = Signals::install().context("signals cannot be taken")?;
     let metrics = Arc::new(Metrics::new(&common.peer)?);
     let endpoints = Endpoints::new(metrics.clone());
+    let ends = common.identity.validity()?.until.secs() as f64;
+    metrics.gauge(&catalog::CERTIFICATE_EXPIRY, move || plain(ends));
     let inner = transport(common.transport, &common.identity, Some(endpoints.take_streams()))?;
-    let transport = Metered::new(inner, &metrics);
+    let transport: Arc<dyn Transport> = match common.peer.role {
+        net::Role::Master | net::Role::Chunkserver => Metered::new(inner, &metrics),
+        // Nobody calls a client.
+        net::Role::Client | net::Role::Admin => inner,
+    };
     let parts = Parts { transport, metrics, endpoints: endpoints.clone() };
     let mut servers = Vec::new();
     for port in ports {
@@ -127,8 +134,11 @@ where
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(e) = sd_notify::notify(states) {
-        tracing::warn!(error = %e, "systemd was not told");
+    match sd_notify::notify(states) {
+        // Who waited for READY only is gone: mount.mooseng does.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => tracing::warn!(error = %e, "systemd was not told"),
+        Ok(()) => {}
     }
 }
 

@@ -14,8 +14,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 pub mod addr;
+pub mod catalog;
 pub mod config;
 pub mod daemon;
+pub mod disk_meter;
 pub mod http;
 pub mod joins;
 pub mod keys;

@@ -8,7 +8,7 @@ mod meta;
 mod refusals;
 
 pub use chunk::{ChunkHandler, RemoteChunks};
-pub use meta::{MetaHandler, RemoteMeta};
+pub use meta::{MetaHandler, RemoteMeta, code_of_reply, op_of_call};
 pub use refusals::Refusals;
 
 use crate::{error::NetError, net::Role};

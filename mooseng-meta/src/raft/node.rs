@@ -22,7 +22,14 @@ use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::type_config::alias::InstantOf;
 use openraft::{ChangeMembers, Instant as _, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// Bytes of one command at most: fits one message to a follower with room to spare.
@@ -52,6 +59,8 @@ pub struct RaftStatus {
     pub leadership: Leadership,
     /// The last entry of the log, from 0.
     pub last_log: Option<Revision>,
+    /// The last entry that this node knows to be on a quorum of disks.
+    pub committed: Option<Revision>,
     /// The last entry in the state machine.
     pub applied: Option<Revision>,
     /// Where the newest snapshot ends.
@@ -66,6 +75,8 @@ pub struct RaftStatus {
     pub lag: BTreeMap<MasterId, Option<u64>>,
     /// At the leader: how long each other member has not answered; `None` when it never did.
     pub silent: BTreeMap<MasterId, Option<Duration>>,
+    /// Leaders that this node has seen taking over since its start, the first one included.
+    pub leader_changes: u64,
     /// Whether the log's last batch was cut off, the log began empty, or the directory was restored from an older
     /// copy, and it is not known yet that nothing is missing: it does not vote for everybody then.
     pub torn: bool,
@@ -115,6 +126,8 @@ struct Inner {
     links: Arc<Links>,
     barrier: Barrier,
     leadership: watch::Receiver<Leadership>,
+    /// Leaders that were seen taking over.
+    leaders: Arc<AtomicU64>,
     timings: RaftTimings,
     addr: String,
     listening: tokio::sync::Mutex<Option<Box<dyn Listening>>>,
@@ -168,7 +181,7 @@ impl RaftNode {
             }
         };
         let tasks = Tasks::default();
-        let leadership = tasks::watch_leadership(&tasks, &raft, id.get());
+        let (leadership, leaders) = tasks::watch_leadership(&tasks, &raft, id.get());
         tasks::flush_at_intervals(&tasks, &raft, &shared, timings.flush);
         tasks::ask_all_voters(&tasks, &raft, &gate, &links, (id.get(), members));
         let barrier = barrier::start(&tasks, &raft, timings.patience());
@@ -182,6 +195,7 @@ impl RaftNode {
             links,
             barrier,
             leadership,
+            leaders,
             timings,
             addr,
             listening,
@@ -316,6 +330,7 @@ impl RaftNode {
             id: MasterId(self.0.id),
             leadership: self.0.leadership.borrow().clone(),
             last_log: last.map(Revision),
+            committed: m.cluster_committed.map(|l| Revision(l.index)),
             applied: m.last_applied.map(|l| Revision(l.index)),
             snapshot: m.snapshot.map(|l| Revision(l.index)),
             purged: m.purged.map(|l| Revision(l.index)),
@@ -323,6 +338,7 @@ impl RaftNode {
             learners: members.learner_ids().filter_map(member).collect(),
             lag: lag.map(|(id, at)| (MasterId(*id), at.map(|l| behind(Some(l.index))))).collect(),
             silent: silent.map(|(id, at)| (MasterId(*id), at.map(|at| at.elapsed()))).collect(),
+            leader_changes: self.0.leaders.load(Ordering::Relaxed),
             torn: self.0.gate.is_torn(),
             failed: m.running_state.err().map(|e| e.to_string()),
         }

@@ -19,17 +19,33 @@ impl Inner {
     ) -> Result<MetaReply, MetaError> {
         let view = self.fresh_view(cx.budget).await?;
         match req {
-            MetaRequest::GetStatus(_) => self.status(lead, &view).map(MetaReply::GetStatus),
+            MetaRequest::GetStatus(_) => self.status(lead, &view, |_, _| ()).await.map(MetaReply::GetStatus),
             MetaRequest::GetChunks(r) => self.chunks(lead, &view, &r).await.map(MetaReply::GetChunks),
             MetaRequest::ListSessions(_) => self.sessions(lead, &view).map(MetaReply::ListSessions),
             MetaRequest::CheckChunks(r) => self.check_chunks(lead, &r).await.map(MetaReply::CheckChunks),
             MetaRequest::GetScrub(_) => Ok(MetaReply::GetScrub(self.scrubs(lead))),
-            MetaRequest::GetCare(_) => self.care(lead, &view).map(MetaReply::GetCare),
+            MetaRequest::GetCare(_) => self.care(lead, &view).await.map(MetaReply::GetCare),
+            MetaRequest::ListEvents(r) => Ok(MetaReply::ListEvents(self.list_events(lead, &r))),
+            MetaRequest::GetChunkMatrix(_) => {
+                self.chunk_matrix(lead, &view).await.map(MetaReply::GetChunkMatrix)
+            }
+            MetaRequest::ListCell(r) => self.cell(lead, &view, &r).await.map(MetaReply::ListCell),
+            MetaRequest::GetOpCounts(_) => {
+                let since = self.now().saturating_sub(lead.since);
+                Ok(MetaReply::GetOpCounts(lead.counts.tell(lead.term, since)))
+            }
+            MetaRequest::GetLoad(_) => Ok(MetaReply::GetLoad(self.loads(lead))),
             other => Err(MetaError::Invalid(format!("{} does not look at the cluster", other.name()))),
         }
     }
 
-    fn status(&self, lead: &Lead, view: &RedbView) -> Result<ClusterStatus, MetaError> {
+    /// State of the cluster; `each` hears of every chunk how many copies are wanted, and how many are good.
+    pub(super) async fn status(
+        &self,
+        lead: &Lead,
+        view: &RedbView,
+        each: impl FnMut(u8, usize) + Send,
+    ) -> Result<ClusterStatus, MetaError> {
         let raft = self.raft.status();
         let (now, me) = (self.now(), |m: &Member| m.id == self.id);
         let silent = |m: &Member| {
@@ -47,7 +63,23 @@ impl Inner {
         };
         let voters = raft.voters.iter().map(|m| master(m, true));
         let masters = voters.chain(raft.learners.iter().map(|m| master(m, false))).collect();
-        let m = lead.memory.lock();
+        let servers = self.server_infos(lead, view)?;
+        let chunks = self.chunk_health(lead, view, each).await?;
+        let (total, free) = lead.memory.lock().space();
+        Ok(ClusterStatus {
+            cluster: self.cluster,
+            term: lead.term,
+            revision: raft.applied.unwrap_or_default(),
+            masters,
+            servers,
+            chunks,
+            sessions: self.all_sessions(view)?.len() as u64,
+            fs: answer(namespace::fs_stat(view, total, free))?,
+        })
+    }
+
+    fn server_infos(&self, lead: &Lead, view: &RedbView) -> Result<Vec<ServerInfo>, MetaError> {
+        let (m, now) = (lead.memory.lock(), self.now());
         let mut servers = Vec::new();
         scan_recs(view, Table::Server, &[], &[], |k, rec: ServerRec| {
             let id = ServerId(number(k));
@@ -64,11 +96,21 @@ impl Inner {
             true
         })
         .map_err(internal)?;
+        Ok(servers)
+    }
+
+    async fn chunk_health(
+        &self,
+        lead: &Lead,
+        view: &RedbView,
+        mut each: impl FnMut(u8, usize) + Send,
+    ) -> Result<ChunkHealth, MetaError> {
         let mut chunks = ChunkHealth::default();
-        scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
-            let id = ChunkId(number(k));
+        let now = self.now();
+        self.walk_chunks(lead, view, ChunkId(0), |m, id, rec| {
             let copies = m.copies(id, &rec.members, |s| m.is_alive(*s, now, self.timings.server_dead));
             chunks.total += 1;
+            each(rec.wanted, copies.0);
             match risk_of(copies, usize::from(rec.wanted)) {
                 None => chunks.healthy += 1,
                 Some(Risk::Undergoal) => chunks.undergoal += 1,
@@ -78,23 +120,13 @@ impl Inner {
             }
             true
         })
-        .map_err(internal)?;
+        .await?;
         view.scan(Table::Deleting, &[], &[], &mut |_, _| {
             chunks.deleting += 1;
             true
         })
         .map_err(internal)?;
-        let (total, free) = m.space();
-        Ok(ClusterStatus {
-            cluster: self.cluster,
-            term: lead.term,
-            revision: raft.applied.unwrap_or_default(),
-            masters,
-            servers,
-            chunks,
-            sessions: self.all_sessions(view)?.len() as u64,
-            fs: answer(namespace::fs_stat(view, total, free))?,
-        })
+        Ok(chunks)
     }
 
     async fn chunks(&self, lead: &Lead, view: &RedbView, r: &GetChunks) -> Result<Vec<ChunkInfo>, MetaError> {
@@ -132,6 +164,7 @@ impl Inner {
                 host: s.host,
                 version: s.version,
                 open: m.opens.get(&id).copied().unwrap_or_default() as u64,
+                calls: m.calls.get(&id).copied().unwrap_or_default(),
                 since: s.since,
             });
             true

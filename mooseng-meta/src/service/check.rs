@@ -27,6 +27,8 @@ const ASK_MAX: usize = 16;
 const LIST: Duration = Duration::from_secs(2);
 /// Paths that one page tells: each costs a walk over a directory.
 const PATHS_MAX: usize = 64;
+/// Entries of directories that one page looks through for paths.
+const ENTRIES_MAX: usize = 1 << 22;
 /// Directories above a file that a path may have.
 const DEPTH_MAX: usize = 1024;
 
@@ -238,10 +240,11 @@ impl Inner {
     /// Names the files that lack data, as far as a page may.
     fn add_paths(&self, findings: &mut [ChunkFinding]) -> Result<(), MetaError> {
         let view = self.view()?;
+        let mut entries = ENTRIES_MAX;
         let lacking = findings.iter_mut().filter(|f| f.good == 0 && f.wanted > 0);
         for f in lacking.take(PATHS_MAX) {
             let Some((inode, _)) = f.file else { continue };
-            f.path = path_of(&view, inode).map_err(internal)?.map(Into::into);
+            f.path = path_of(&view, inode, &mut entries).map_err(internal)?.map(Into::into);
         }
         Ok(())
     }
@@ -277,8 +280,13 @@ fn is_stray(view: &RedbView, id: ChunkId, rec: &ChunkRec) -> Result<bool, MetaEr
     Ok(!there || named.is_none_or(|v| number(&v) != id.get()))
 }
 
-/// One path of an inode; `None` when it has no name, as after a removal while it is open.
-fn path_of(view: &RedbView, inode: InodeId) -> std::io::Result<Option<Vec<u8>>> {
+/// One path of an inode; `None` when it has no name, as after a removal while it is open, or when more than
+/// `entries` of directories would have to be looked through. What was looked through is taken off.
+pub(super) fn path_of(
+    view: &RedbView,
+    inode: InodeId,
+    entries: &mut usize,
+) -> std::io::Result<Option<Vec<u8>>> {
     let (mut at, mut names) = (inode, Vec::new());
     while at != InodeId::ROOT {
         let rec: Option<InodeRec> = load(view, Table::Inode, &key(at.get()))?;
@@ -289,7 +297,8 @@ fn path_of(view: &RedbView, inode: InodeId) -> std::io::Result<Option<Vec<u8>>> 
             if e.inode == at {
                 name = k.get(8..).map(<[u8]>::to_vec);
             }
-            name.is_none()
+            *entries = entries.saturating_sub(1);
+            name.is_none() && *entries > 0
         })?;
         let Some(name) = name else { return Ok(None) };
         names.push(name);

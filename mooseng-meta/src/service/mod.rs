@@ -14,14 +14,17 @@ mod admin;
 mod ahead;
 mod bump;
 mod check;
+mod counts;
 mod deleting;
 mod drain;
 mod driver;
+mod events;
 mod fs;
 mod joins;
 mod keys;
 mod layout;
 mod lead;
+mod matrix;
 mod outlook;
 mod peers;
 mod progress;
@@ -30,9 +33,13 @@ mod reports;
 mod room;
 mod servers;
 mod sessions;
+mod survey;
 mod upkeep;
+mod walk;
+mod watch;
 
 pub use room::reserve_of;
+pub use survey::Survey;
 
 use crate::{
     namespace::Fail,
@@ -40,6 +47,7 @@ use crate::{
     store::{RedbStore, RedbView},
 };
 use async_trait::async_trait;
+use counts::Counts;
 use futures::StreamExt as _;
 use keys::Keys;
 use lead::Memory;
@@ -63,6 +71,7 @@ use std::{
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use watch::Watch;
 
 /// Times of the service. The same on all masters.
 #[derive(Clone, Debug)]
@@ -128,6 +137,10 @@ pub(crate) struct Lead {
     cramped: AtomicBool,
     /// The driver has work before its next tick.
     wake: Notify,
+    /// Calls that were answered.
+    counts: Counts,
+    /// What operators are told of.
+    watch: Watch,
 }
 
 /// The service of one master.
@@ -263,6 +276,7 @@ impl MetadataService for MasterService {
     async fn call(&self, cx: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
         let s = &self.0;
         let lead = s.lead()?;
+        let (op, came) = (req.number(), s.now());
         let answer = match req.kind() {
             OpKind::FsRead => s.fs_read(&lead, cx, req).await,
             OpKind::FsWrite => s.fs_write(&lead, cx, req).await,
@@ -271,12 +285,12 @@ impl MetadataService for MasterService {
             OpKind::Look => s.look(&lead, cx, req).await,
             OpKind::Admin => s.admin(&lead, cx, req).await,
         };
+        lead.counts.answered(op, s.now().saturating_sub(came), &answer);
         // Whoever speaks under an epoch that is over is not heard of.
         if let Some(session) = cx.session
             && !matches!(answer, Err(MetaError::SessionEnded | MetaError::Fenced { .. }))
-            && let Some(heard) = lead.memory.lock().contacts.get_mut(&session.id)
         {
-            *heard = s.now();
+            lead.memory.lock().answered(session.id, s.now());
         }
         answer
     }

@@ -2,7 +2,7 @@
 
 use super::{Inner, Lead, internal, lead::Memory};
 use crate::{placement::ROOM_BYTES_MIN, store::*};
-use mooseng_core::{error::MetaError, ids::*, limits::CHUNK_BYTES, meta::*};
+use mooseng_core::{attr::Timestamp, error::MetaError, ids::*, limits::CHUNK_BYTES, meta::*};
 use std::{io, time::Duration};
 
 /// Bytes of a chunk by its file's size; a whole chunk when there is no file.
@@ -14,27 +14,23 @@ pub(super) fn bytes_of(view: &(impl View + ?Sized), rec: &ChunkRec) -> io::Resul
 
 impl Inner {
     /// How far repairs are, and what is left at servers that are being emptied.
-    pub(super) fn outlook(
+    pub(super) async fn outlook(
         &self,
         lead: &Lead,
         view: &RedbView,
     ) -> Result<(Repairs, Vec<Draining>), MetaError> {
-        let (m, now) = (lead.memory.lock(), self.now());
-        let mut left: Vec<_> =
-            m.draining.iter().map(|(s, t)| Draining { server: *s, since: *t, left: 0 }).collect();
-        let room = m.candidates(now, self.timings.server_dead);
-        let room = room.iter().filter(|c| c.free_bytes >= ROOM_BYTES_MIN).count();
-        let mut r = Repairs {
-            running: m.progress.running as u64,
-            done: m.progress.done,
-            bytes_per_s: m.progress.bytes_per_s(now),
-            ..Repairs::default()
+        let now = self.now();
+        let (mut left, room) = {
+            let m = lead.memory.lock();
+            let draining = |(s, t): (&ServerId, &Timestamp)| Draining { server: *s, since: *t, left: 0 };
+            let left: Vec<_> = m.draining.iter().map(draining).collect();
+            let room = m.candidates(now, self.timings.server_dead);
+            (left, room.iter().filter(|c| c.free_bytes >= ROOM_BYTES_MIN).count())
         };
-        let mut failed = None;
-        scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
-            let id = ChunkId(number(k));
+        let (mut r, mut failed) = (Repairs::default(), None);
+        self.walk_chunks(lead, view, ChunkId(0), |m, id, rec| {
             for d in &mut left {
-                d.left += u64::from(names(&rec, d.server));
+                d.left += u64::from(names(rec, d.server));
             }
             let alive = |s: &ServerId| m.is_alive(*s, now, self.timings.server_dead);
             let (_, sources) = m.copies(id, &rec.members, alive);
@@ -44,7 +40,7 @@ impl Inner {
             if lack == 0 || sources == 0 {
                 return true;
             }
-            match bytes_of(view, &rec) {
+            match bytes_of(view, rec) {
                 Ok(bytes) => r.bytes += bytes * lack as u64,
                 Err(e) => failed = Some(e),
             }
@@ -52,10 +48,13 @@ impl Inner {
             r.stuck += u64::from(room < usize::from(rec.wanted));
             failed.is_none()
         })
-        .map_err(internal)?;
+        .await?;
         if let Some(e) = failed {
             return Err(internal(e));
         }
+        let (m, now) = (lead.memory.lock(), self.now());
+        (r.running, r.done) = (m.progress.running as u64, m.progress.done);
+        r.bytes_per_s = m.progress.bytes_per_s(now);
         let waits = self.waits(&m, lead, now);
         r.waits_secs = if r.chunks > 0 { waits.as_secs() } else { 0 };
         let takes = m.progress.takes(now, r.chunks, r.bytes).filter(|_| r.stuck == 0);

@@ -4,7 +4,7 @@ use super::*;
 use serde_json::Value;
 
 /// Each place of a value with its kind, items of arrays once: what a program that reads it relies on.
-fn shape(value: &Value) -> String {
+pub(crate) fn shape(value: &Value) -> String {
     fn walk(at: &str, value: &Value, out: &mut std::collections::BTreeSet<String>) {
         match value {
             Value::Object(fields) => {
@@ -23,6 +23,17 @@ fn shape(value: &Value) -> String {
     let mut out = Default::default();
     walk("", value, &mut out);
     out.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+/// Compares the shape of a verb's JSON with the one that is kept.
+pub(crate) fn pinned(name: &str, json: &Value) {
+    assert!(json["schema"].as_str().is_some_and(|s| s.starts_with("mooseng.")), "{name}: {json}");
+    let wanted = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/schemas").join(format!("{name}.txt"));
+    let is = format!("{}\n", shape(json));
+    if std::env::var_os("MOOSENG_WRITE_SCHEMAS").is_some() {
+        make(&wanted, is.as_bytes());
+    }
+    assert_eq!(fs::read_to_string(&wanted).unwrap_or_default(), is, "{name}: {}", wanted.display());
 }
 
 impl Fixture {
@@ -61,6 +72,7 @@ async fn what_is_wrong_is_told_with_cause_and_cure() {
     f.cluster.kill_master(follower).await;
     let (code, told) = f.until_health_is(&["MASTER_SILENT"]).await;
     assert_eq!((code, &told["health"]), (8, &"degraded".into()));
+    pinned("health", &told);
     let problem = &told["problems"][0];
     let cause = problem["cause"].as_str().unwrap();
     let wanted = format!("master {} ", follower + 1);
@@ -126,17 +138,11 @@ async fn room_disks_and_sessions_are_listed() {
 async fn schemas_stay() {
     let f = Fixture::new().await;
     f.fs.write("/f", bytes(200_000)).await.unwrap();
-    for verb in ["status", "df", "disks", "sessions", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"] {
+    for verb in
+        ["status", "df", "disks", "sessions", "events", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"]
+    {
         let name = verb.split(' ').next().unwrap();
-        let json = f.json(&format!("{verb} -o json")).await;
-        assert!(json["schema"].as_str().is_some_and(|s| s.starts_with("mooseng.")), "{verb}: {json}");
-        let wanted =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/schemas").join(format!("{name}.txt"));
-        let is = format!("{}\n", shape(&json));
-        if std::env::var_os("MOOSENG_WRITE_SCHEMAS").is_some() {
-            make(&wanted, is.as_bytes());
-        }
-        assert_eq!(fs::read_to_string(&wanted).unwrap_or_default(), is, "{verb}: {}", wanted.display());
+        pinned(name, &f.json(&format!("{verb} -o json")).await);
     }
     f.cluster.shutdown().await;
 }
@@ -164,7 +170,13 @@ fn settings_are_shown_judged_and_explained() {
     }
     let said = local(&format!("mooseng config show master --config {file}")).unwrap();
     assert!(said.lines().any(|l| l == "copies = \"3\""), "{said}");
-    for role in ["master", "chunkserver", "mount"] {
+    let said = local(&format!("mooseng config show master --config {file} -o json")).unwrap();
+    let json: Value = serde_json::from_str(&said).unwrap();
+    pinned("config", &json);
+    let of = |key: &str| json["items"].as_array().unwrap().iter().find(|i| i["key"] == key).unwrap();
+    assert_eq!((&of("copies")["source"], &of("copies")["from"]), (&"file".into(), &file.to_string().into()));
+    assert_eq!((&of("raft_port")["source"], &of("node_id")["value"]), (&"default".into(), &Value::Null));
+    for role in ["master", "chunkserver", "mount", "dashboard"] {
         let template = local(&format!("mooseng config example {role}")).unwrap();
         assert!(template.contains("#identity = \"/etc/mooseng/identity\""), "{template}");
     }
