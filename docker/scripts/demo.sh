@@ -75,7 +75,7 @@ wait_healthy() {
         for service in $services; do
             state=$(state_of "$service")
             case $service:$state in
-            *:healthy | prometheus:running | grafana:running) ;;
+            *:healthy) ;;
             *) waiting="$waiting $service ($state)" ;;
             esac
         done

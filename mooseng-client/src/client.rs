@@ -19,8 +19,8 @@ use tokio::task::JoinHandle;
 /// What a client is made of.
 #[derive(Default)]
 pub struct ClientBuilder {
-    masters: Vec<String>,
-    transport: Option<Arc<dyn Transport>>,
+    pub(crate) masters: Vec<String>,
+    pub(crate) transport: Option<Arc<dyn Transport>>,
     seams: Option<Seams>,
     name: String,
     host: String,
@@ -159,6 +159,12 @@ impl Client {
     /// Any request of the protocol, as the superuser.
     pub async fn request<O: MetaOp + Clone>(&self, op: O) -> Result<O::Reply> {
         self.vfs.request(&Credentials::root(), op).await
+    }
+
+    /// The same with a time limit of its own, in place of the client's deadline: a look at all chunks takes long where
+    /// there are many.
+    pub async fn request_within<O: MetaOp + Clone>(&self, op: O, within: Duration) -> Result<O::Reply> {
+        self.vfs.request_within(&Credentials::root(), op, within).await
     }
 
     /// Flushes what is open and ends the session. What could not be flushed is the error.

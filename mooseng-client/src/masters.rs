@@ -122,6 +122,11 @@ impl Masters {
         }
     }
 
+    /// How the masters are reached, and where.
+    pub(crate) fn reach(&self) -> (Arc<dyn Transport>, Vec<String>) {
+        (self.transport.clone(), self.addrs.clone())
+    }
+
     pub(crate) fn deadline(&self) -> Duration {
         self.deadline
     }
@@ -224,9 +229,10 @@ impl Masters {
         let mut maybe_applied = false;
         let mut backoff = BACKOFF.0;
         let mut hint = None;
+        let mut longest = TRY;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let cx = cx.clone().with_budget(left.min(TRY));
+            let cx = cx.clone().with_budget(left.min(longest));
             let (asked, known) = hint.take().map_or_else(|| self.target(), |addr| (addr, None));
             let tried = async {
                 let c = match known {
@@ -239,7 +245,7 @@ impl Masters {
                 }
                 reply
             };
-            let tried = tokio::time::timeout(left.min(TRY), tried);
+            let tried = tokio::time::timeout(left.min(longest), tried);
             let e = tokio::select! {
                 biased;
                 done = tried => match done {
@@ -254,6 +260,10 @@ impl Masters {
                 return Err(Failed { error: e.into(), maybe_applied });
             }
             maybe_applied |= e.outcome() != Outcome::NotApplied;
+            // A look may go through all chunks, and never ends where it is cut at the same time again and again.
+            if matches!(e, MetaError::Deadline(_)) && req.kind() == OpKind::Look {
+                longest *= 2;
+            }
             // A leader that can only say "no quorum" or nothing may be cut off: ask another.
             if matches!(e, MetaError::NoQuorum(_) | MetaError::Deadline(_)) {
                 self.leave(&asked);

@@ -72,7 +72,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// A master that knows no leader. Where the cluster is looked at through its leader, it is never among the problems.
+    /// No master leads, as far as one can tell that was asked. Who looks at the cluster through its leader never sees it.
     MasterNoQuorum = "MASTER_NO_QUORUM", Critical,
         "start masters until more than half of them run and reach each other on their Raft ports: `mooseng doctor master` on each machine tells what is wrong there";
     /// Chunks without any good copy at a server that is heard.
@@ -157,7 +157,10 @@ pub fn word(problems: &[Problem]) -> &'static str {
 pub fn no_quorum(voters: usize) -> Problem {
     let cause = match voters {
         0 => "this master belongs to no cluster yet: it waits for the others, or to be added".to_owned(),
-        n => format!("this master knows no leader: {} of {n} masters have to answer each other", n / 2 + 1),
+        n => format!(
+            "this master knows no leader that a majority follows: {} of {n} masters have to answer each other",
+            n / 2 + 1
+        ),
     };
     Problem::new(HealthCode::MasterNoQuorum, cause)
 }

@@ -235,6 +235,9 @@ fn what_operators_watch() {
         served: served(),
     };
     pin(MetaReply::GetLoad(vec![load]), "3901010280a8d6b90701020304050607");
+    pin(MetaRequest::from(GetMaster {}), "3a");
+    let view = MasterView { id: MasterId(2), term: Term(3), leader: Some(MasterId(1)), voters: 3 };
+    pin(MetaReply::GetMaster(view), "3a0203010103");
 }
 
 #[test]

@@ -64,17 +64,32 @@
     }
   };
 
-  const events = new EventSource("/live");
+  // A browser tries again by itself when a connection breaks, but not after another answer than 200.
+  const shortest = 1000;
+  const longest = 30000;
+  let pause = shortest;
   let first = true;
-  events.addEventListener("look", (event) => {
-    connected(true);
-    const look = JSON.parse(event.data);
-    shown(look.health);
-    // The page has just been loaded.
-    if (follows && !first) refresh();
-    first = false;
-  });
-  events.addEventListener("error", () => connected(false));
+  const follow = () => {
+    const events = new EventSource("/live");
+    events.addEventListener("look", (event) => {
+      connected(true);
+      pause = shortest;
+      const look = JSON.parse(event.data);
+      shown(look.health);
+      // The page has just been loaded.
+      if (follows && !first) refresh();
+      first = false;
+    });
+    events.addEventListener("error", () => {
+      connected(false);
+      if (events.readyState !== EventSource.CLOSED) return;
+      // A login that has ended leads to the form.
+      if (follows) refresh();
+      setTimeout(follow, pause * (0.5 + Math.random() / 2));
+      pause = Math.min(pause * 2, longest);
+    });
+  };
+  follow();
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && follows) refresh();
   });

@@ -1,10 +1,15 @@
 //! The same as JSON, in the command line's schemas.
 
-use crate::{Shared, feed::Seen, guard, status_of};
+use crate::{
+    Shared,
+    feed::{Picture, Seen},
+    fresh::in_time,
+    guard, status_of,
+};
 use axum::{
     Json, Router,
-    extract::{Query, State},
-    http::StatusCode,
+    extract::{FromRequestParts, Query, State},
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -14,7 +19,7 @@ use mooseng_core::{
     ids::{ChunkId, ChunkIndex, Term},
     meta::{DirCookie, EventMark, GetLayout, StatFs},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -38,7 +43,23 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
         .route("/ls", get(ls))
         .route("/stat", get(stat))
         .route("/info", get(info))
-        .fallback(|| async { guard::error(StatusCode::NOT_FOUND, "not_found", "there is no such call") })
+        .fallback(guard::no_call)
+        .method_not_allowed_fallback(|| async {
+            guard::error(StatusCode::METHOD_NOT_ALLOWED, "invalid", "the dashboard changes nothing: GET only")
+        })
+}
+
+/// A call's parameters; those that cannot be read are told as every error is.
+struct Asked<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        let read = Query::<T>::try_from_uri(&parts.uri);
+        read.map(|Query(q)| Self(q))
+            .map_err(|e| guard::error(StatusCode::BAD_REQUEST, "invalid", &e.body_text()))
+    }
 }
 
 fn answer(asked: mooseng_client::Result<Value>) -> Response {
@@ -51,13 +72,22 @@ fn answer(asked: mooseng_client::Result<Value>) -> Response {
     }
 }
 
-/// What the last look saw; an error when it had no answers.
-fn of_picture(seen: &Seen, show: impl FnOnce(&crate::feed::Picture) -> Value) -> Response {
-    match (&seen.failed, &seen.picture) {
-        (None, Some(p)) => Json(show(p)).into_response(),
-        (why, _) => {
-            let why = why.as_deref().unwrap_or("the masters were not asked yet");
-            guard::error(StatusCode::SERVICE_UNAVAILABLE, "unreachable", why)
+/// What the last pulse told; an error when it had no answers.
+fn of_pulse(seen: &Seen, show: impl FnOnce() -> Value) -> Response {
+    match &seen.failed {
+        None => Json(show()).into_response(),
+        Some(why) => guard::error(StatusCode::SERVICE_UNAVAILABLE, "unreachable", why),
+    }
+}
+
+/// What the last look saw; an error when what is now is not known.
+fn of_picture(seen: &Seen, show: impl FnOnce(&Picture) -> Value) -> Response {
+    match (&seen.failed, &seen.late, &seen.picture) {
+        (None, None, Some(p)) => Json(show(p)).into_response(),
+        (Some(why), ..) => guard::error(StatusCode::SERVICE_UNAVAILABLE, "unreachable", why),
+        (None, late, _) => {
+            let why = late.as_deref().unwrap_or("the first look at all chunks is under way: ask again");
+            guard::error(StatusCode::GATEWAY_TIMEOUT, "timeout", why)
         }
     }
 }
@@ -79,15 +109,16 @@ async fn gc(State(s): App) -> Response {
 }
 
 async fn scrub(State(s): App) -> Response {
-    of_picture(&*s.feed.now().await, |p| report::scrub(&p.scrubs))
+    let seen = s.feed.asked().await;
+    of_pulse(&seen, || report::scrub(&seen.pulse.scrubs))
 }
 
 async fn df(State(s): App) -> Response {
-    answer(s.client.request(StatFs {}).await.map(|fs| report::df(&fs)))
+    answer(in_time(s.client.request(StatFs {})).await.map(|fs| report::df(&fs)))
 }
 
 async fn sessions(State(s): App) -> Response {
-    answer(s.sessions.get(s.client.sessions()).await.map(|all| report::sessions(&all)))
+    answer(s.sessions().await.answer().map(|all| report::sessions(&all)))
 }
 
 #[derive(Deserialize)]
@@ -96,14 +127,15 @@ struct After {
     number: Option<u64>,
 }
 
-/// One page of the leader's events, after `term` and `number` when both are given.
-async fn events(State(s): App, Query(q): Query<After>) -> Response {
+/// One page of the leader's events, after `term` and `number` when both are given; `next` is where to go on, `lost` how
+/// many before the first one here the leader has forgotten.
+async fn events(State(s): App, Asked(q): Asked<After>) -> Response {
     let after = q.term.zip(q.number).map(|(term, number)| EventMark { term: Term(term), number });
-    answer(s.client.events(after).await.map(|page| report::events(&page.events)))
+    answer(in_time(s.client.events(after)).await.map(|page| report::events(&page)))
 }
 
 async fn matrix(State(s): App) -> Response {
-    answer(s.matrix.get(s.client.chunk_matrix()).await.map(|m| report::matrix(&m)))
+    answer(s.matrix().await.answer().map(|m| report::matrix(&m)))
 }
 
 #[derive(Deserialize)]
@@ -113,7 +145,7 @@ struct Cell {
     from: Option<String>,
 }
 
-async fn cell(State(s): App, Query(q): Query<Cell>) -> Response {
+async fn cell(State(s): App, Asked(q): Asked<Cell>) -> Response {
     let Some(from) = chunk_id(q.from.as_deref()) else {
         return guard::error(
             StatusCode::BAD_REQUEST,
@@ -121,7 +153,7 @@ async fn cell(State(s): App, Query(q): Query<Cell>) -> Response {
             "from is a chunk's id, in hexadecimal digits",
         );
     };
-    let page = s.client.chunks_of_cell(q.wanted, q.copies, from).await;
+    let page = in_time(s.client.chunks_of_cell(q.wanted, q.copies, from)).await;
     answer(page.map(|page| report::cell((q.wanted, q.copies), &page)))
 }
 
@@ -131,25 +163,27 @@ pub(crate) fn chunk_id(text: Option<&str>) -> Option<ChunkId> {
 }
 
 async fn operations(State(s): App) -> Response {
-    answer(s.client.op_counts().await.map(|c| report::ops(&c)))
+    answer(in_time(s.client.op_counts()).await.map(|c| report::ops(&c)))
 }
 
 async fn load(State(s): App) -> Response {
-    answer(s.client.loads().await.map(|all| report::loads(&all)))
+    answer(in_time(s.client.loads()).await.map(|all| report::loads(&all)))
 }
 
-/// What the dashboard remembers of the last minutes.
+/// What the dashboard remembers of the last minutes: samples of calls about files, and all operations lately.
 async fn rates(State(s): App) -> Response {
-    of_picture(&*s.feed.now().await, |p| {
-        let now = p.history.samples().next_back().map_or(0.0, |s| s.at.as_secs_f64());
-        let samples = p.history.samples().map(|s| {
+    let seen = s.feed.asked().await;
+    let history = &seen.pulse.history;
+    of_pulse(&seen, || {
+        let samples = history.samples().map(|s| {
             json!({
-                "seconds_ago": now - s.at.as_secs_f64(), "calls_per_s": s.calls_per_s(),
+                "seconds_ago": history.now().saturating_sub(s.at).as_secs_f64(), "calls_per_s": s.calls_per_s(),
                 "p50_us": s.quantile(0.5), "p99_us": s.quantile(0.99),
-                "read_bytes_per_s": s.read_per_s, "written_bytes_per_s": s.written_per_s,
+                "read_bytes_per_s": s.load.map(|l| l.read_per_s),
+                "written_bytes_per_s": s.load.map(|l| l.written_per_s),
             })
         });
-        let ops = p.history.lately().into_iter().map(|o| {
+        let ops = history.lately().into_iter().map(|o| {
             json!({
                 "op": o.op, "per_s": o.per_s, "calls": o.calls, "failed": o.failed, "p50_us": o.p50_us,
                 "p99_us": o.p99_us,
@@ -177,7 +211,7 @@ fn root() -> String {
 pub(crate) const ENTRIES_MAX: u32 = 256;
 
 /// One page of a directory; `next` is where to go on.
-async fn ls(State(s): App, Query(q): Query<Dir>) -> Response {
+async fn ls(State(s): App, Asked(q): Asked<Dir>) -> Response {
     let fs = s.client.filesystem();
     let asked = async {
         let page = fs.read_dir_page(&q.path, DirCookie(q.after.unwrap_or(0)), ENTRIES_MAX).await?;
@@ -191,10 +225,10 @@ async fn ls(State(s): App, Query(q): Query<Dir>) -> Response {
         whole["next"] = page.entries.last().filter(|_| !page.eof).map(|e| e.cookie.0).into();
         Ok(whole)
     };
-    answer(asked.await)
+    answer(in_time(asked).await)
 }
 
-async fn stat(State(s): App, Query(q): Query<Dir>) -> Response {
+async fn stat(State(s): App, Asked(q): Asked<Dir>) -> Response {
     let fs = s.client.filesystem();
     let asked = async {
         let attr = fs.symlink_metadata(&q.path).await?;
@@ -207,7 +241,7 @@ async fn stat(State(s): App, Query(q): Query<Dir>) -> Response {
             vec![json!(report::FileItem::new(q.path.as_str(), &attr, target))],
         ))
     };
-    answer(asked.await)
+    answer(in_time(asked).await)
 }
 
 #[derive(Deserialize)]
@@ -217,7 +251,7 @@ struct File {
 }
 
 /// Where up to 64 chunks of a file are, from one on.
-async fn info(State(s): App, Query(q): Query<File>) -> Response {
+async fn info(State(s): App, Asked(q): Asked<File>) -> Response {
     let fs = s.client.filesystem();
     let asked = async {
         let attr = fs.metadata(&q.path).await?;
@@ -233,5 +267,5 @@ async fn info(State(s): App, Query(q): Query<File>) -> Response {
         let chunks = fs.chunks_from(&q.path, ChunkIndex(q.from.unwrap_or(0))).await?;
         Ok(report::info(&q.path, &attr, inline, &chunks))
     };
-    answer(asked.await)
+    answer(in_time(asked).await)
 }

@@ -7,10 +7,10 @@ const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 120.0;
 
 /// A line of a chart: the class that gives it its colour, and its points in order of time, 0.0 (left) to
-/// 1.0 (right).
+/// 1.0 (right). Where a value is not known the line is broken.
 pub(crate) struct Line {
     pub class: &'static str,
-    pub points: Vec<(f64, f64)>,
+    pub points: Vec<(f64, Option<f64>)>,
 }
 
 /// The next round number, for the top of a scale: 1, 2 or 5 times a power of ten.
@@ -25,7 +25,7 @@ pub(crate) fn round_up(max: f64) -> f64 {
 
 /// The largest value of all lines.
 pub(crate) fn max_of(lines: &[Line]) -> f64 {
-    lines.iter().flat_map(|l| &l.points).map(|(_, v)| *v).filter(|v| v.is_finite()).fold(0.0, f64::max)
+    lines.iter().flat_map(|l| &l.points).filter_map(|(_, v)| *v).filter(|v| v.is_finite()).fold(0.0, f64::max)
 }
 
 /// Lines over each other, from 0 to `top`. `label` tells those who do not see it what it shows, and is made of
@@ -40,13 +40,16 @@ pub(crate) fn lines(lines: &[Line], top: f64, label: &str) -> String {
         let _ = write!(svg, "<line class=\"rule\" x1=\"0\" x2=\"{WIDTH}\" y1=\"{y}\" y2=\"{y}\"/>");
     }
     for line in lines {
-        let mut points = String::new();
-        for (x, v) in line.points.iter().filter(|(x, v)| x.is_finite() && v.is_finite()) {
-            let x = x.clamp(0.0, 1.0) * WIDTH;
-            let y = HEIGHT - (v / top).clamp(0.0, 1.0) * HEIGHT;
-            let _ = write!(points, "{x:.1},{y:.1} ");
+        let is_known = |(x, v): &(f64, Option<f64>)| x.is_finite() && v.is_some_and(f64::is_finite);
+        for run in line.points.split(|p| !is_known(p)).filter(|run| !run.is_empty()) {
+            let mut points = String::new();
+            for (x, v) in run {
+                let x = x.clamp(0.0, 1.0) * WIDTH;
+                let y = HEIGHT - (v.unwrap_or_default() / top).clamp(0.0, 1.0) * HEIGHT;
+                let _ = write!(points, "{x:.1},{y:.1} ");
+            }
+            let _ = write!(svg, "<polyline class=\"line {}\" points=\"{}\"/>", line.class, points.trim_end());
         }
-        let _ = write!(svg, "<polyline class=\"line {}\" points=\"{}\"/>", line.class, points.trim_end());
     }
     svg += "</svg>";
     svg
@@ -84,7 +87,8 @@ mod tests {
 
     #[test]
     fn points_stay_inside_and_words_are_escaped() {
-        let line = Line { class: "a", points: vec![(0.0, 0.0), (0.5, 5.0), (1.0, 99.0), (2.0, f64::NAN)] };
+        let points = [(0.0, 0.0), (0.5, 5.0), (1.0, 99.0), (2.0, f64::NAN)];
+        let line = Line { class: "a", points: points.map(|(x, v)| (x, Some(v))).into() };
         assert_eq!(max_of(std::slice::from_ref(&line)), 99.0);
         let svg = lines(&[line], 10.0, "<\"&\">");
         assert!(svg.contains("points=\"0.0,120.0 300.0,60.0 600.0,0.0\""), "{svg}");
@@ -94,5 +98,13 @@ mod tests {
             bar(5, 0, "used").contains("width=\"0\"")
                 && bar(9, 3, "used").contains("width=\"100\" height=\"8\"/></svg>")
         );
+    }
+
+    #[test]
+    fn a_line_is_broken_where_nothing_is_known() {
+        let points = vec![(0.0, Some(1.0)), (0.2, Some(1.0)), (0.4, None), (0.6, None), (0.8, Some(0.0))];
+        let svg = lines(&[Line { class: "a", points }], 1.0, "x");
+        let runs: Vec<_> = svg.split("points=\"").skip(1).map(|p| p.split('"').next().unwrap()).collect();
+        assert_eq!(runs, ["0.0,0.0 120.0,0.0", "480.0,120.0"]);
     }
 }

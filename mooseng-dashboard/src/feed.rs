@@ -1,36 +1,54 @@
-//! One task asks the cluster, for all who look: viewers cost it nothing.
+//! Two tasks ask the cluster, for all who look: viewers cost it nothing. The pulse asks what the leader has at hand;
+//! the look goes through all chunks, takes as long as it takes, and nothing else waits for it.
 
-use crate::history::History;
+use crate::{
+    fresh::{EVERY, WAIT, look, pause_after},
+    history::History,
+};
 use futures::future;
-use mooseng_client::{Client, Error, Result, report};
+use mooseng_client::{Client, Result, report};
 use mooseng_core::{
-    error::MetaError,
     health::{Problem, problems},
-    meta::{Care, ClusterEvent, ClusterStatus, EventMark, OpCounts, ServerLoad, ServerScrub},
+    meta::{
+        Care, ClusterEvent, ClusterStatus, EventMark, GetCare, GetStatus, OpCounts, ServerLoad, ServerScrub,
+    },
 };
-use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Mutex, watch},
-    task::JoinHandle,
-    time::Instant,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout},
 };
 
-/// Between two looks, at least.
-const EVERY: Duration = Duration::from_secs(2);
-/// The leader goes through all chunks for a look: the pause is so many times what it took.
-const PAUSE: u32 = 10;
-/// Longest wait for a look's answers.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Longest wait for a pulse: masters that need longer are as good as unreachable.
+const PULSE: Duration = Duration::from_secs(10);
 /// Events that are remembered, those of former leaders too.
 const EVENTS_MAX: usize = 256;
+/// Pages of events that one pulse asks for: all that a leader keeps, and the empty one behind.
+const EVENT_PAGES_MAX: usize = 6;
+/// Why what was seen before the masters were silent is not what is now.
+const BEFORE: &str = "the masters were silent, and the first look since then is under way";
 
-/// The cluster at one moment.
-#[derive(Clone, Debug)]
+/// The cluster at one moment, from a look.
+#[derive(Debug)]
 pub(crate) struct Picture {
     pub status: ClusterStatus,
     pub care: Care,
-    pub scrubs: Vec<ServerScrub>,
     pub problems: Vec<Problem>,
+    taken: Instant,
+}
+
+impl Picture {
+    /// How old it is.
+    pub fn age(&self) -> Duration {
+        self.taken.elapsed()
+    }
+}
+
+/// What pulses have told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pulse {
+    pub scrubs: Vec<ServerScrub>,
     /// The oldest first.
     pub events: VecDeque<ClusterEvent>,
     pub history: History,
@@ -39,57 +57,95 @@ pub(crate) struct Picture {
 /// What is known now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
-    /// Rises with each look.
+    /// Rises with each pulse and each look.
     pub number: u64,
-    /// The last look that had answers.
-    pub picture: Option<Arc<Picture>>,
-    /// Why the last look had none.
+    pub pulse: Arc<Pulse>,
+    /// Why the last pulse had no answers.
     pub failed: Option<String>,
-    /// When that picture was taken.
-    taken: Option<Instant>,
+    /// Of the last look that had answers.
+    pub picture: Option<Arc<Picture>>,
+    /// Why that does not count any more.
+    pub late: Option<String>,
 }
 
 impl Seen {
     /// One word for the cluster.
     pub fn health(&self) -> &'static str {
-        match (&self.failed, &self.picture) {
-            (Some(_), _) => "unreachable",
-            (None, Some(p)) => report::health_word(&p.problems),
-            (None, None) => "unknown",
+        match (&self.failed, &self.late, &self.picture) {
+            (Some(_), ..) => "unreachable",
+            (None, None, Some(p)) => report::health_word(&p.problems),
+            _ => "unknown",
         }
     }
 
-    /// How old the picture is.
-    pub fn age(&self) -> Duration {
-        self.taken.map_or(Duration::ZERO, |t| t.elapsed())
+    /// Whether that word is of now.
+    pub fn is_seen(&self) -> bool {
+        self.failed.is_none() && self.late.is_none() && self.picture.is_some()
+    }
+
+    fn is_told(&self) -> bool {
+        self.failed.is_some() || self.late.is_some() || self.picture.is_some()
+    }
+
+    /// A pulse has ended.
+    fn felt(&mut self, pulse: &Pulse, failed: Option<String>) {
+        self.number += 1;
+        self.pulse = Arc::new(pulse.clone());
+        if failed.is_some() {
+            self.late.get_or_insert_with(|| BEFORE.into());
+        }
+        self.failed = failed;
+    }
+
+    /// A look has ended.
+    fn looked(&mut self, looked: Result<(ClusterStatus, Care)>) {
+        self.number += 1;
+        match looked {
+            Ok((status, care)) => {
+                let problems = problems(&status, &care);
+                let taken = Instant::now();
+                self.picture = Some(Arc::new(Picture { status, care, problems, taken }));
+                self.late = None;
+            }
+            Err(e) => self.late = Some(format!("a look at all chunks failed: {e}")),
+        }
     }
 }
 
-/// The task, and what it has seen.
+/// The tasks, and what they have seen.
 pub(crate) struct Feed {
     seen: watch::Receiver<Arc<Seen>>,
-    task: JoinHandle<()>,
+    /// They end with it.
+    _tasks: JoinSet<()>,
 }
 
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+type Teller = Arc<watch::Sender<Arc<Seen>>>;
 
 impl Feed {
     /// Begins to look.
     pub fn start(client: Client) -> Self {
         let (told, seen) = watch::channel(Arc::default());
-        let task = tokio::spawn(look_for_ever(client, told));
-        Self { seen, task }
+        let (told, mut tasks) = (Arc::new(told), JoinSet::new());
+        tasks.spawn(feel_for_ever(client.clone(), told.clone()));
+        tasks.spawn(look_for_ever(client, told));
+        Self { seen, _tasks: tasks }
     }
 
-    /// What was seen last; before the first look is done, waits for it.
-    pub async fn now(&self) -> Arc<Seen> {
+    async fn once(&self, is_enough: impl Fn(&Seen) -> bool) -> Arc<Seen> {
         let mut seen = self.seen.clone();
-        let first = seen.wait_for(|s| s.number > 0).await.map(|s| s.clone());
-        first.unwrap_or_else(|_| self.seen.borrow().clone())
+        // Whether it came or not: what there is now is shown.
+        let _ = timeout(WAIT, seen.wait_for(|s| is_enough(s))).await;
+        self.last()
+    }
+
+    /// What was seen last; before the first look is done, waits for it a while.
+    pub async fn now(&self) -> Arc<Seen> {
+        self.once(Seen::is_told).await
+    }
+
+    /// The same, when the masters were asked at all.
+    pub async fn asked(&self) -> Arc<Seen> {
+        self.once(|s| s.number > 0).await
     }
 
     /// The same, without waiting.
@@ -97,95 +153,121 @@ impl Feed {
         self.seen.borrow().clone()
     }
 
-    /// Hears of each look from now on.
+    /// Hears of each pulse and each look from now on.
     pub fn follow(&self) -> watch::Receiver<Arc<Seen>> {
         self.seen.clone()
     }
 }
 
-async fn look_for_ever(client: Client, told: watch::Sender<Arc<Seen>>) {
-    let (begin, mut history, mut mark) = (Instant::now(), History::default(), None);
-    let (mut events, mut seen) = (VecDeque::new(), Seen::default());
+fn tell(told: &Teller, change: impl FnOnce(&mut Seen)) {
+    told.send_modify(|seen| change(Arc::make_mut(seen)));
+}
+
+async fn look_for_ever(client: Client, told: Teller) {
     loop {
         let asked = Instant::now();
-        let mut pause = EVERY;
-        let looked = tokio::time::timeout(PATIENCE, look(&client, &mut mark)).await;
-        seen.number += 1;
-        match looked {
-            Ok(Ok(l)) => {
-                events.extend(l.events);
-                let old = events.len().saturating_sub(EVENTS_MAX);
-                events.drain(..old);
-                history.add(begin.elapsed(), l.ops, &l.loads);
-                seen.picture = Some(Arc::new(Picture {
-                    problems: problems(&l.status, &l.care),
-                    status: l.status,
-                    care: l.care,
-                    scrubs: l.scrubs,
-                    events: events.clone(),
-                    history: history.clone(),
-                }));
-                (seen.failed, seen.taken) = (None, Some(Instant::now()));
-                pause = EVERY.max(asked.elapsed() * PAUSE);
-            }
-            Ok(Err(e)) => seen.failed = Some(e.to_string()),
-            Err(_) => seen.failed = Some(format!("no leading master answered within {PATIENCE:?}")),
-        }
-        if let Some(why) = &seen.failed {
-            tracing::debug!(why, "the cluster was not seen");
-        }
-        told.send_replace(Arc::new(seen.clone()));
+        let (status, care) = (look(client.clone(), GetStatus {}), look(client.clone(), GetCare {}));
+        let looked = future::try_join(status, care).await;
+        let pause = pause_after(asked.elapsed(), looked.is_ok());
+        tell(&told, |seen| seen.looked(looked));
         tokio::time::sleep(pause).await;
     }
 }
 
-/// What one look answers.
-struct Look {
-    status: ClusterStatus,
-    care: Care,
+async fn feel_for_ever(client: Client, told: Teller) {
+    let (begin, mut mark, mut pulse) = (Instant::now(), None, Pulse::default());
+    loop {
+        let felt = timeout(PULSE, feel(&client, mark)).await;
+        let failed = match felt {
+            Ok(Ok(f)) => {
+                mark = Some(f.mark);
+                pulse.scrubs = f.scrubs;
+                pulse.events.extend(f.events);
+                pulse.events.drain(..pulse.events.len().saturating_sub(EVENTS_MAX));
+                pulse.history.add(begin.elapsed(), f.ops, &f.loads);
+                None
+            }
+            Ok(Err(e)) => Some(e.to_string()),
+            Err(_) => Some(format!("no leading master answered within {} s", PULSE.as_secs())),
+        };
+        if let Some(why) = &failed {
+            pulse.history.miss(begin.elapsed());
+            tracing::debug!(why, "the masters do not answer");
+        }
+        tell(&told, |seen| seen.felt(&pulse, failed));
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// What one pulse answers.
+struct Felt {
     scrubs: Vec<ServerScrub>,
     ops: OpCounts,
     loads: Vec<ServerLoad>,
     events: Vec<ClusterEvent>,
+    mark: EventMark,
 }
 
-async fn look(client: &Client, mark: &mut Option<EventMark>) -> Result<Look> {
-    let whole = future::try_join5(
-        client.status(),
-        client.care(),
-        client.scrubs(),
-        client.op_counts(),
-        client.loads(),
-    );
-    let ((status, care, scrubs, ops, loads), page) = future::try_join(whole, client.events(*mark)).await?;
-    *mark = Some(page.next);
-    Ok(Look { status, care, scrubs, ops, loads, events: page.events })
-}
-
-/// An answer that is asked for when somebody wants it, and good for a while: many viewers are one question.
-#[derive(Debug)]
-pub(crate) struct Fresh<T>(Mutex<Option<(Instant, Arc<T>)>>);
-
-impl<T> Default for Fresh<T> {
-    fn default() -> Self {
-        Self(Mutex::new(None))
-    }
-}
-
-impl<T> Fresh<T> {
-    /// The answer, asked for anew when it is too old.
-    pub async fn get(&self, ask: impl Future<Output = Result<T>>) -> Result<Arc<T>> {
-        let mut kept = self.0.lock().await;
-        if let Some((until, answer)) = &*kept
-            && *until > Instant::now()
-        {
-            return Ok(answer.clone());
+async fn feel(client: &Client, mark: Option<EventMark>) -> Result<Felt> {
+    let whole = future::try_join4(client.scrubs(), client.op_counts(), client.loads(), client.events(mark));
+    let (scrubs, ops, loads, first) = whole.await?;
+    let (mut events, mut mark, mut is_more) = (first.events, first.next, mark != Some(first.next));
+    for _ in 1..EVENT_PAGES_MAX {
+        if !is_more {
+            break;
         }
-        let asked = Instant::now();
-        let late =
-            |_| Error::from(MetaError::Deadline(format!("no leading master answered within {PATIENCE:?}")));
-        let answer = Arc::new(tokio::time::timeout(PATIENCE, ask).await.map_err(late)??);
-        *kept = Some((Instant::now() + EVERY.max(asked.elapsed() * PAUSE), answer.clone()));
-        Ok(answer)
+        let page = client.events(Some(mark)).await?;
+        is_more = mark != page.next;
+        mark = page.next;
+        events.extend(page.events);
+    }
+    Ok(Felt { scrubs, ops, loads, events, mark })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mooseng_client::Error;
+    use mooseng_core::{ids::*, meta::*};
+
+    fn calm() -> (ClusterStatus, Care) {
+        let status = ClusterStatus {
+            cluster: ClusterId(Default::default()),
+            term: Term(1),
+            revision: Revision(1),
+            masters: vec![],
+            servers: vec![],
+            chunks: ChunkHealth::default(),
+            sessions: 0,
+            fs: FsStat::default(),
+        };
+        let care = Care {
+            quarantine_secs: 1,
+            servers: vec![],
+            drains: vec![],
+            repairs: Repairs::default(),
+            disks: vec![],
+        };
+        (status, care)
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_before_the_masters_were_silent_is_not_told_as_of_now() {
+        let (mut seen, pulse) = (Seen::default(), Pulse::default());
+        assert_eq!((seen.health(), seen.is_told()), ("unknown", false));
+        seen.felt(&pulse, None);
+        assert_eq!((seen.health(), seen.is_told()), ("unknown", false), "no look has ended yet");
+        seen.looked(Ok(calm()));
+        let word = seen.health();
+        assert_eq!(word, report::health_word(&seen.picture.as_ref().unwrap().problems));
+        seen.felt(&pulse, Some("nobody".into()));
+        assert_eq!(seen.health(), "unreachable");
+        seen.felt(&pulse, None);
+        assert_eq!(seen.health(), "unknown", "it was not looked at since");
+        seen.looked(Ok(calm()));
+        assert_eq!(seen.health(), word);
+        seen.looked(Err(Error::Closed));
+        assert_eq!((seen.health(), seen.picture.is_some()), ("unknown", true));
+        assert!(seen.late.is_some_and(|why| why.contains("shut down")));
     }
 }

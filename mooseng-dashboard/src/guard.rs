@@ -3,13 +3,14 @@
 use crate::{Shared, page, token::Token};
 use axum::{
     Form,
+    body::to_bytes,
     extract::{Query, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Redirect, Response},
 };
 use serde::Deserialize;
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 /// The cookie's name.
 const COOKIE: &str = "mooseng_dashboard";
@@ -19,6 +20,10 @@ const COOKIE_SECS: u32 = 12 * 3600;
 const OPEN: &[&str] = &["/login", "/assets/style.css", "/assets/icon.svg", "/livez", "/readyz"];
 /// Requests that are answered at a time; more are turned away.
 pub(crate) const REQUESTS_MAX: usize = 64;
+/// Longest wait for a request's body, which is a form of one line.
+const BODY: Duration = Duration::from_secs(5);
+/// Bytes of a form at most.
+const FORM_BYTES_MAX: usize = 16 << 10;
 
 /// Nothing from elsewhere, nothing written inside a page, in nobody's frame.
 const POLICY: &str =
@@ -28,12 +33,7 @@ const POLICY: &str =
 pub(crate) async fn keep(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let mut answer = match refusal(&shared, &request) {
         Some(refused) => refused,
-        None => match shared.requests.try_acquire() {
-            Ok(_permit) => next.run(request).await,
-            Err(_) => {
-                error(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time: try again")
-            }
-        },
+        None => answer(&shared, request, next).await,
     };
     let headers = answer.headers_mut();
     for (name, value) in [
@@ -47,6 +47,40 @@ pub(crate) async fn keep(State(shared): State<Arc<Shared>>, request: Request, ne
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     answer
+}
+
+/// Whoever sends no body holds nobody else's place, and whether it lives is told also when there is none.
+async fn answer(shared: &Shared, request: Request, next: Next) -> Response {
+    if request.uri().path() == "/livez" {
+        return next.run(request).await;
+    }
+    let whole = match with_body(request).await {
+        Ok(whole) => whole,
+        Err(refused) => return refused,
+    };
+    match shared.requests.try_acquire() {
+        Ok(_permit) => next.run(whole).await,
+        Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time: try again"),
+    }
+}
+
+/// The request with all of its body; only a form is read.
+async fn with_body(request: Request) -> Result<Request, Response> {
+    if request.method() != Method::POST {
+        return Ok(request);
+    }
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY, to_bytes(body, FORM_BYTES_MAX)).await {
+        Ok(Ok(whole)) => Ok(Request::from_parts(head, whole.into())),
+        Ok(Err(_)) => {
+            let why = format!("the body ended early, or has more than {FORM_BYTES_MAX} bytes");
+            Err(error(StatusCode::PAYLOAD_TOO_LARGE, "invalid", &why))
+        }
+        Err(_) => {
+            let why = format!("the body did not come within {} s", BODY.as_secs());
+            Err(error(StatusCode::REQUEST_TIMEOUT, "timeout", &why))
+        }
+    }
 }
 
 /// Whether a page of elsewhere asks, by itself, a form or a script. A link that leads here is none of these.
@@ -118,6 +152,19 @@ fn is_loopback(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// There is nothing at this path.
+pub(crate) async fn nothing(request: Request) -> Response {
+    match request.uri().path() {
+        "/api" | "/api/" => no_call().await,
+        _ => page::not_found(),
+    }
+}
+
+/// There is no such call.
+pub(crate) async fn no_call() -> Response {
+    error(StatusCode::NOT_FOUND, "not_found", "there is no such call: docs/dashboard.md lists them")
+}
+
 /// An error for programs.
 pub(crate) fn error(status: StatusCode, kind: &str, text: &str) -> Response {
     let whole = serde_json::json!({ "schema": "mooseng.error/1", "kind": kind, "error": text });
@@ -137,9 +184,12 @@ pub(crate) struct LoginForm {
     next: String,
 }
 
-/// Where a login leads: a place of this server, whatever was asked for.
+/// Where a login leads: a path of this server, whatever was asked for. Browsers read a backslash as a slash, and leave
+/// out tabs and line ends before they read what is left.
 fn next_of(text: &str) -> &str {
-    let is_ours = text.starts_with('/') && !text.starts_with("//") && !text.contains(['\\', '\r', '\n']);
+    let is_ours = text.starts_with('/')
+        && !text.starts_with("//")
+        && !text.contains(|c: char| c == '\\' || c.is_control());
     if is_ours && !text.starts_with("/login") { text } else { "/" }
 }
 
@@ -188,8 +238,24 @@ mod tests {
         for ours in ["/", "/chunks/2/1?from=5", "/files?path=/a"] {
             assert_eq!(next_of(ours), ours);
         }
-        for other in ["", "//evil.example", "https://evil.example", "/\\evil.example", "/login", "/a\r\nb"] {
-            assert_eq!(next_of(other), "/", "{other}");
+        for other in [
+            "",
+            "//evil.example",
+            "https://evil.example",
+            "evil.example",
+            "/\\evil.example",
+            "\\\\evil.example",
+            "/\t/evil.example",
+            "\t//evil.example",
+            "/\n/evil.example",
+            "/\r/evil.example",
+            "/\t\\evil.example",
+            "/\0/evil.example",
+            "/\u{7f}/evil.example",
+            "/login",
+            "/a\r\nb",
+        ] {
+            assert_eq!(next_of(other), "/", "{other:?}");
         }
     }
 

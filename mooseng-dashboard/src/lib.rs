@@ -19,7 +19,8 @@
 //! ```
 //!
 //! ```text
-//!   feed: one task ─ asks the leader every 2 s ─▶ picture + history (rates of the last 10 minutes)
+//!   feed: pulse ─ every 2 s what the leader has at hand ─▶ events, history (rates of the last 10 minutes)
+//!         look ── through all chunks, as long as it takes ─▶ picture
 //!                                                    │
 //!   browser ─ guard (token, headers, limits) ─┬─ pages ─ templates, charts
 //!                 ▲                           ├─ api ─── the command line's schemas
@@ -35,6 +36,7 @@ mod api;
 mod assets;
 mod chart;
 mod feed;
+mod fresh;
 mod guard;
 mod history;
 mod live;
@@ -48,19 +50,16 @@ pub use waiting::turn_away;
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
     http::StatusCode,
     middleware,
     routing::{get, post},
 };
-use feed::{Feed, Fresh};
+use feed::Feed;
+use fresh::{Fresh, Told, look};
 use mooseng_client::Client;
-use mooseng_core::meta::{ChunkMatrix, SessionInfo};
+use mooseng_core::meta::{ChunkMatrix, GetChunkMatrix, ListSessions, SessionInfo};
 use std::{fmt, io, sync::Arc};
 use tokio::{net::TcpListener, sync::Semaphore};
-
-/// Bytes of a form at most.
-const FORM_BYTES_MAX: usize = 16 << 10;
 
 /// How a dashboard behaves.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +104,18 @@ pub(crate) struct Shared {
     viewers: Arc<Semaphore>,
 }
 
+impl Shared {
+    /// All chunks by copies.
+    async fn matrix(&self) -> Told<ChunkMatrix> {
+        self.matrix.get(|| look(self.client.clone(), GetChunkMatrix {})).await
+    }
+
+    /// Who uses the cluster.
+    async fn sessions(&self) -> Told<Vec<SessionInfo>> {
+        self.sessions.get(|| look(self.client.clone(), ListSessions {})).await
+    }
+}
+
 /// Pages that show a cluster. It begins to look at the cluster when it is made, and ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct Dashboard(Arc<Shared>);
@@ -129,7 +140,7 @@ impl Dashboard {
         }))
     }
 
-    /// Whether the masters answered the last look; `true` before the first.
+    /// Whether the masters answered when they were asked last; `true` before the first time.
     pub fn is_answered(&self) -> bool {
         self.0.feed.last().failed.is_none()
     }
@@ -153,9 +164,8 @@ impl Dashboard {
             .route("/readyz", get(pages::readyz))
             .route("/assets/{name}", get(assets::asset))
             .nest("/api", api::routes())
-            .fallback(|| async { page::not_found() })
+            .fallback(guard::nothing)
             .layer(middleware::from_fn_with_state(self.0.clone(), guard::keep))
-            .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
             .with_state(self.0.clone())
     }
 

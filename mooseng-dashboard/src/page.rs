@@ -1,6 +1,11 @@
 //! The frame of all pages, and those that say that something went wrong.
 
-use crate::{Shared, feed::Seen, status_of};
+use crate::{
+    Shared,
+    feed::{Picture, Seen},
+    fresh::Before,
+    status_of,
+};
 use askama::Template;
 use axum::{
     http::{StatusCode, header},
@@ -8,6 +13,7 @@ use axum::{
 };
 use mooseng_client::report;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::time::Duration;
 
 /// What stays as it is in a query's value.
 const IN_QUERY: &AsciiSet =
@@ -29,6 +35,46 @@ const NAV: &[(&str, &str)] = &[
     ("/files", "Files"),
 ];
 
+/// What is told when it is this old though nothing failed.
+const OLD: Duration = Duration::from_secs(30);
+
+const LOOK_AT_MASTERS: &str =
+    "Look whether most masters run and reach each other: their logs, and /health on their ports.";
+const LOOK_AT_LEADER: &str =
+    "The leading master answers otherwise: look at its log, and at the load and the disk of its machine.";
+const WAIT_FOR_LOOK: &str =
+    "It takes the leading master long where there are many: this page fills by itself when it is done.";
+
+/// Why what is shown is not what is now, and what to do about it.
+pub(crate) struct Notice {
+    pub class: &'static str,
+    pub why: String,
+    pub cure: &'static str,
+}
+
+/// What follows a notice.
+fn seen_before(age: Duration) -> String {
+    format!("What follows was seen {} ago.", report::secs(age.as_secs()))
+}
+
+impl Notice {
+    fn of(seen: &Seen) -> Option<Self> {
+        let age = seen.picture.as_deref().map(Picture::age);
+        let with_age =
+            |why: &str| age.map_or_else(|| why.into(), |age| format!("{why}. {}", seen_before(age)));
+        let (class, why, cure) = match (&seen.failed, &seen.late) {
+            (Some(why), _) => ("unreachable", with_age(why), LOOK_AT_MASTERS),
+            (None, Some(why)) => ("unknown", with_age(why), LOOK_AT_LEADER),
+            (None, None) => match age {
+                None => ("unknown", "The first look at all chunks is under way.".into(), WAIT_FOR_LOOK),
+                Some(age) if age >= OLD => ("plain", seen_before(age), WAIT_FOR_LOOK),
+                Some(_) => return None,
+            },
+        };
+        Some(Self { class, why, cure })
+    }
+}
+
 /// What the frame shows.
 pub(crate) struct Shell {
     pub title: String,
@@ -39,25 +85,24 @@ pub(crate) struct Shell {
     pub live: bool,
     /// Whether one can log out.
     pub has_token: bool,
-    /// Why what is shown may be old.
-    pub stale: Option<String>,
+    /// Why what is shown is not what is now.
+    pub notice: Option<Notice>,
+    /// Whether the word for the cluster's health is of now.
+    pub is_seen: bool,
     pub nav: &'static [(&'static str, &'static str)],
     pub version: &'static str,
 }
 
 impl Shell {
     pub fn new(shared: &Shared, seen: &Seen, here: &'static str, title: impl Into<String>) -> Self {
-        let old = seen.failed.as_ref().map(|why| match seen.picture {
-            Some(_) => format!("{why}. What follows was seen {} ago.", report::secs(seen.age().as_secs())),
-            None => why.clone(),
-        });
         Self {
             title: title.into(),
             health: seen.health(),
             here,
             live: true,
             has_token: shared.token.is_some(),
-            stale: old,
+            notice: Notice::of(seen),
+            is_seen: seen.is_seen(),
             nav: NAV,
             version: env!("CARGO_PKG_VERSION"),
         }
@@ -67,6 +112,17 @@ impl Shell {
     #[must_use]
     pub fn still(mut self) -> Self {
         self.live = false;
+        self
+    }
+
+    /// Of a page whose own question failed, and that shows an older answer.
+    #[must_use]
+    pub fn of_before(mut self, before: &Before) -> Self {
+        if let Some((e, age)) = before {
+            let class = if self.health == "unreachable" { "unreachable" } else { "unknown" };
+            let cure = if class == "unreachable" { LOOK_AT_MASTERS } else { LOOK_AT_LEADER };
+            self.notice = Some(Notice { class, why: format!("{e}. {}", seen_before(*age)), cure });
+        }
         self
     }
 }

@@ -46,4 +46,4 @@ pub use error::MountError;
 pub use mount::Mount;
 pub use observe::{Observer, RequestKind};
 pub use options::MountOptions;
-pub use point::unmount_any;
+pub use point::{Found, clear_dead, look_at, unmount_any};

@@ -53,8 +53,7 @@ requests! {
 
 /// Hears what a mount does. Called on the threads that serve it: it must not wait.
 pub trait Observer: fmt::Debug + Send + Sync + 'static {
-    /// A request was answered, `took` after it had come; with `error`, when it failed. One that was never answered
-    /// because its handler panicked is not told.
+    /// A request was answered, `took` after it had come; with `error`, when it failed.
     fn answered(&self, kind: RequestKind, took: Duration, error: Option<Errno>);
     /// A program was given so many bytes of a file.
     fn read(&self, bytes: usize);

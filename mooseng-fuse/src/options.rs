@@ -11,7 +11,10 @@ pub struct MountOptions {
     /// Other users than the one who mounts may use it. Who is not root needs `user_allow_other` in
     /// `/etc/fuse.conf` for this.
     pub allow_other: bool,
-    /// What stands first in `/proc/mounts` and in `df`.
+    /// Programs cannot be run from the mount.
+    pub no_exec: bool,
+    /// What stands first in `/proc/mounts` and in `df`. A line of fstab is known to be mounted by this and its mount
+    /// point: it must be what the line has there.
     pub fs_name: String,
     /// The filesystem's type is shown as `fuse.` and this.
     pub subtype: String,
@@ -34,6 +37,7 @@ impl Default for MountOptions {
         Self {
             read_only: false,
             allow_other: false,
+            no_exec: false,
             fs_name: "mooseng".into(),
             subtype: "mooseng".into(),
             direct_io: true,

@@ -24,10 +24,46 @@ pub(crate) fn prepare(point: &Path) -> Result<PathBuf, MountError> {
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoDevice);
     }
-    if is_dead(point) {
-        clear_stale(point)?;
+    match look_at(point)? {
+        Found::Free(point) => return Ok(point),
+        Found::Mounted => {
+            let cause = "a MooseNG is mounted there already; unmount it first, or choose another directory";
+            return Err(MountError::Point { point: point.into(), cause: cause.into() });
+        }
+        Found::Dead => clear_stale(point)?,
     }
     fit(point)
+}
+
+/// What is at a place where somebody wants to mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// An empty directory, by its full path.
+    Free(PathBuf),
+    /// A MooseNG that is served.
+    Mounted,
+    /// A mount whose process is gone; a start at this place clears it.
+    Dead,
+}
+
+/// Looks at a place as [`Mount::start`](crate::Mount::start) does before it mounts there, and changes nothing. A mount
+/// that is served is asked for its root, and may take its time.
+///
+/// Errors: it cannot be mounted on; why, and what to do.
+pub fn look_at(point: &Path) -> Result<Found, MountError> {
+    if is_dead(point) {
+        return Ok(Found::Dead);
+    }
+    let is_ours = || {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        // The mount itself is no link, its place may be given as one.
+        let place = point.canonicalize().or_else(|_| full(point)).ok()?;
+        Some(type_at(&mounts, &place)? == OURS)
+    };
+    if is_ours() == Some(true) {
+        return Ok(Found::Mounted);
+    }
+    fit(point).map(Found::Free)
 }
 
 /// Whether a mount is there that nobody serves any more.
@@ -35,8 +71,8 @@ fn is_dead(point: &Path) -> bool {
     fs::metadata(point).is_err_and(|e| e.raw_os_error() == Some(Errno::ENOTCONN as i32))
 }
 
-/// After a session: its mount is taken away if it is still there. Another's, that came since, is not.
-pub(crate) fn clear_dead(point: &Path) {
+/// After a mount's end: it is taken away if it is still there. Another's, that came since, is not.
+pub fn clear_dead(point: &Path) {
     if is_dead(point)
         && let Err(e) = clear_stale(point)
     {
@@ -193,7 +229,7 @@ mod tests {
         let said = |p: &Path| fit(p).unwrap_err().to_string();
         assert!(said(&dir).contains("no such directory"), "{}", said(&dir));
         fs::create_dir(&dir).unwrap();
-        assert_eq!(fit(&dir).unwrap(), dir.canonicalize().unwrap());
+        assert_eq!(look_at(&dir).unwrap(), Found::Free(dir.canonicalize().unwrap()));
         let file = dir.join("file");
         fs::write(&file, "x").unwrap();
         assert!(said(&dir).contains("not empty"), "{}", said(&dir));

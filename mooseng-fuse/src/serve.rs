@@ -63,6 +63,23 @@ pub(crate) struct Server {
     observer: Arc<dyn Observer>,
 }
 
+/// Tells of a request when it is over. One that panics, or is dropped with the runtime, is answered with EIO by its
+/// reply, and told of as such.
+struct Told {
+    observer: Arc<dyn Observer>,
+    kind: RequestKind,
+    begin: Instant,
+    failed: Option<error::Errno>,
+    /// Free again when that is done.
+    _room: Room,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.observer.answered(self.kind, self.begin.elapsed(), self.failed);
+    }
+}
+
 /// A request's room, free again when it is dropped.
 type Room = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
@@ -123,10 +140,11 @@ impl Server {
         done: impl FnOnce(R, T) + Send + 'static,
     ) {
         let begin = Instant::now();
-        let room = self.room(bytes);
-        let (deadline, observer) = (self.deadline, self.observer.clone());
+        let (observer, failed) = (self.observer.clone(), Some(error::Errno::EIO));
+        let mut told = Told { observer, kind, begin, failed, _room: self.room(bytes) };
+        let deadline = self.deadline;
         self.drive(Box::pin(async move {
-            let failed = match tokio::time::timeout(deadline, work).await {
+            told.failed = match tokio::time::timeout(deadline, work).await {
                 Ok(Ok(value)) => {
                     done(reply, value);
                     None
@@ -145,8 +163,7 @@ impl Server {
                     Some(error::Errno::ETIMEDOUT)
                 }
             };
-            observer.answered(kind, begin.elapsed(), failed);
-            drop(room);
+            drop(told);
         }));
     }
 
@@ -176,9 +193,9 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// Tells what it was answered, as fuser's replies do: EIO when it is dropped without.
-    struct Told(Option<Sender<i32>>);
+    struct Reply(Option<Sender<i32>>);
 
-    impl Told {
+    impl Reply {
         fn new() -> (Self, Receiver<i32>) {
             let (tell, told) = channel();
             (Self(Some(tell)), told)
@@ -188,13 +205,13 @@ mod tests {
         }
     }
 
-    impl Answer for Told {
+    impl Answer for Reply {
         fn error(mut self, e: Errno) {
             self.0.take().unwrap().send(e.code()).unwrap();
         }
     }
 
-    impl Drop for Told {
+    impl Drop for Reply {
         fn drop(&mut self) {
             if let Some(tell) = self.0.take() {
                 tell.send(Errno::EIO.code()).ok();
@@ -228,29 +245,31 @@ mod tests {
     #[test]
     fn a_panic_ends_one_request_with_eio() {
         let rt = runtime();
-        let server = server(&rt, Duration::from_secs(30)).0;
-        let (reply, told) = Told::new();
-        server.serve(ANY, reply, async { panic!("at once, on the FUSE thread") }, |r: Told, ()| r.ok());
+        let (server, heard) = server(&rt, Duration::from_secs(30));
+        let (reply, told) = Reply::new();
+        server.serve(ANY, reply, async { panic!("at once, on the FUSE thread") }, |r: Reply, ()| r.ok());
         assert_eq!(told.recv(), Ok(Errno::EIO.code()));
-        let (reply, told) = Told::new();
+        let (reply, told) = Reply::new();
         let later = async {
             tokio::task::yield_now().await;
             panic!("later, in a task")
         };
-        server.serve(ANY, reply, later, |r: Told, ()| r.ok());
+        server.serve(ANY, reply, later, |r: Reply, ()| r.ok());
         assert_eq!(told.recv(), Ok(Errno::EIO.code()));
-        let (reply, told) = Told::new();
-        server.serve(ANY, reply, async { Ok(()) }, |r: Told, ()| r.ok());
+        let (reply, told) = Reply::new();
+        server.serve(ANY, reply, async { Ok(()) }, |r: Reply, ()| r.ok());
         assert_eq!(told.recv(), Ok(0), "the next one is served");
         assert!(rt.block_on(server.drained()), "the room of those that panicked is free again");
+        let eio = (ANY, Some(error::Errno::EIO));
+        assert_eq!(*heard.0.lock(), [eio, eio, (ANY, None)], "they are counted as what they were answered");
     }
 
     #[test]
     fn what_never_ends_is_answered_at_its_deadline() {
         let rt = runtime();
         let (server, heard) = server(&rt, Duration::from_millis(1));
-        let (reply, told) = Told::new();
-        server.serve(ANY, reply, std::future::pending(), |r: Told, ()| r.ok());
+        let (reply, told) = Reply::new();
+        server.serve(ANY, reply, std::future::pending(), |r: Reply, ()| r.ok());
         assert_eq!(told.recv(), Ok(Errno::ETIMEDOUT.code()));
         rt.block_on(server.drained());
         assert_eq!(*heard.0.lock(), [(ANY, Some(error::Errno::ETIMEDOUT))]);
@@ -264,12 +283,12 @@ mod tests {
         let mut answers = Vec::new();
         let mut put = |bytes: usize| {
             let mut gate = gate.clone();
-            let (reply, told) = Told::new();
+            let (reply, told) = Reply::new();
             let wait = async move {
                 gate.wait_for(|open| *open).await.unwrap();
                 Ok(())
             };
-            server.serve_bytes(ANY, reply, bytes, wait, |r: Told, ()| r.ok());
+            server.serve_bytes(ANY, reply, bytes, wait, |r: Reply, ()| r.ok());
             answers.push(told);
         };
         for _ in 0..64 {
@@ -278,9 +297,9 @@ mod tests {
         assert_eq!(server.under_way(), 64);
         assert_eq!(server.units.available_permits(), 0, "the bytes are used up");
         let behind = server.clone();
-        let (reply, told) = Told::new();
+        let (reply, told) = Reply::new();
         let thread = std::thread::spawn(move || {
-            behind.serve_bytes(ANY, reply, 1, async { Ok(()) }, |r: Told, ()| r.ok());
+            behind.serve_bytes(ANY, reply, 1, async { Ok(()) }, |r: Reply, ()| r.ok());
         });
         assert!(told.try_recv().is_err());
         open.send(true).unwrap();

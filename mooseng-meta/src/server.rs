@@ -157,14 +157,14 @@ impl std::fmt::Debug for Master {
 pub struct MasterStatus {
     /// Raft's view.
     pub raft: RaftStatus,
-    /// Whether it leads and has taken over.
+    /// Whether it surely leads and has taken over.
     pub leading: bool,
 }
 
 impl MasterStatus {
-    /// Whether it leads, or knows who does: whether the cluster can be used through it.
+    /// Whether it leads, or surely knows who does: whether the cluster can be used through it.
     pub fn ready(&self) -> bool {
-        self.leading || (self.raft.leadership.leader.is_some() && !self.raft.leadership.is_me)
+        self.raft.led && (self.leading || !self.raft.leadership.is_me)
     }
 }
 
@@ -270,7 +270,8 @@ impl Master {
 
     /// Its state, from memory.
     pub fn status(&self) -> MasterStatus {
-        MasterStatus { raft: self.raft.status(), leading: self.service.leads() }
+        let raft = self.raft.status();
+        MasterStatus { leading: raft.led && self.service.leads(), raft }
     }
 
     /// What it holds, for those who compare masters: at one revision all have the same state, and entries

@@ -47,8 +47,10 @@ use tokio::task::JoinHandle;
 const LOOK: Duration = Duration::from_secs(10);
 /// So many times as long as a look took is waited before the next one: they take a twentieth of a processor at most.
 const REST: u32 = 20;
-/// Between two looks of a follower whether it leads by now.
-const FOLLOWS: Duration = Duration::from_secs(1);
+/// Between a look that failed and the next one.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks whether this master leads.
+const LEADS: Duration = Duration::from_secs(1);
 
 /// Roles of the certificates that it takes.
 const ROLES: &[Role] = &[Role::Master];
@@ -163,16 +165,34 @@ impl Running {
 
 /// While this master leads, keeps what it knows of the cluster fresh.
 async fn look(node: Node) {
+    let mut next = Instant::now();
     loop {
         let begin = Instant::now();
+        let is_due = begin >= next;
         let survey = node.master.lock().as_ref().filter(|m| m.status().leading).map(|m| m.survey(LOOK));
-        let (seen, pause) = match survey {
-            None => (None, FOLLOWS),
-            Some(survey) => (survey.await.ok(), LOOK.max(begin.elapsed() * REST)),
-        };
-        *node.survey.lock() = seen;
-        tokio::time::sleep(pause).await;
+        match survey {
+            // What it saw is not of its next term.
+            None => {
+                next = begin;
+                *node.survey.lock() = None;
+            }
+            Some(survey) if is_due => {
+                let seen = survey.await;
+                if let Err(e) = &seen {
+                    tracing::warn!(error = %e, "a look at the cluster failed, the next one follows soon");
+                }
+                next = Instant::now() + pause(seen.is_ok(), begin.elapsed());
+                *node.survey.lock() = seen.ok();
+            }
+            Some(_) => {}
+        }
+        tokio::time::sleep(LEADS).await;
     }
+}
+
+/// After a look that succeeded or not, and took so long.
+fn pause(seen: bool, took: Duration) -> Duration {
+    if seen { LOOK.max(took * REST) } else { AGAIN }
 }
 
 #[async_trait]
@@ -199,5 +219,17 @@ impl Service for Running {
             master.shutdown().await;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_look_that_failed_the_next_one_follows_soon() {
+        assert_eq!(pause(false, LOOK), AGAIN);
+        assert_eq!(pause(true, Duration::ZERO), LOOK);
+        assert_eq!(pause(true, LOOK), LOOK * REST);
     }
 }

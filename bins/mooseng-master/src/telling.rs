@@ -23,10 +23,10 @@ impl Node {
         self.master.lock().as_ref().map(Master::status)
     }
 
-    /// What is wrong, as far as this master can tell: all of it at the leader, that there is none elsewhere. `None`
+    /// What is wrong, as far as this master can tell: all of it at the leader, at each that there surely is none. `None`
     /// where another one tells.
     fn problems(&self, s: &MasterStatus) -> Option<Vec<Problem>> {
-        if !s.ready() {
+        if !s.raft.led {
             return Some(vec![health::no_quorum(s.raft.voters.len())]);
         }
         self.seen(|survey| problems(&survey.status, &survey.care))
@@ -44,20 +44,22 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
     let Some(s) = node.status() else {
         return Health { status: "stopping".into(), ready: false, live: true, details: json!(null) };
     };
-    let status = match (&s.raft.failed, s.ready()) {
-        (Some(_), _) => "failed",
-        (None, true) => "ok",
-        (None, false) => HealthCode::MasterNoQuorum.name(),
+    let status = match &s.raft.failed {
+        Some(_) => "failed",
+        None if !s.raft.led => HealthCode::MasterNoQuorum.name(),
+        None if !s.ready() => "taking over",
+        None => "ok",
     };
     let problems = node.problems(&s);
+    let leader = s.raft.leadership.leader.as_ref().filter(|_| s.raft.led);
     let details = json!({
         "role": "master",
         "name": me.name,
         "node": me.node,
         "cluster": me.cluster.to_string(),
         "leading": s.leading,
-        "leader": s.raft.leadership.leader.as_ref().map(|m| m.id.get()),
-        "leader_addr": s.raft.leadership.leader.as_ref().map(|m| &m.client_addr),
+        "leader": leader.map(|m| m.id.get()),
+        "leader_addr": leader.map(|m| &m.client_addr),
         "term": s.raft.leadership.term.get(),
         "last_log": s.raft.last_log.map(Revision::get),
         "applied": s.raft.applied.map(Revision::get),
@@ -112,7 +114,7 @@ fn of_problems(node: &Node, metrics: &Metrics) {
     metrics.gauge(&catalog::HEALTH_PROBLEMS, move || {
         let Some(s) = node.status() else { return vec![] };
         let Some(problems) = node.problems(&s) else { return vec![] };
-        let known = HealthCode::ALL.iter().filter(|c| s.ready() || **c == HealthCode::MasterNoQuorum);
+        let known = HealthCode::ALL.iter().filter(|c| s.raft.led || **c == HealthCode::MasterNoQuorum);
         let point = |c: &HealthCode| {
             let labels =
                 vec![KeyValue::new("code", c.name()), KeyValue::new("severity", c.severity().name())];

@@ -44,12 +44,16 @@ pub struct Config {
     pub mount_point: PathBuf,
     /// Client addresses of the masters.
     pub masters: Vec<String>,
+    /// What is mounted, as it was given: `m1:9421,m2:9421:/`. A line of fstab is found again by it.
+    pub source: String,
     /// Where HTTP answers.
     pub metrics: SocketAddr,
     /// Nothing can be changed.
     pub read_only: bool,
     /// Other users may use it.
     pub allow_other: bool,
+    /// Programs cannot be run from it.
+    pub no_exec: bool,
 }
 
 impl Config {
@@ -60,9 +64,11 @@ impl Config {
         Ok(Self {
             mount_point: settings.get("mount_point")?,
             masters: master_addrs(settings)?,
+            source: format!("{}:/", settings.text("master_addrs").unwrap_or_default()),
             metrics: bind_addr(settings, "metrics_port")?,
             read_only: settings.get("read_only")?,
             allow_other: settings.get("allow_other")?,
+            no_exec: settings.get("no_exec")?,
         })
     }
 }
@@ -109,9 +115,14 @@ impl Mounted {
             .connect()
             .await
             .with_context(|| format!("no session with the masters ({})", config.masters.join(", ")))?;
-        let (read_only, allow_other) = (config.read_only, config.allow_other);
-        let observer = telling::Requests::new(&parts.metrics);
-        let options = MountOptions { read_only, allow_other, observer, ..MountOptions::default() };
+        let options = MountOptions {
+            read_only: config.read_only,
+            allow_other: config.allow_other,
+            no_exec: config.no_exec,
+            fs_name: config.source.clone(),
+            observer: telling::Requests::new(&parts.metrics),
+            ..MountOptions::default()
+        };
         let mount = Arc::new(Mount::start(client.vfs().clone(), &config.mount_point, options).await?);
         tracing::info!(at = %mount.point().display(), "mounted");
         let answered = Arc::new(AtomicBool::new(true));

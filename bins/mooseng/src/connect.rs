@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use mooseng_client::Client;
+use mooseng_client::{Client, ClientBuilder};
 use mooseng_core::net::Role;
 use mooseng_net::identity::Identity;
 use mooseng_support::{
@@ -39,6 +39,11 @@ impl Connection {
 
     /// Opens a session, as the superuser of the filesystem.
     pub(crate) async fn connect(&self) -> Result<Client> {
+        self.builder()?.connect().await.context("no session was opened")
+    }
+
+    /// What a session is opened with.
+    pub(crate) fn builder(&self) -> Result<ClientBuilder> {
         let masters = self.masters.iter().map(|m| addr::with_port(m.trim()).map_err(crate::exit::usage));
         let masters = masters.collect::<Result<Vec<_>>>().context("--masters")?;
         let identity = self.identity()?;
@@ -49,15 +54,12 @@ impl Connection {
             self.identity.display(),
             peer.role
         );
-        Client::builder()
+        Ok(Client::builder()
             .masters(masters)
             .transport(transport(self.transport, &identity, None)?)
             .seams(mooseng_host::host_seams())
             .name(peer.name)
             .host(addr::host_name())
-            .deadline(self.timeout)
-            .connect()
-            .await
-            .context("no session was opened")
+            .deadline(self.timeout))
     }
 }

@@ -4,6 +4,7 @@
 mod disks;
 mod peers;
 mod place;
+mod running;
 
 use crate::{
     exit,
@@ -14,15 +15,22 @@ use anyhow::Result;
 use clap::Args;
 use mooseng_core::attr::Timestamp;
 use mooseng_net::identity::Identity;
-use mooseng_support::{config::Settings, node::load_identity};
+use mooseng_support::{
+    config::{Flags, Settings},
+    keys::Role,
+    node::load_identity,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{fmt, io::Write, path::Path};
+use std::{fmt, io, io::Write, path::Path};
 
 /// Shown below `doctor --help`.
 pub(crate) const HELP: &str = "Exit codes: 0 all is well, 8 it would run and something should be better, 1 it would not \
-run, or not well. A small file is written into data directories and removed, to measure how fast they sync.";
+run, or not well. Without --config, the file of the systemd units is read where it is there: /etc/mooseng/ROLE.toml. A small \
+file is written into data directories that are there, and removed, to measure how fast they sync.";
 
+/// Where the packages' units have the file of each role.
+const CONFIG_DIR: &str = "/etc/mooseng";
 /// A certificate that ends within so many days is told of.
 const EXPIRES_DAYS: i64 = 30;
 
@@ -78,7 +86,48 @@ impl Check {
     }
 }
 
+/// The flags with the file that is read, and where that comes from.
+fn with_file<R: Role>(flags: &Flags<R>, dir: &Path) -> (Flags<R>, Check) {
+    const NAME: &str = "configuration";
+    if let Some((file, source)) = flags.file() {
+        return (flags.clone(), Check::ok(NAME, format!("{}, from {source}", file.display())));
+    }
+    let file = dir.join(format!("{}.toml", R::NAME));
+    match file.metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let found = format!("no file: --config names none, and there is no {}", file.display());
+            (flags.clone(), Check::ok(NAME, found))
+        }
+        // One that cannot be read is told of where it is read.
+        _ => {
+            let found = format!("{}, the file of the systemd units: --config names none", file.display());
+            (flags.with_file(file), Check::ok(NAME, found))
+        }
+    }
+}
+
 impl RoleFlags {
+    fn with_file(&self, dir: &Path) -> (Self, Check) {
+        match self {
+            Self::Master(f) => {
+                let (f, check) = with_file(f, dir);
+                (Self::Master(f), check)
+            }
+            Self::Chunkserver(f) => {
+                let (f, check) = with_file(f, dir);
+                (Self::Chunkserver(f), check)
+            }
+            Self::Mount(f) => {
+                let (f, check) = with_file(f, dir);
+                (Self::Mount(f), check)
+            }
+            Self::Dashboard(f) => {
+                let (f, check) = with_file(f, dir);
+                (Self::Dashboard(f), check)
+            }
+        }
+    }
+
     const fn name(&self) -> &'static str {
         match self {
             Self::Master(_) => "master",
@@ -90,10 +139,11 @@ impl RoleFlags {
 }
 
 pub(crate) fn doctor(args: &DoctorArgs, out: &mut impl Write) -> Result<()> {
+    let (role, file) = args.role.with_file(Path::new(CONFIG_DIR));
     // What is in the file cannot be looked past.
-    let settings = args.role.load()?;
-    let checks = all(&args.role, &settings);
-    tell(args.role.name(), &settings, &checks, args.output, out)?;
+    let settings = role.load()?;
+    let checks = all(&role, &settings, file);
+    tell(role.name(), &settings, &checks, args.output, out)?;
     match worst(&checks) {
         Verdict::Ok => Ok(()),
         Verdict::Warning => Err(exit::degraded("it would run, and something should be better")),
@@ -105,8 +155,8 @@ fn worst(checks: &[Check]) -> Verdict {
     checks.iter().map(|c| c.verdict).max().unwrap_or(Verdict::Ok)
 }
 
-fn all(role: &RoleFlags, settings: &Settings) -> Vec<Check> {
-    let mut checks = vec![Check::ok("program", format!("mooseng {}", env!("CARGO_PKG_VERSION")))];
+fn all(role: &RoleFlags, settings: &Settings, file: Check) -> Vec<Check> {
+    let mut checks = vec![Check::ok("program", format!("mooseng {}", env!("CARGO_PKG_VERSION"))), file];
     let found = settings.get::<String>("identity").map_err(anyhow::Error::from);
     let identity = found.and_then(|dir| load_identity(Path::new(&dir)));
     checks.push(match &identity {
@@ -126,13 +176,15 @@ fn all(role: &RoleFlags, settings: &Settings) -> Vec<Check> {
         });
     }
     checks.push(place::open_files());
-    checks.extend(place::ports(role, settings));
+    let me = identity.ok().map(|i| i.peer());
+    let running = running::find(role, settings, me.as_ref());
+    checks.extend(place::ports(role, settings, running.as_ref()));
     match role {
         RoleFlags::Master(_) => checks.extend(disks::data_dir(settings, "data_dir", disks::MASTER_SYNC)),
         RoleFlags::Chunkserver(_) => {
             checks.extend(disks::data_dir(settings, "data_dirs", disks::CHUNKSERVER_SYNC));
         }
-        RoleFlags::Mount(_) => checks.extend(place::fuse(settings)),
+        RoleFlags::Mount(_) => checks.extend(place::fuse(settings, running.as_ref())),
         // It keeps nothing here.
         RoleFlags::Dashboard(_) => {}
     }

@@ -51,7 +51,7 @@ async fn drain_disk(client: &Client, args: &DrainArgs, disk: &str, out: &mut imp
     let care = client.care().await?;
     match care.disks.iter().find(|d| (d.server, d.disk) == (server, disk)) {
         Some(d) => {
-            writeln!(out, "{}", report::disk_drain_line(d))?;
+            writeln!(out, "{}", crate::output::shown(&report::disk_drain_line(d)))?;
             let stop = || format!("mooseng drain {} --disk {} --stop", args.server, report::disk_name(disk));
             told_besides(d.left.unwrap_or(1), &care, stop);
         }

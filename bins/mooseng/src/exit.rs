@@ -55,6 +55,11 @@ impl fmt::Display for Found {
 
 impl std::error::Error for Found {}
 
+/// An error for exit code 6, where more is known than that nobody leads.
+pub(crate) fn unreachable(text: impl fmt::Display) -> anyhow::Error {
+    anyhow!(Found(UNREACHABLE, text.to_string()))
+}
+
 /// An error for exit code 7: damage, or loss.
 pub(crate) fn integrity(text: impl fmt::Display) -> anyhow::Error {
     anyhow!(Found(INTEGRITY, text.to_string()))
@@ -218,7 +223,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_code() {
-        let unreachable = |last| Error::Masters { tried: "m1:1".into(), millis: 1, last };
+        let masters = |last| Error::Masters { tried: "m1:1".into(), millis: 1, last };
         let identity = NetError::Identity { peer: "m1".into(), cause: "foreign".into() };
         let unmount = |kind: io::ErrorKind| MountError::Unmount { point: "/m".into(), cause: kind.into() };
         for (error, wanted) in [
@@ -227,19 +232,20 @@ mod tests {
             (interrupted(), INTERRUPTED),
             (integrity("x"), INTEGRITY),
             (degraded("x"), DEGRADED),
+            (unreachable("x"), UNREACHABLE),
             (Error::from(Errno::ENOENT).into(), NOT_FOUND),
             (Error::from(Errno::EACCES).into(), PERMISSION),
             (Error::from(MetaError::Name(NameError::TooLong)).into(), USAGE),
             (Error::from(Errno::ENOTEMPTY).into(), ERROR),
             (Error::from(MetaError::NoQuorum("1 of 3".into())).into(), TEMPORARY),
-            (unreachable(MetaError::NoQuorum("1 of 3".into())).into(), UNREACHABLE),
-            (unreachable(MetaError::Net(identity.clone())).into(), PERMISSION),
+            (masters(MetaError::NoQuorum("1 of 3".into())).into(), UNREACHABLE),
+            (masters(MetaError::Net(identity.clone())).into(), PERMISSION),
             (identity.into(), PERMISSION),
             (JoinError::Expired(TokenId([0; 32])).into(), PERMISSION),
             (JoinError::Text("x".into()).into(), USAGE),
             (Error::from(MetaError::Join(JoinError::Clash("x".into()))).into(), ERROR),
             (Error::from(MetaError::Join(JoinError::TooMany { limit: 1 })).into(), TEMPORARY),
-            (unreachable(MetaError::Join(JoinError::Busy("x".into()))).into(), UNREACHABLE),
+            (masters(MetaError::Join(JoinError::Busy("x".into()))).into(), UNREACHABLE),
             (Error::from(Errno::ETIMEDOUT).into(), TIMEOUT),
             (io::Error::from(io::ErrorKind::NotFound).into(), NOT_FOUND),
             (MountError::NotMounted { point: "/m".into() }.into(), NOT_FOUND),

@@ -143,7 +143,7 @@ pub(crate) async fn ls(client: &Client, args: &LsArgs, out: &mut impl Write) -> 
     }
     if args.output == Format::Table && !args.long {
         for item in &listed {
-            writeln!(out, "{}", item.file.path)?;
+            writeln!(out, "{}", output::shown(&item.file.path))?;
         }
         return Ok(());
     }
@@ -261,7 +261,7 @@ pub(crate) async fn stat(
     }
     for i in &items {
         let (f, shown) = (&i.file, output::mode(i.attr.kind, i.attr.mode));
-        writeln!(out, "path      {}", i.shown())?;
+        writeln!(out, "path      {}", output::shown(&i.shown()))?;
         writeln!(out, "kind      {}, inode {}, {} links", f.kind, f.inode, f.links)?;
         writeln!(out, "size      {} ({} bytes, {} allocated)", output::size(f.size), f.size, f.allocated)?;
         writeln!(out, "mode      {} ({shown}), uid {}, gid {}", f.mode, f.uid, f.gid)?;

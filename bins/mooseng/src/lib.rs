@@ -27,6 +27,8 @@ mod mount_helper;
 mod output;
 mod scrub;
 mod settings;
+mod stats;
+mod top;
 mod transfer;
 mod tree;
 mod umount;
@@ -96,6 +98,10 @@ enum ClientVerb {
     Sessions(lists::ListArgs),
     /// Tells what happened since the leading master's election.
     Events(events::EventsArgs),
+    /// Tells how many calls of each operation come to the leading master, and how long they take.
+    Stats(stats::StatsArgs),
+    /// Shows what is going on, again and again: calls, and who makes and serves the most.
+    Top(top::TopArgs),
     /// Tells where a file's chunks are: replicas, versions, states.
     Info(look::InfoArgs),
     /// Lists directories.
@@ -139,7 +145,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if exit::is_closed_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("mooseng: {e:#}");
+            eprintln!("mooseng: {}", output::shown_lines(&format!("{e:#}")));
             if let Some(cure) = exit::cure(&e) {
                 eprintln!("  {cure}");
             }
@@ -193,10 +199,13 @@ fn with_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Res
 
 async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
     let connection = match &verb {
+        // Told also where no session can be opened.
+        ClientVerb::Health(a) => return health::ask(a, &mut std::io::stdout()).await,
         ClientVerb::Status(a) => &a.to,
-        ClientVerb::Health(a) => &a.to,
         ClientVerb::Df(a) | ClientVerb::Disks(a) | ClientVerb::Sessions(a) => &a.to,
         ClientVerb::Events(a) => &a.to,
+        ClientVerb::Stats(a) => &a.to,
+        ClientVerb::Top(a) => &a.to,
         ClientVerb::Info(a) => &a.to,
         ClientVerb::Ls(a) => &a.to,
         ClientVerb::Cat(a) => &a.to,
@@ -245,11 +254,13 @@ async fn run_on(
 ) -> anyhow::Result<()> {
     match verb {
         ClientVerb::Status(a) => look::status(client, a.output, out).await,
-        ClientVerb::Health(a) => health::health(client, a, out).await,
+        ClientVerb::Health(a) => health::tell(&client.health().await?, a.output, out),
         ClientVerb::Df(a) => lists::df(client, a.output, out).await,
         ClientVerb::Disks(a) => lists::disks(client, a.output, out).await,
         ClientVerb::Sessions(a) => lists::sessions(client, a.output, out).await,
         ClientVerb::Events(a) => events::events(client, a, out).await,
+        ClientVerb::Stats(a) => stats::stats(client, a, out).await,
+        ClientVerb::Top(a) => top::top(client, a, out).await,
         ClientVerb::Info(a) => look::info(client, &a.path, a.output, out).await,
         ClientVerb::Ls(a) => files::ls(client, a, out).await,
         ClientVerb::Cat(a) => files::cat(client, &a.paths, out).await,

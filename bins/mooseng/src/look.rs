@@ -2,7 +2,7 @@
 
 use crate::{
     connect::Connection,
-    output::{self, Format, numbers, size, words},
+    output::{self, Format, numbers, shown, size, words},
 };
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -69,7 +69,7 @@ fn status_table(s: &ClusterStatus, care: &Care, out: &mut impl Write) -> Result<
         writeln!(out, "drain     {}", report::drain_line(d))?;
     }
     for d in &care.disks {
-        writeln!(out, "drain     {}", report::disk_drain_line(d))?;
+        writeln!(out, "drain     {}", shown(&report::disk_drain_line(d)))?;
     }
     let (free, total) = (size(s.fs.free_bytes), size(s.fs.total_bytes));
     writeln!(
@@ -143,7 +143,7 @@ pub(crate) async fn info(client: &Client, path: &str, format: Format, out: &mut 
         return output::json(out, format, &whole);
     }
     let place = if inline { "inside the inode".to_owned() } else { format!("{} chunks", chunks.len()) };
-    writeln!(out, "{path}: inode {}, {} bytes, {place}", attr.inode.get(), attr.size)?;
+    writeln!(out, "{}: inode {}, {} bytes, {place}", shown(path), attr.inode.get(), attr.size)?;
     if chunks.is_empty() {
         return Ok(());
     }

@@ -6,6 +6,7 @@
 //! ```
 
 use clap::Parser;
+use rustix::process::{Pid, Signal};
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
@@ -13,6 +14,7 @@ use std::{
     os::unix::{net::UnixDatagram, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -26,6 +28,8 @@ const FAILED: u8 = 32;
 
 /// Longest wait for the mount: its first answer has 40 s, its session 30 s.
 const READY: Duration = Duration::from_secs(75);
+/// Longest wait for the clean end of a mount that was not ready: it may be in the middle of a call of the masters.
+const END: Duration = Duration::from_secs(10);
 /// Between two looks whether its process has ended.
 const LOOK: Duration = Duration::from_millis(100);
 /// Where it logs unless the option `log` says otherwise.
@@ -34,15 +38,16 @@ const LOG: &str = "/var/log/mooseng-mount.log";
 const SHOWN_MAX: u64 = 4096;
 
 /// Options that are mount(8)'s and init's own, or are so in any case.
-const IGNORED: [&str; 18] = [
+const IGNORED: &[&str] = &[
     "rw",
     "defaults",
     "auto",
     "noauto",
     "nouser",
+    "user",
+    "users",
     "nofail",
     "_netdev",
-    "exec",
     "nosuid",
     "nodev",
     "async",
@@ -54,8 +59,11 @@ const IGNORED: [&str; 18] = [
     "norelatime",
     "atime",
 ];
+/// Those among [`SETTINGS`] that are paths: the mount runs in another directory than its caller.
+const PATHS: [&str; 2] = ["config", "identity"];
 /// Options with a value that are settings of a mount.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: &[&str] = &[
+    "config",
     "identity",
     "transport",
     "cluster_id",
@@ -74,7 +82,7 @@ struct Cli {
     spec: String,
     /// Where to mount.
     dir: PathBuf,
-    /// Options with commas between: ro, allow_other, log=FILE, config=FILE, and settings of `mooseng mount` such as
+    /// Options with commas between: ro, noexec, allow_other, log=FILE, config=FILE, and settings of `mooseng mount` such as
     /// identity=DIR, transport=tcp, metrics_port=9428.
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
@@ -91,6 +99,9 @@ struct Cli {
     #[arg(short)]
     #[allow(dead_code, reason = "mount(8) passes it on")]
     no_mtab: bool,
+    /// Another mount namespace: cannot be served from here.
+    #[arg(short = 'N', value_name = "NAMESPACE")]
+    namespace: Option<String>,
     /// Type, as mount(8) passes it on.
     #[arg(short)]
     #[allow(dead_code, reason = "mount(8) passes it on")]
@@ -104,7 +115,19 @@ struct Plan {
     log: PathBuf,
 }
 
+/// A path as the caller means it. It is not looked at: a dead mount may be there.
+fn from_here(path: &Path) -> Result<OsString, String> {
+    let full = std::path::absolute(path).map_err(|e| format!("\"{}\" is no path: {e}", path.display()))?;
+    Ok(full.into())
+}
+
 fn plan(cli: &Cli) -> Result<Plan, String> {
+    if let Some(namespace) = &cli.namespace {
+        return Err(format!(
+            "-N {namespace}: a mount is served in the namespace that it is started in; run `nsenter --mount=FILE \
+             mount -t mooseng …` instead, with the program and its identity there"
+        ));
+    }
     let Some((masters, path)) = cli.spec.rsplit_once(":/") else {
         return Err(format!("\"{}\" does not end in :/ as m1:9421,m2:9421:/ does", cli.spec));
     };
@@ -116,32 +139,43 @@ fn plan(cli: &Cli) -> Result<Plan, String> {
     let mut args: Vec<OsString> = vec![
         "mount".into(),
         "--mount-point".into(),
-        cli.dir.clone().into(),
+        from_here(&cli.dir)?,
         "--master-addrs".into(),
         masters.into(),
     ];
-    let mut log = PathBuf::from(LOG);
-    let mut flag = |name: &str, value: &str| {
+    let (mut log, mut no_exec) = (PathBuf::from(LOG), false);
+    let mut flag = |name: &str, value: &OsStr| {
         args.push(format!("--{}", name.replace('_', "-")).into());
         args.push(value.into());
     };
     for option in cli.options.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
         match option.split_once('=') {
             Some(("log", file)) => log = file.into(),
-            Some(("config", file)) => flag("config", file),
-            Some((name, value)) if SETTINGS.contains(&name) => flag(name, value),
-            None if option == "ro" => flag("read_only", "true"),
-            None if option == "allow_other" => flag("allow_other", "true"),
+            Some((name, value)) if PATHS.contains(&name) => flag(name, &from_here(Path::new(value))?),
+            Some((name, value)) if SETTINGS.contains(&name) => flag(name, value.as_ref()),
+            None if option == "ro" => flag("read_only", "true".as_ref()),
+            None if option == "allow_other" => flag("allow_other", "true".as_ref()),
+            // The last one counts: `user` has mount(8) say noexec before what the line says.
+            None if ["exec", "noexec"].contains(&option) => no_exec = option == "noexec",
             None if IGNORED.contains(&option) => {}
-            _ if option.starts_with("x-") || option.starts_with("comment=") || cli.sloppy => {}
+            None if option == "remount" => {
+                return Err(
+                    "options of a mount cannot be changed: unmount it, and mount it with others".into()
+                );
+            }
+            Some(("user" | "comment", _)) => {}
+            _ if option.starts_with("x-") || cli.sloppy => {}
             // A mount is always nosuid and nodev: who asks for the contrary is told.
             _ => {
                 return Err(format!(
-                    "the option \"{option}\" is not known: ro, allow_other, log, config, {}",
+                    "the option \"{option}\" is not known: ro, noexec, allow_other, log, {}",
                     SETTINGS.join(", ")
                 ));
             }
         }
+    }
+    if no_exec {
+        flag("no_exec", "true".as_ref());
     }
     Ok(Plan { args, log })
 }
@@ -191,9 +225,26 @@ fn run(cli: &Cli) -> Result<(), Failed> {
     let mut child =
         daemon.process_group(0).spawn().map_err(|e| (SYSTEM, format!("it does not start: {e}")))?;
     ready.wait(&mut child).map_err(|said| {
+        end(&mut child);
+        // Whatever has become of the process: who looks there must not find a mount that nobody serves.
+        mooseng_fuse::clear_dead(&cli.dir);
         let end = end_of(&plan.log, begin).unwrap_or_default();
         (FAILED, format!("{said}; its log, {}, ends:\n{end}", plan.log.display()))
     })
+}
+
+/// Ends a mount's process: by asking it, so that it unmounts, and by force when that takes too long.
+fn end(child: &mut Child) {
+    let begin = Instant::now();
+    // The number of one that has ended may be another's by now.
+    if matches!(child.try_wait(), Ok(None)) {
+        let _ = rustix::process::kill_process(Pid::from_child(child), Signal::TERM);
+    }
+    while begin.elapsed() < END && matches!(child.try_wait(), Ok(None)) {
+        thread::sleep(LOOK);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// What a log has had added since, the end of it.
@@ -230,7 +281,9 @@ impl Ready {
         self.dir.join("ready")
     }
 
-    /// Until the daemon is ready; it is ended when it takes too long.
+    /// Until the daemon is ready.
+    ///
+    /// Errors: it has ended, or is not ready in time and of no use to anybody.
     fn wait(&self, child: &mut Child) -> Result<(), String> {
         let (begin, mut message) = (Instant::now(), [0; 1024]);
         loop {
@@ -245,9 +298,6 @@ impl Ready {
                 Err(e) => return Err(format!("the mount's process cannot be looked at: {e}")),
             }
             if begin.elapsed() > READY {
-                // A mount that has not answered is of no use to anybody.
-                let _ = child.kill();
-                let _ = child.wait();
                 return Err(format!("the mount was not ready within {READY:?}, and was ended"));
             }
         }
@@ -279,18 +329,28 @@ mod tests {
     #[test]
     fn what_mount_passes_on_becomes_a_mount() {
         let (args, log) =
-            planned("m1:9421,m2:9421:/ /mnt/moose -o rw,_netdev,nofail,x-systemd.automount").unwrap();
+            planned("m1:9421,m2:9421:/ /mnt/moose -o rw,noexec,user,exec,_netdev,nofail,x-systemd.automount")
+                .unwrap();
         assert_eq!(args, "mount --mount-point /mnt/moose --master-addrs m1:9421,m2:9421");
         assert_eq!(log, Path::new(LOG));
-        let line =
-            "[fd00::1]:9421:/ /m -n -v -o ro,allow_other,log=/l -o identity=/etc/i,metrics_port=0 -t mooseng";
+        let line = "[fd00::1]:9421:/ /m -n -v -o ro,noexec,nosuid,allow_other,log=/l -o identity=/etc/i,metrics_port=0 \
+             -t mooseng";
         let (args, log) = planned(line).unwrap();
         assert_eq!(
             args,
             "mount --mount-point /m --master-addrs [fd00::1]:9421 --read-only true --allow-other true \
-             --identity /etc/i --metrics-port 0"
+             --identity /etc/i --metrics-port 0 --no-exec true"
         );
         assert_eq!(log, Path::new("/l"));
+        let (args, _) = planned("m1:9421:/ mnt -o config=c.toml,identity=../i,user=me").unwrap();
+        let here = std::env::current_dir().unwrap();
+        let here = here.display();
+        assert_eq!(
+            args,
+            format!(
+                "mount --mount-point {here}/mnt --master-addrs m1:9421 --config {here}/c.toml --identity {here}/../i"
+            )
+        );
     }
 
     #[test]
@@ -300,6 +360,8 @@ mod tests {
             ("m1:9421:/sub /m", "/sub cannot be mounted by itself"),
             ("m1:9421:/ /m -o fast", "\"fast\" is not known"),
             ("m1:9421:/ /m -o suid", "\"suid\" is not known"),
+            ("m1:9421:/ /m -o ro,remount", "unmount it"),
+            ("m1:9421:/ /m -N /proc/7/ns/mnt", "nsenter --mount="),
             ("m1:9421:/ /m -o master_addrs=m2:1", "is not known"),
         ] {
             assert!(planned(line).unwrap_err().contains(said), "{line}: {:?}", planned(line));
@@ -315,6 +377,21 @@ mod tests {
             assert_eq!(is_asked_for(Some(OsStr::new(name))), is, "{name}");
         }
         assert!(!is_asked_for(None));
+    }
+
+    #[test]
+    fn a_daemon_is_asked_to_end_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let (begun, said) = (dir.path().join("begun"), dir.path().join("said"));
+        let script = "trap 'echo asked > \"$1\"; exit 0' TERM; echo > \"$0\"; while :; do sleep 0.01; done";
+        let mut child = Command::new("sh").args(["-c", script]).args([&begun, &said]).spawn().unwrap();
+        while !begun.exists() {
+            thread::yield_now();
+        }
+        end(&mut child);
+        assert_eq!(fs::read_to_string(said).unwrap(), "asked\n");
+        // And one that has ended already.
+        end(&mut child);
     }
 
     #[test]

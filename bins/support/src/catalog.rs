@@ -137,9 +137,9 @@ metrics! {
     REPAIR_FAILURES = "mooseng_repair_failures_total", Counter [], "attempts", MASTERS,
         "Attempts to mend or settle a chunk that failed since this leader's election";
     META_OPS = "mooseng_meta_ops_total", Counter ["op", "code"], "calls", MASTERS,
-        "Calls of clients and servers by operation and answer: ok, the name of an errno, or NOT_LEADER and the like";
+        "Calls of clients and servers by operation and answer: ok, the name of an errno, NOT_LEADER and the like, or cancelled";
     META_OP_DURATION = "mooseng_meta_op_duration_seconds", Histogram ["op"], "seconds", MASTERS,
-        "From such a call's arrival to its answer";
+        "From such a call's arrival to its answer, or until its caller has gone";
 
     CHUNKSERVER_READY = "mooseng_chunkserver_ready", Gauge [], "1 or 0", CHUNKSERVERS,
         "1 where the leading master knows it and all its chunks";
@@ -164,7 +164,7 @@ metrics! {
     DISK_SCRUB_DAMAGES = "mooseng_disk_scrub_damages_total", Counter ["disk"], "chunks", CHUNKSERVERS,
         "Chunks that scrubs found damaged";
     DISK_LAST_SCRUB = "mooseng_disk_last_scrub_timestamp_seconds", Gauge ["disk"], "seconds since 1970", CHUNKSERVERS,
-        "When the last whole round of the scrub ended; 0 before the first";
+        "When the last whole round of the scrub since the start ended; 0 before the first";
     CHUNK_READ_BYTES = "mooseng_chunk_read_bytes_total", Counter [], "bytes", CHUNKSERVERS,
         "Bytes served";
     CHUNK_WRITTEN_BYTES = "mooseng_chunk_written_bytes_total", Counter [], "bytes", CHUNKSERVERS,

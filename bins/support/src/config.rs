@@ -102,6 +102,9 @@ pub enum ConfigError {
     },
 }
 
+/// The variable that names the file.
+const CONFIG: &str = "MOOSENG_CONFIG";
+
 /// The flags of a role, as part of any clap command: one per key, `--config`, `--print-config`.
 #[derive(Clone, Debug)]
 pub struct Flags<R> {
@@ -110,6 +113,24 @@ pub struct Flags<R> {
     /// Show what is in force, with its sources, and end.
     pub print_config: bool,
     role: PhantomData<R>,
+}
+
+impl<R: Role> Flags<R> {
+    /// The file that is read, as the flag or the environment names it.
+    pub fn file(&self) -> Option<(PathBuf, Source)> {
+        self.file_of(|name| std::env::var(name).ok())
+    }
+
+    fn file_of(&self, env: impl Fn(&str) -> Option<String>) -> Option<(PathBuf, Source)> {
+        let from_env = || Some((env(CONFIG).filter(|v| !v.is_empty())?.into(), Source::Env(CONFIG)));
+        self.config.clone().map(|path| (path, Source::Flag)).or_else(from_env)
+    }
+
+    /// The same flags with another file.
+    #[must_use]
+    pub fn with_file(&self, path: PathBuf) -> Self {
+        Self { config: Some(path), ..self.clone() }
+    }
 }
 
 impl<R: Role> FromArgMatches for Flags<R> {
@@ -185,7 +206,7 @@ impl Settings {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let env = |name: &str| env(name).filter(|v| !v.is_empty());
-        let path = flags.config.clone().or_else(|| env("MOOSENG_CONFIG").map(PathBuf::from));
+        let path = flags.file_of(env).map(|(path, _)| path);
         let file = path.map(|p| read_file::<R>(&p).map(|t| (p, t))).transpose()?;
         let mut found = BTreeMap::new();
         for key in R::keys() {

@@ -316,6 +316,14 @@ const MOUNT: &[Key] = &[
         "Other users than the one who mounts may use it (user_allow_other in /etc/fuse.conf unless root)",
         "true or false"
     ),
+    key!(
+        "no_exec",
+        ["MOOSENG_NO_EXEC"],
+        Some("false"),
+        "BOOL",
+        "Programs cannot be run from the mount",
+        "true or false"
+    ),
 ];
 
 const DASHBOARD: &[Key] = &[

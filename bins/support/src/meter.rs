@@ -152,18 +152,26 @@ struct MeteredHandler {
     rpcs: Arc<Rpcs>,
 }
 
-/// Counts down and records when the call ends, also when it is dropped.
+/// Counts down and records when the call ends, also when it is dropped: its caller has gone, and its time counts all the
+/// same, or the slowest ones would be missing.
 struct Call<'a> {
     rpcs: &'a Rpcs,
     method: usize,
     begin: Instant,
     outcome: usize,
+    /// Of a call of a master: the operation, and how it was answered.
+    op: Option<(&'a Ops, usize)>,
+    code: &'static str,
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
+        let secs = self.begin.elapsed().as_secs_f64();
         self.rpcs.in_flight[self.method].fetch_sub(1, Relaxed);
-        self.rpcs.answered(self.method, self.outcome, self.begin.elapsed().as_secs_f64());
+        self.rpcs.answered(self.method, self.outcome, secs);
+        if let Some((ops, op)) = self.op {
+            ops.answered(op, self.code, secs);
+        }
     }
 }
 
@@ -180,12 +188,13 @@ impl Handler for MeteredHandler {
         let ops = self.rpcs.ops.as_ref().filter(|_| method == method::META_CALL);
         let op = ops.and_then(|ops| Some((ops, rpc::op_of_call(&msg.head)?)));
         self.rpcs.in_flight[kind].fetch_add(1, Relaxed);
-        let mut call = Call { rpcs: &self.rpcs, method: kind, begin: Instant::now(), outcome: CANCELLED };
+        let (begin, outcome, code) = (Instant::now(), CANCELLED, OUTCOMES[CANCELLED]);
+        let mut call = Call { rpcs: &self.rpcs, method: kind, begin, outcome, op, code };
         let reply = self.inner.handle(peer, cx, method, msg).await;
-        call.outcome = if reply.is_ok() { OK } else { ERROR };
-        if let (Some((ops, op)), Ok(reply)) = (op, &reply) {
-            ops.answered(op, rpc::code_of_reply(&reply.head), call.begin.elapsed().as_secs_f64());
-        }
+        (call.outcome, call.code) = match &reply {
+            Ok(reply) => (OK, rpc::code_of_reply(&reply.head)),
+            Err(_) => (ERROR, OUTCOMES[ERROR]),
+        };
         reply
     }
 }
@@ -223,6 +232,42 @@ mod tests {
             }
             self.0.notified().await;
             Ok(msg)
+        }
+    }
+
+    /// Answers nothing.
+    struct Never;
+
+    #[async_trait]
+    impl Handler for Never {
+        async fn handle(
+            &self,
+            _: &PeerIdentity,
+            _: CallContext,
+            _: Method,
+            _: Message,
+        ) -> Result<Message, NetError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_that_are_dropped_are_counted_with_their_operation() {
+        let metrics = Metrics::new(&node()).unwrap();
+        let handler = MeteredHandler { inner: Arc::new(Never), rpcs: Rpcs::new(&metrics) };
+        let (peer, message) = (node(), Message::of_head(wire::encode(&MetaRequest::from(GetStatus {}))));
+        let mut call = handler.handle(&peer, CallContext::default(), method::META_CALL, message);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(call.as_mut().poll(&mut cx).is_pending());
+        drop(call);
+        let text = metrics.text().unwrap();
+        for line in [
+            "mooseng_rpcs_in_flight{method=\"meta_call\"} 0",
+            "mooseng_rpc_duration_seconds_count{method=\"meta_call\",outcome=\"cancelled\"} 1",
+            "mooseng_meta_ops_total{code=\"cancelled\",op=\"GetStatus\"} 1",
+            "mooseng_meta_op_duration_seconds_count{op=\"GetStatus\"} 1",
+        ] {
+            assert!(text.contains(line), "no {line} in\n{text}");
         }
     }
 

@@ -2,20 +2,20 @@
 
 use crate::catalog::{self, Kind, Metric};
 use anyhow::Context as _;
-use mooseng_core::net::{PeerIdentity, Role};
+use mooseng_core::{
+    meta::LATENCY_BOUNDS,
+    net::{PeerIdentity, Role},
+};
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram, Meter, MeterProvider as _},
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// One observation: a value and its labels.
 pub type Point = (f64, Vec<KeyValue>);
-
-/// Upper bounds of the buckets of durations, in seconds: from what is answered from memory to what has failed.
-pub const DURATIONS: [f64; 12] = [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 2.0, 10.0];
 
 /// All metrics of a process. Each is registered by its row of the [`catalog`].
 pub struct Metrics {
@@ -101,7 +101,7 @@ impl Metrics {
     pub fn durations(&self, row: &'static Metric) -> Histogram<f64> {
         self.check(row, Kind::Histogram);
         let histogram = self.meter.f64_histogram(row.name).with_description(row.help);
-        histogram.with_boundaries(DURATIONS.to_vec()).build()
+        histogram.with_boundaries(LATENCY_BOUNDS.iter().map(Duration::as_secs_f64).collect()).build()
     }
 
     /// Prometheus' text. Asks every instrument.
@@ -162,7 +162,10 @@ pub(crate) mod tests {
             "mooseng_raft_leader_changes_total 9",
             "mooseng_meta_ops_total{code=\"ok\",op=\"Lookup\"} 3",
             "# TYPE mooseng_meta_op_duration_seconds histogram",
-            "mooseng_meta_op_duration_seconds_bucket{op=\"Lookup\",le=\"0.05\"} 1",
+            "mooseng_meta_op_duration_seconds_bucket{op=\"Lookup\",le=\"0.01\"} 0",
+            "mooseng_meta_op_duration_seconds_bucket{op=\"Lookup\",le=\"0.025\"} 1",
+            "mooseng_meta_op_duration_seconds_bucket{op=\"Lookup\",le=\"1\"} 1",
+            "mooseng_meta_op_duration_seconds_bucket{op=\"Lookup\",le=\"2.5\"} 1",
             "mooseng_meta_op_duration_seconds_count{op=\"Lookup\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");

@@ -2,7 +2,8 @@
 
 use super::{list, time};
 use mooseng_core::meta::{
-    CellChunk, CellPage, ChunkMatrix, ClusterEvent, Latencies, MatrixCell, OpCount, OpCounts, ServerLoad,
+    CellChunk, CellPage, ChunkMatrix, ClusterEvent, EventPage, Latencies, MatrixCell, OpCount, OpCounts,
+    ServerLoad,
 };
 use serde_json::{Value, json};
 
@@ -14,9 +15,13 @@ pub fn event_item(e: &ClusterEvent) -> Value {
     })
 }
 
-/// `mooseng.events/1`.
-pub fn events<'a>(all: impl IntoIterator<Item = &'a ClusterEvent>) -> Value {
-    list("mooseng.events/1", all.into_iter().map(event_item).collect())
+/// `mooseng.events/1`: one page. `next` is the place to go on from; `lost`, how many events before these the leader
+/// has forgotten.
+pub fn events(page: &EventPage) -> Value {
+    let mut whole = list("mooseng.events/1", page.events.iter().map(event_item).collect());
+    whole["next"] = json!({ "term": page.next.term.get(), "number": page.next.number });
+    whole["lost"] = page.lost.into();
+    whole
 }
 
 /// `mooseng.matrix/1`.
@@ -61,6 +66,9 @@ pub fn op_item(c: &OpCount) -> Value {
 /// `mooseng.operations/1`: calls since the leader's election, or between two counts.
 pub fn ops(c: &OpCounts) -> Value {
     let mut whole = list("mooseng.operations/1", c.ops.iter().map(op_item).collect());
+    for (item, op) in whole["items"].as_array_mut().into_iter().flatten().zip(&c.ops) {
+        item["per_s"] = c.per_s(op.calls).into();
+    }
     whole["term"] = c.term.get().into();
     whole["seconds"] = (c.micros as f64 / 1e6).into();
     whole

@@ -56,6 +56,8 @@ macro_rules! meta_ops {
         }
         /// Names of all operations, in wire order.
         pub const OP_NAMES: &[&str] = &[$(stringify!($op)),*];
+        /// Kinds of all operations, in the same order.
+        pub const OP_KINDS: &[OpKind] = &[$(OpKind::$kind),*];
     };
 }
 
@@ -214,4 +216,7 @@ meta_ops! {
     Look GetOpCounts {} -> OpCounts, fn get_op_counts;
     /// What each chunkserver has served since its start, as it last told; those that told this leader.
     Look GetLoad {} -> Vec<ServerLoad>, fn get_load;
+
+    /// What a master knows of the masters by itself: each one answers, whether there is a leader or not.
+    Look GetMaster {} -> MasterView, fn get_master;
 }

@@ -3,7 +3,7 @@
 use crate::{attr::Timestamp, ids::*};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, time::Duration};
 
 macro_rules! event_codes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal;)+) => {
@@ -161,34 +161,48 @@ pub struct ServerLoad {
     pub served: Served,
 }
 
-/// Buckets that times are counted in: four for each doubling, up to a minute.
-pub const LATENCY_BUCKETS: usize = 100;
+/// Times that calls are counted by, each the longest of its bucket: from what is answered from memory to what has
+/// failed. The metrics' histograms have the same, so that both tell the same quantiles. A bucket's number is on the
+/// wire: this table stays as it is.
+pub const LATENCY_BOUNDS: [Duration; 18] = [
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2500),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+];
 
-/// How often which time was taken: counts by bucket, without those that are 0, in order.
-///
-/// A bucket is a quarter of a doubling of microseconds, so that what is told of its times is right within a quarter.
+/// Buckets of [`Latencies`]: the last one is of what took longer than all bounds.
+pub const LATENCY_BUCKETS: usize = LATENCY_BOUNDS.len() + 1;
+
+/// How often which time was taken: counts by bucket of [`LATENCY_BOUNDS`], without those that are 0, in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Latencies(pub Vec<(u8, u64)>);
 
 impl Latencies {
     /// The bucket of a time in microseconds.
     pub fn bucket(micros: u64) -> u8 {
-        if micros < 4 {
-            return micros as u8;
-        }
-        let doublings = micros.ilog2();
-        let quarter = (micros >> (doublings - 2)) & 3;
-        let bucket = 4 + u64::from(doublings - 2) * 4 + quarter;
-        bucket.min(LATENCY_BUCKETS as u64 - 1) as u8
+        let time = Duration::from_micros(micros);
+        LATENCY_BOUNDS.partition_point(|bound| *bound < time) as u8
     }
 
-    /// The least time of a bucket, in microseconds.
-    pub fn least(bucket: u8) -> u64 {
-        let bucket = u64::from(bucket);
-        match bucket.checked_sub(4) {
-            None => bucket,
-            Some(above) => (4 + above % 4) << (above / 4).min(58),
-        }
+    /// The longest time of a bucket in microseconds; of the last one, and past it, what it begins after.
+    fn longest(bucket: u8) -> u64 {
+        let at = usize::from(bucket).min(LATENCY_BOUNDS.len() - 1);
+        LATENCY_BOUNDS[at].as_micros() as u64
     }
 
     /// How many there are.
@@ -220,14 +234,16 @@ impl Latencies {
         }
     }
 
-    /// The time in microseconds that a part `q` of all, 0.0 to 1.0, stayed below; `None` when there are none.
+    /// The time in microseconds that a part `q` of all, 0.0 to 1.0, did not pass; `None` when there are none. Within a
+    /// bucket all times are taken as equally likely; of what took longer than all bounds the last one is told.
     pub fn quantile(&self, q: f64) -> Option<u64> {
         let rank = (self.count() as f64 * q.clamp(0.0, 1.0)).ceil().max(1.0);
         let mut below = 0.0;
         for (bucket, n) in self.0.iter().filter(|(_, n)| *n > 0) {
             let n = *n as f64;
             if below + n >= rank {
-                let (from, to) = (Self::least(*bucket) as f64, Self::least(bucket.saturating_add(1)) as f64);
+                let from = bucket.checked_sub(1).map_or(0, Self::longest) as f64;
+                let to = Self::longest(*bucket) as f64;
                 return Some((from + (to - from) * (rank - below) / n) as u64);
             }
             below += n;
@@ -236,14 +252,28 @@ impl Latencies {
     }
 }
 
-/// Calls of one operation that a leader answered.
+/// What one master knows of the masters by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MasterView {
+    /// Which one.
+    pub id: MasterId,
+    /// Its term.
+    pub term: Term,
+    /// Who leads, itself perhaps; `None` when it has heard no leader, or as the leader no quorum, for longer than an
+    /// election takes.
+    pub leader: Option<MasterId>,
+    /// Masters that vote.
+    pub voters: u32,
+}
+
+/// Calls of one operation that came to a leader.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OpCount {
     /// The operation's name, one of [`super::OP_NAMES`].
     pub op: String,
-    /// How many were answered.
+    /// How many were answered, or given up by their callers.
     pub calls: u64,
-    /// Of them, those that could not be carried out. What POSIX answers, as ENOENT, is no failure.
+    /// Of them, those that were given up or could not be carried out. What POSIX answers, as ENOENT, is no failure.
     pub failed: u64,
     /// How long they took at the leader, in all.
     pub micros: u64,
@@ -251,15 +281,47 @@ pub struct OpCount {
     pub latencies: Latencies,
 }
 
-/// Calls that a leader answered since its election.
+/// Calls that came to a leader since its election, or between two counts of one leader.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct OpCounts {
     /// The leader's term: another one counts from 0.
     pub term: Term,
-    /// Microseconds since its election: rates are between two of these.
+    /// Microseconds since its election, or between the two counts.
     pub micros: u64,
     /// Operations that were called at all, in wire order.
     pub ops: Vec<OpCount>,
+}
+
+impl OpCounts {
+    /// What came since an earlier count; `None` when another leader counted it.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Option<Self> {
+        let micros = self.micros.checked_sub(earlier.micros).filter(|_| self.term == earlier.term)?;
+        let more = |now: &OpCount| {
+            let Some(was) = earlier.ops.iter().find(|o| o.op == now.op) else { return now.clone() };
+            OpCount {
+                op: now.op.clone(),
+                calls: now.calls.saturating_sub(was.calls),
+                failed: now.failed.saturating_sub(was.failed),
+                micros: now.micros.saturating_sub(was.micros),
+                latencies: now.latencies.since(&was.latencies),
+            }
+        };
+        let ops = self.ops.iter().map(more).filter(|o| o.calls > 0).collect();
+        Some(Self { term: self.term, micros, ops })
+    }
+
+    /// So many calls, as a number each second.
+    pub fn per_s(&self, calls: u64) -> f64 {
+        if self.micros == 0 { 0.0 } else { calls as f64 * 1e6 / self.micros as f64 }
+    }
+
+    /// How long all calls took.
+    pub fn latencies(&self) -> Latencies {
+        let mut all = Latencies::default();
+        self.ops.iter().for_each(|o| all.add(&o.latencies));
+        all
+    }
 }
 
 #[cfg(test)]
@@ -273,40 +335,66 @@ mod tests {
     }
 
     #[test]
-    fn buckets_follow_each_other_and_hold_their_times() {
-        let mut last = 0;
-        for micros in 0..100_000 {
-            let b = Latencies::bucket(micros);
-            assert!(b == last || b == last + 1, "{micros}");
-            assert!(Latencies::least(b) <= micros && micros < Latencies::least(b + 1), "{micros} in {b}");
-            last = b;
+    fn buckets_end_with_their_bounds() {
+        assert!(LATENCY_BOUNDS.is_sorted() && LATENCY_BUCKETS <= usize::from(u8::MAX));
+        assert_eq!(Latencies::bucket(0), 0);
+        for (b, bound) in (0..).zip(LATENCY_BOUNDS) {
+            let micros = bound.as_micros() as u64;
+            assert_eq!((Latencies::bucket(micros), Latencies::bucket(micros + 1)), (b, b + 1));
         }
-        let top = LATENCY_BUCKETS as u8 - 1;
-        assert_eq!(Latencies::bucket(u64::MAX), top);
-        assert!(Latencies::least(top) > 25_000_000, "half a minute is told apart from more");
-        assert_eq!(Latencies::bucket(Latencies::least(top)), top);
-        assert_eq!(Latencies::bucket(Latencies::least(top) - 1), top - 1);
-        assert!(Latencies::least(u8::MAX) > 0, "what a stranger sends is no trap");
+        assert_eq!(usize::from(Latencies::bucket(u64::MAX)), LATENCY_BUCKETS - 1);
+        for secs in [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0] {
+            assert!(
+                LATENCY_BOUNDS.iter().any(|b| b.as_secs_f64() == secs),
+                "{secs} s, which alerts may be about"
+            );
+        }
     }
 
     #[test]
     fn quantiles_are_near_the_truth() {
         let all = of(1..=10_000);
-        for (q, right) in [(0.5, 5_000.0), (0.9, 9_000.0), (0.99, 9_900.0), (1.0, 10_000.0)] {
-            let told = all.quantile(q).unwrap() as f64;
-            assert!((told - right).abs() / right < 0.125, "{q}: {told}");
+        for (q, right) in [(0.5, 5_000), (0.75, 7_500), (0.99, 9_900), (1.0, 10_000)] {
+            let told = all.quantile(q).unwrap();
+            assert!(told.abs_diff(right) <= 1, "{q}: {told}");
         }
         assert_eq!(Latencies::default().quantile(0.5), None);
-        assert_eq!(of([3]).quantile(0.0), Some(4), "the end of the bucket of the only one");
+        assert_eq!(of([3]).quantile(0.0), Some(50), "the end of the bucket of the only one");
+        let long = 30_000_000;
+        assert_eq!(of([u64::MAX]).quantile(0.5), Some(long), "as far as it can be told");
+        assert_eq!(
+            Latencies(vec![(u8::MAX, 1)]).quantile(0.5),
+            Some(long),
+            "what a stranger sends is no trap"
+        );
     }
 
     #[test]
     fn what_came_since_is_told_apart() {
         let (before, mut after) = (of([10, 20, 5000]), of([10, 20, 5000]));
         after.add(&of([20, 20]));
-        assert_eq!(after.since(&before), Latencies(vec![(Latencies::bucket(20), 2)]));
+        assert_eq!(after.since(&before), Latencies(vec![(0, 2)]));
         assert_eq!(after.since(&after), Latencies::default());
         assert_eq!(before.since(&after), before, "another one counts from 0");
+    }
+
+    #[test]
+    fn calls_between_two_counts_of_one_leader() {
+        let count = |op: &str, calls: u64| OpCount {
+            op: op.into(),
+            calls,
+            failed: calls / 2,
+            micros: calls * 10,
+            latencies: Latencies(vec![(0, calls)]),
+        };
+        let counts = |term, micros, ops| OpCounts { term: Term(term), micros, ops };
+        let before = counts(3, 1_000_000, vec![count("A", 4), count("B", 2)]);
+        let after = counts(3, 3_000_000, vec![count("A", 10), count("B", 2), count("C", 6)]);
+        let since = after.since(&before).unwrap();
+        assert_eq!(since, counts(3, 2_000_000, vec![count("A", 6), count("C", 6)]));
+        assert_eq!((since.per_s(6), since.latencies().count()), (3.0, 12));
+        assert_eq!(after.since(&counts(2, 0, vec![])), None);
+        assert_eq!(after.since(&after).unwrap().per_s(5), 0.0, "no time has passed");
     }
 
     #[test]

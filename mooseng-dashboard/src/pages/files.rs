@@ -4,6 +4,7 @@ use super::chunks::risk;
 use crate::{
     Shared,
     api::ENTRIES_MAX,
+    fresh::in_time,
     page::{self, Shell, encoded},
 };
 use askama::Template;
@@ -17,7 +18,7 @@ use mooseng_core::{
     attr::{Attr, FileKind},
     ids::ChunkIndex,
     limits::{CHUNK_BYTES, LAYOUT_CHUNKS_MAX},
-    meta::{ChunkInfo, DirCookie, GetLayout, ReplicaState},
+    meta::{ChunkInfo, DirCookie, DirEntry, GetLayout, ReplicaInfo, ReplicaState},
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -71,6 +72,7 @@ struct ChunkRow {
     chunk: String,
     version: u64,
     good: usize,
+    leaving: usize,
     wanted: u8,
     class: &'static str,
     is_changing: bool,
@@ -103,7 +105,7 @@ fn crumbs(path: &str) -> Vec<Crumb> {
 
 pub(crate) async fn files(State(shared): State<Arc<Shared>>, Query(place): Query<Place>) -> Response {
     let path = format!("/{}", place.path.trim_matches('/'));
-    match look(&shared, &path, &place).await {
+    match in_time(look(&shared, &path, &place)).await {
         Ok(page) => page,
         Err(e) => page::failed(&shared, "/files", &e).await,
     }
@@ -121,7 +123,7 @@ async fn dir(shared: &Shared, path: &str, after: Option<u64>) -> Result<Response
     let fs = shared.client.filesystem();
     let found = fs.read_dir_page(path, DirCookie(after.unwrap_or(0)), ENTRIES_MAX).await?;
     let base = path.trim_end_matches('/');
-    let entry = |e: &mooseng_core::meta::DirEntry| {
+    let entry = |e: &DirEntry| {
         let text = std::str::from_utf8(e.name.as_bytes()).ok();
         let attr = e.attr.as_ref();
         Entry {
@@ -143,22 +145,27 @@ async fn dir(shared: &Shared, path: &str, after: Option<u64>) -> Result<Response
 }
 
 fn chunk_row(c: &ChunkInfo) -> ChunkRow {
-    let is_good = |r: &&mooseng_core::meta::ReplicaInfo| r.alive && r.state == Some(ReplicaState::Good);
-    let good = c.replicas.iter().filter(is_good).count();
-    let copy = |r: &mooseng_core::meta::ReplicaInfo| Copy {
+    let of = |state| c.replicas.iter().filter(|r| r.alive && r.state == Some(state)).count();
+    let (good, leaving) = (of(ReplicaState::Good), of(ReplicaState::Leaving));
+    let copy = |r: &ReplicaInfo| Copy {
         server: r.place.server.get(),
         addr: r.place.addr.clone(),
         state: report::replica_state(r.state),
         is_silent: !r.alive,
-        class: if is_good(&r) { "good" } else { "bad" },
+        class: match (r.alive, r.state) {
+            (true, Some(ReplicaState::Good)) => "good",
+            (true, Some(ReplicaState::Leaving)) => "leaving",
+            _ => "bad",
+        },
     };
     ChunkRow {
         index: c.index.get(),
         chunk: format!("{:016x}", c.chunk.id.get()),
         version: c.chunk.version.get(),
         good,
+        leaving,
         wanted: c.wanted,
-        class: risk(c.wanted, u8::try_from(good).unwrap_or(u8::MAX)),
+        class: risk(c.wanted, u8::try_from(good).unwrap_or(u8::MAX), leaving),
         is_changing: c.changing,
         copies: c.replicas.iter().map(copy).collect(),
     }
@@ -198,6 +205,10 @@ async fn file(shared: &Shared, path: &str, attr: &Attr, from: Option<u64>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mooseng_core::{
+        ids::{ChunkId, ChunkRef, ChunkVersion, ServerId},
+        meta::Replica,
+    };
 
     #[test]
     fn each_part_of_a_path_leads_to_its_page() {
@@ -206,5 +217,25 @@ mod tests {
             [("/", "/files?path=/"), ("a b", "/files?path=/a%20b"), ("ü&c", "/files?path=/a%20b/%C3%BC%26c")];
         assert_eq!(all, wanted.map(|(name, link)| (name.to_owned(), link.to_owned())));
         assert_eq!(crumbs("/").len(), 1);
+    }
+
+    #[test]
+    fn a_copy_on_a_disk_that_is_being_emptied_is_there() {
+        let replica = |server, alive, state| ReplicaInfo {
+            place: Replica { server: ServerId(server), addr: "c:1".into() },
+            alive,
+            state: Some(state),
+            version: None,
+        };
+        let of = |replicas| {
+            let chunk = ChunkRef { id: ChunkId(1), version: ChunkVersion(1) };
+            chunk_row(&ChunkInfo { index: ChunkIndex(0), chunk, wanted: 2, replicas, changing: false })
+        };
+        let row = of(vec![replica(1, true, ReplicaState::Leaving), replica(2, false, ReplicaState::Good)]);
+        assert_eq!((row.good, row.leaving, row.class), (0, 1, "endangered"));
+        assert_eq!(row.copies.iter().map(|c| c.class).collect::<Vec<_>>(), ["leaving", "bad"]);
+        assert_eq!(row.copies.iter().map(|c| c.is_silent).collect::<Vec<_>>(), [false, true]);
+        let row = of(vec![replica(1, false, ReplicaState::Leaving), replica(2, true, ReplicaState::Damaged)]);
+        assert_eq!((row.good, row.leaving, row.class), (0, 0, "missing"));
     }
 }

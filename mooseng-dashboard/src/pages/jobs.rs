@@ -2,7 +2,7 @@
 
 use crate::{
     Shared, chart,
-    feed::Picture,
+    feed::{Picture, Pulse},
     page::{self, Shell},
 };
 use askama::Template;
@@ -45,7 +45,7 @@ struct Jobs {
 pub(crate) async fn jobs(State(shared): State<Arc<Shared>>) -> Response {
     let seen = shared.feed.now().await;
     let shell = Shell::new(&shared, &seen, "/jobs", "Jobs");
-    page::html(StatusCode::OK, &Jobs { shell, body: seen.picture.as_deref().map(body) })
+    page::html(StatusCode::OK, &Jobs { shell, body: seen.picture.as_deref().map(|p| body(p, &seen.pulse)) })
 }
 
 fn scrub(s: &ServerScrub, d: &DiskScrub) -> ScrubRow {
@@ -61,7 +61,7 @@ fn scrub(s: &ServerScrub, d: &DiskScrub) -> ScrubRow {
     }
 }
 
-fn body(p: &Picture) -> Body {
+fn body(p: &Picture, pulse: &Pulse) -> Body {
     let (r, care) = (&p.care.repairs, &p.care);
     let drains = care.drains.iter().map(report::drain_line);
     let until_safe = match (r.chunks, r.until_safe_secs) {
@@ -77,7 +77,7 @@ fn body(p: &Picture) -> Body {
         speed: format!("{}/s", report::size(r.bytes_per_s)),
         until_safe,
         drains: drains.chain(care.disks.iter().map(report::disk_drain_line)).collect(),
-        scrubs: p.scrubs.iter().flat_map(|s| s.disks.iter().map(move |d| scrub(s, d))).collect(),
+        scrubs: pulse.scrubs.iter().flat_map(|s| s.disks.iter().map(move |d| scrub(s, d))).collect(),
         care: care.servers.iter().map(|c| (c.clone(), report::care_state(c))).collect(),
         quarantine: report::secs(care.quarantine_secs),
     }

@@ -3,7 +3,7 @@
 use super::{line, micros, over_time, rate};
 use crate::{
     Shared,
-    feed::Picture,
+    history::{History, OpRate, Sample},
     page::{self, Shell},
 };
 use askama::Template;
@@ -23,28 +23,27 @@ struct Body {
     calls: (String, String),
     times: (String, String),
     rows: Vec<Row>,
-    /// Whether there were two looks yet.
-    is_known: bool,
+    /// Why there are none.
+    empty: &'static str,
 }
 
 #[derive(Template)]
 #[template(path = "operations.html")]
 struct Operations {
     shell: Shell,
-    body: Option<Body>,
+    body: Body,
 }
 
 pub(crate) async fn operations(State(shared): State<Arc<Shared>>) -> Response {
     let seen = shared.feed.now().await;
     let shell = Shell::new(&shared, &seen, "/operations", "Operations");
-    page::html(StatusCode::OK, &Operations { shell, body: seen.picture.as_deref().map(body) })
+    page::html(StatusCode::OK, &Operations { shell, body: body(&seen.pulse.history) })
 }
 
-fn body(p: &Picture) -> Body {
-    let h = &p.history;
-    let quantile = |q| move |s: &crate::history::Sample| s.quantile(q).unwrap_or(0) as f64;
+fn body(h: &History) -> Body {
+    let quantile = |q| move |s: &Sample| s.quantile(q).map(|us| us as f64);
     let times = [line(h, "p50", quantile(0.5)), line(h, "p99", quantile(0.99))];
-    let row = |o: crate::history::OpRate| Row {
+    let row = |o: OpRate| Row {
         op: o.op,
         per_s: rate(o.per_s),
         calls: o.calls,
@@ -52,10 +51,17 @@ fn body(p: &Picture) -> Body {
         p50: micros(o.p50_us),
         p99: micros(o.p99_us),
     };
+    let empty = match h.samples().next_back() {
+        None => "Two pulses are needed for a rate: it comes in some seconds.",
+        Some(s) if s.load.is_none() => "The masters do not answer: nothing is known.",
+        Some(_) => "Nothing was called.",
+    };
     Body {
-        calls: over_time(&[line(h, "calls", |s| s.calls_per_s())], "calls a second", rate),
-        times: over_time(&times, "median and 99th percentile of the time of calls", |us| micros(us as u64)),
+        calls: over_time(&[line(h, "calls", Sample::calls_per_s)], "calls about files a second", rate),
+        times: over_time(&times, "median and 99th percentile of the time of calls about files", |us| {
+            micros(us as u64)
+        }),
         rows: h.lately().into_iter().map(row).collect(),
-        is_known: h.samples().next().is_some(),
+        empty,
     }
 }

@@ -1,15 +1,19 @@
 //! The first page: health with reason and cure, room, throughput, what happened.
 
-use super::{line, over_time, rate};
+use super::{bytes_per_s, line, or_unknown, over_time, rate};
 use crate::{
     Shared, chart,
     feed::Picture,
+    history::{History, Sample},
     page::{self, Shell},
 };
 use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
 use mooseng_client::report;
-use mooseng_core::health::{Problem, Severity};
+use mooseng_core::{
+    health::{Problem, Severity},
+    meta::{ChunkHealth, ClusterEvent, EventCode},
+};
 use std::sync::Arc;
 
 /// Events that are shown.
@@ -40,6 +44,18 @@ struct EventRow {
     class: &'static str,
 }
 
+impl EventRow {
+    fn new(e: &ClusterEvent) -> Self {
+        Self {
+            time: report::time(e.at),
+            code: e.code.name(),
+            problem: e.problem.clone(),
+            text: e.text.clone(),
+            class: class_of(e.code),
+        }
+    }
+}
+
 /// What is shown of a picture.
 struct Body {
     cluster: String,
@@ -51,35 +67,43 @@ struct Body {
     used_percent: String,
     files_bytes: String,
     inodes: u64,
-    chunks: mooseng_core::meta::ChunkHealth,
+    chunks: ChunkHealth,
     chunks_bar: String,
     repair: Option<String>,
     sessions: u64,
     masters: (usize, usize),
     servers: (usize, usize),
+}
+
+/// What pulses tell of the last minutes.
+struct Rates {
     read: String,
     written: String,
     throughput: (String, String),
     calls: String,
     operations: (String, String),
-    events: Vec<EventRow>,
 }
 
 #[derive(Template)]
 #[template(path = "overview.html")]
 struct Overview {
     shell: Shell,
+    /// `None` before the first look is done.
     body: Option<Body>,
+    rates: Rates,
+    events: Vec<EventRow>,
 }
 
 pub(crate) async fn overview(State(shared): State<Arc<Shared>>) -> Response {
     let seen = shared.feed.now().await;
     let shell = Shell::new(&shared, &seen, "/", "Overview");
-    page::html(StatusCode::OK, &Overview { shell, body: seen.picture.as_deref().map(body) })
+    let (body, rates) = (seen.picture.as_deref().map(body), rates(&seen.pulse.history));
+    let events = seen.pulse.events.iter().rev().take(EVENTS).map(EventRow::new).collect();
+    page::html(StatusCode::OK, &Overview { shell, body, rates, events })
 }
 
-fn class_of(code: mooseng_core::meta::EventCode) -> &'static str {
-    use mooseng_core::meta::EventCode as C;
+fn class_of(code: EventCode) -> &'static str {
+    use EventCode as C;
     match code {
         C::ChunkserverLost | C::DiskSetAside | C::ProblemRaised | C::SessionFenced => "bad",
         C::ChunkserverBack | C::ChunkserverJoined | C::ProblemCleared | C::RepairEnded => "good",
@@ -90,18 +114,6 @@ fn class_of(code: mooseng_core::meta::EventCode) -> &'static str {
 fn body(p: &Picture) -> Body {
     let (s, fs) = (&p.status, &p.status.fs);
     let used = fs.total_bytes.saturating_sub(fs.free_bytes);
-    let per_s = |bytes: f64| format!("{}/s", report::size(bytes as u64));
-    let last = p.history.samples().next_back();
-    let throughput =
-        [line(&p.history, "read", |s| s.read_per_s), line(&p.history, "written", |s| s.written_per_s)];
-    let operations = [line(&p.history, "calls", |s| s.calls_per_s())];
-    let events = p.events.iter().rev().take(EVENTS).map(|e| EventRow {
-        time: report::time(e.at),
-        code: e.code.name(),
-        problem: e.problem.clone(),
-        text: e.text.clone(),
-        class: class_of(e.code),
-    });
     // As the problem that tells of silent masters has it.
     let silent =
         p.problems.iter().filter(|p| p.code == mooseng_core::health::HealthCode::MasterSilent).count();
@@ -121,11 +133,20 @@ fn body(p: &Picture) -> Body {
         sessions: s.sessions,
         masters: (s.masters.len().saturating_sub(silent), s.masters.len()),
         servers: (s.servers.iter().filter(|s| s.alive).count(), s.servers.len()),
-        read: per_s(last.map_or(0.0, |s| s.read_per_s)),
-        written: per_s(last.map_or(0.0, |s| s.written_per_s)),
-        throughput: over_time(&throughput, "bytes read and written a second", per_s),
-        calls: rate(last.map_or(0.0, |s| s.calls_per_s())),
-        operations: over_time(&operations, "calls a second", rate),
-        events: events.collect(),
+    }
+}
+
+fn rates(h: &History) -> Rates {
+    let last = h.samples().next_back();
+    let (read, written) =
+        (|s: &Sample| s.load.map(|l| l.read_per_s), |s: &Sample| s.load.map(|l| l.written_per_s));
+    let throughput = [line(h, "read", read), line(h, "written", written)];
+    let operations = [line(h, "calls", Sample::calls_per_s)];
+    Rates {
+        read: or_unknown(last.and_then(read), bytes_per_s),
+        written: or_unknown(last.and_then(written), bytes_per_s),
+        throughput: over_time(&throughput, "bytes read and written a second", bytes_per_s),
+        calls: or_unknown(last.and_then(Sample::calls_per_s), rate),
+        operations: over_time(&operations, "calls about files a second", rate),
     }
 }

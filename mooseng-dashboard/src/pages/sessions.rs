@@ -31,7 +31,7 @@ struct Sessions {
 }
 
 pub(crate) async fn sessions(State(shared): State<Arc<Shared>>) -> Response {
-    let all = match shared.sessions.get(shared.client.sessions()).await {
+    let (all, before) = match shared.sessions().await.last() {
         Ok(all) => all,
         Err(e) => return page::failed(&shared, "/sessions", &e).await,
     };
@@ -47,5 +47,5 @@ pub(crate) async fn sessions(State(shared): State<Arc<Shared>>) -> Response {
     let mut rows: Vec<_> = all.iter().take(SHOWN_MAX).map(row).collect();
     rows.sort_by_key(|r| r.id);
     let shell = Shell::new(&shared, &*shared.feed.now().await, "/sessions", "Sessions");
-    page::html(StatusCode::OK, &Sessions { shell, rows, total: all.len() })
+    page::html(StatusCode::OK, &Sessions { shell: shell.of_before(&before), rows, total: all.len() })
 }

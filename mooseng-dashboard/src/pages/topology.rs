@@ -1,8 +1,9 @@
 //! Masters with term and lag; chunkservers, their disks, what is wrong with them.
 
+use super::{bytes_per_s, or_unknown};
 use crate::{
     Shared, chart,
-    feed::Picture,
+    feed::{Picture, Seen},
     page::{self, Shell},
 };
 use askama::Template;
@@ -58,15 +59,15 @@ struct Topology {
 pub(crate) async fn topology(State(shared): State<Arc<Shared>>) -> Response {
     let seen = shared.feed.now().await;
     let shell = Shell::new(&shared, &seen, "/topology", "Topology");
-    page::html(StatusCode::OK, &Topology { shell, body: seen.picture.as_deref().map(body) })
+    page::html(StatusCode::OK, &Topology { shell, body: seen.picture.as_deref().map(|p| body(&seen, p)) })
 }
 
-fn body(p: &Picture) -> Body {
+fn body(seen: &Seen, p: &Picture) -> Body {
     Body {
         term: p.status.term.get(),
         revision: p.status.revision.get(),
         masters: p.status.masters.iter().map(master).collect(),
-        servers: p.status.servers.iter().map(|s| server(p, s)).collect(),
+        servers: p.status.servers.iter().map(|s| server(seen, p, s)).collect(),
     }
 }
 
@@ -86,9 +87,8 @@ fn master(m: &MasterInfo) -> MasterRow {
     }
 }
 
-fn server(p: &Picture, s: &ServerInfo) -> ServerRow {
-    let rate = p.history.rate_of(s.id);
-    let per_s = |bytes: f64| format!("{}/s", report::size(bytes as u64));
+fn server(seen: &Seen, p: &Picture, s: &ServerInfo) -> ServerRow {
+    let rate = seen.pulse.history.rate_of(s.id);
     let disk = |d: &mooseng_core::meta::DiskReport| DiskRow {
         id: report::disk_name(d.disk),
         path: d.path.clone(),
@@ -108,8 +108,8 @@ fn server(p: &Picture, s: &ServerInfo) -> ServerRow {
             (false, true) => "bad",
             (false, false) => "plain",
         },
-        read: per_s(rate.read_per_s),
-        written: per_s(rate.written_per_s),
+        read: or_unknown(rate.map(|r| r.read_per_s), bytes_per_s),
+        written: or_unknown(rate.map(|r| r.written_per_s), bytes_per_s),
         disks: s.disks.iter().map(disk).collect(),
     }
 }

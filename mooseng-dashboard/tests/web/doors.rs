@@ -2,7 +2,10 @@
 
 use super::world::World;
 use mooseng_dashboard::{Dashboard, Options, ServeError, Token};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 const TOKEN: &str = "a-token-of-this-test-only";
 
@@ -62,8 +65,10 @@ async fn the_login_form_gives_a_cookie_that_only_the_browser_sees() {
         assert!(cookie.contains(part), "{cookie}");
     }
     assert!(!cookie.contains(TOKEN), "{cookie}");
-    let elsewhere = post(&format!("token={TOKEN}&next=//evil.example/")).await;
-    assert_eq!(elsewhere.header("location"), Some("/"));
+    for next in ["//evil.example/", "/%09/evil.example/", "/%5Cevil.example/", "https://evil.example/"] {
+        let elsewhere = post(&format!("token={TOKEN}&next={next}")).await;
+        assert_eq!((elsewhere.status, elsewhere.header("location")), (303, Some("/")), "{next}");
+    }
 
     let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
     let page = w.ask("GET", "/jobs", &cookie, "").await;
@@ -98,6 +103,31 @@ async fn pages_of_elsewhere_get_and_change_nothing() {
     }
     let strangers = w.ask("POST", "/logout", "", "").await;
     assert_eq!((strangers.status, strangers.header("set-cookie")), (401, None), "{strangers:?}");
+    w.cluster.shutdown().await;
+}
+
+/// More than are answered at a time.
+const IDLE: usize = 80;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forms_that_do_not_come_keep_nobody_out() {
+    let w = locked().await;
+    let head =
+        "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30\r\nConnection: close\r\n\r\ntoken=";
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        let mut s = TcpStream::connect(w.at).await.unwrap();
+        s.write_all(head.as_bytes()).await.unwrap();
+        idle.push(s);
+    }
+    for path in ["/livez", "/login"].repeat(10) {
+        assert_eq!(w.get(path).await.status, 200, "{path}");
+    }
+    for mut s in idle {
+        let mut told = String::new();
+        s.read_to_string(&mut told).await.unwrap();
+        assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("mooseng.error/1"), "{told}");
+    }
     w.cluster.shutdown().await;
 }
 

@@ -3,7 +3,7 @@
 use super::barrier::{self, Barrier};
 use super::error::{RaftFailure, StartError};
 use super::gate::Gate;
-use super::handler::RaftHandler;
+use super::handler::{Heard, RaftHandler};
 use super::log::DurableLog;
 use super::log_store::{LogStore, term_of_vote};
 use super::network::{Factory, Links};
@@ -20,7 +20,7 @@ use mooseng_core::seam::{Disk, Lane, Seams};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::type_config::alias::InstantOf;
-use openraft::{ChangeMembers, Instant as _, ServerState};
+use openraft::{ChangeMembers, Instant as _, RaftMetrics, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::{
     io,
@@ -57,6 +57,9 @@ pub struct RaftStatus {
     pub id: MasterId,
     /// Who leads.
     pub leadership: Leadership,
+    /// Whether there surely is a leader: within the time that an election takes a quorum has answered this node that
+    /// leads, or this node has heard from the leader that it follows. Raft's own memory of a leader outlives a quorum.
+    pub led: bool,
     /// The last entry of the log, from 0.
     pub last_log: Option<Revision>,
     /// The last entry that this node knows to be on a quorum of disks.
@@ -128,6 +131,8 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     /// Leaders that were seen taking over.
     leaders: Arc<AtomicU64>,
+    /// When a leader was last heard.
+    heard: Arc<Heard>,
     timings: RaftTimings,
     addr: String,
     listening: tokio::sync::Mutex<Option<Box<dyn Listening>>>,
@@ -166,10 +171,12 @@ impl RaftNode {
         let raft = Runtime::scope(seams.rng.next_u64(), starting)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
+        let heard = Arc::new(Heard::default());
         let handler = RaftHandler {
             raft: raft.clone(),
             gate: Arc::clone(&gate),
             state: Arc::clone(&shared),
+            heard: Arc::clone(&heard),
             told: Default::default(),
             receiving: tokio::sync::Mutex::new(()),
         };
@@ -196,6 +203,7 @@ impl RaftNode {
             barrier,
             leadership,
             leaders,
+            heard,
             timings,
             addr,
             listening,
@@ -289,12 +297,24 @@ impl RaftNode {
     /// Whether this node leads and a quorum said so within the leader's lease. One that is
     /// cut off stops being sure before, or soon after, the others have elected another.
     pub fn leads_surely(&self) -> bool {
-        let metrics = self.0.raft.metrics();
-        let m = metrics.borrow_watched();
+        self.leads_within(&self.0.raft.metrics().borrow_watched(), self.0.timings.election_max)
+    }
+
+    /// Whether this node leads, and a quorum said so within a time.
+    fn leads_within(&self, m: &RaftMetrics<Types>, within: Duration) -> bool {
         let alone = m.membership_config.membership().voter_ids().eq([self.0.id]);
-        let lately = |at: InstantOf<Types>| at.elapsed() < self.0.timings.election_max;
+        let lately = |at: InstantOf<Types>| at.elapsed() < within;
         m.state == ServerState::Leader
             && (alone || m.last_quorum_acked.is_some_and(|at| lately(at.into_inner())))
+    }
+
+    /// Whether this node leads or follows a leader, as heard within the time that an election takes.
+    fn is_led(&self, m: &RaftMetrics<Types>) -> bool {
+        let patience = self.0.timings.patience();
+        match m.current_leader {
+            Some(leader) if leader != self.0.id => self.0.heard.within(patience),
+            _ => self.leads_within(m, patience),
+        }
     }
 
     /// Bytes of each voter's disk, all and free; `None` of those that do not answer within `budget`.
@@ -329,6 +349,7 @@ impl RaftNode {
         RaftStatus {
             id: MasterId(self.0.id),
             leadership: self.0.leadership.borrow().clone(),
+            led: self.is_led(&m),
             last_log: last.map(Revision),
             committed: m.cluster_committed.map(|l| Revision(l.index)),
             applied: m.last_applied.map(|l| Revision(l.index)),

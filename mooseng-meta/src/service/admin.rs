@@ -1,6 +1,9 @@
 //! Looking at the cluster, and changing it.
 
-use super::{Inner, Lead, answer, internal};
+use super::{
+    Inner, Lead, answer, internal,
+    walk::{Step, step},
+};
 use crate::{
     namespace,
     raft::Member,
@@ -79,24 +82,26 @@ impl Inner {
     }
 
     fn server_infos(&self, lead: &Lead, view: &RedbView) -> Result<Vec<ServerInfo>, MetaError> {
-        let (m, now) = (lead.memory.lock(), self.now());
         let mut servers = Vec::new();
         scan_recs(view, Table::Server, &[], &[], |k, rec: ServerRec| {
-            let id = ServerId(number(k));
+            servers.push((ServerId(number(k)), rec.addr));
+            true
+        })
+        .map_err(internal)?;
+        let (m, now) = (lead.memory.lock(), self.now());
+        let info = |(id, addr): (ServerId, String)| {
             let heard = m.servers.get(&id);
             let silent = now.saturating_sub(heard.map_or(lead.since, |s| s.heard));
-            servers.push(ServerInfo {
+            ServerInfo {
                 id,
-                addr: heard.map_or(rec.addr, |s| s.addr.clone()),
+                addr: heard.map_or(addr, |s| s.addr.clone()),
                 alive: m.is_alive(id, now, self.timings.server_dead),
                 silent_ms: silent.as_millis() as u64,
                 disks: heard.map_or_else(Vec::new, |s| s.disks.clone()),
                 silent: silent >= self.timings.server_dead,
-            });
-            true
-        })
-        .map_err(internal)?;
-        Ok(servers)
+            }
+        };
+        Ok(servers.into_iter().map(info).collect())
     }
 
     async fn chunk_health(
@@ -121,11 +126,13 @@ impl Inner {
             true
         })
         .await?;
-        view.scan(Table::Deleting, &[], &[], &mut |_, _| {
-            chunks.deleting += 1;
-            true
-        })
-        .map_err(internal)?;
+        let mut at = Some(ChunkId(0));
+        while let Some(from) = at {
+            let Step { records, next } = step::<DeletingRec>(view, Table::Deleting, from)?;
+            chunks.deleting += records.len() as u64;
+            at = next;
+            tokio::task::yield_now().await;
+        }
         Ok(chunks)
     }
 
@@ -154,23 +161,23 @@ impl Inner {
     }
 
     fn sessions(&self, lead: &Lead, view: &RedbView) -> Result<Vec<SessionInfo>, MetaError> {
-        let mut infos = Vec::new();
-        let m = lead.memory.lock();
+        let mut all = Vec::new();
         scan_recs(view, Table::Session, &[], &[], |k, s: SessionRec| {
-            let id = SessionId(number(k));
-            infos.push(SessionInfo {
-                stamp: SessionStamp { id, epoch: s.epoch },
-                client: s.client,
-                host: s.host,
-                version: s.version,
-                open: m.opens.get(&id).copied().unwrap_or_default() as u64,
-                calls: m.calls.get(&id).copied().unwrap_or_default(),
-                since: s.since,
-            });
+            all.push((SessionId(number(k)), s));
             true
         })
         .map_err(internal)?;
-        Ok(infos)
+        let m = lead.memory.lock();
+        let info = |(id, s): (SessionId, SessionRec)| SessionInfo {
+            stamp: SessionStamp { id, epoch: s.epoch },
+            client: s.client,
+            host: s.host,
+            version: s.version,
+            open: m.opens.get(&id).copied().unwrap_or_default() as u64,
+            calls: m.calls.get(&id).copied().unwrap_or_default(),
+            since: s.since,
+        };
+        Ok(all.into_iter().map(info).collect())
     }
 
     pub(super) async fn admin(

@@ -1,10 +1,11 @@
-//! Calls that a leader answers, counted by operation and by how long they took. Counting is a few additions
-//! without a lock.
+//! Calls that a leader answers, or whose callers gave up, counted by operation and by how long they took. Counting is
+//! a few additions without a lock.
 
 use mooseng_core::{
     error::MetaError,
     ids::Term,
     meta::{LATENCY_BUCKETS, Latencies, MetaReply, OP_NAMES, OpCount, OpCounts},
+    seam::Clock,
 };
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -34,15 +35,20 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// A call of the operation with this number was answered.
-    pub fn answered(&self, op: usize, took: Duration, answer: &Result<MetaReply, MetaError>) {
+    /// A call of the operation with this number has come. It is counted when what is returned goes: also when the
+    /// call is dropped before its answer, as those are that hang.
+    pub fn begin<'a>(&'a self, op: usize, clock: &'a dyn Clock) -> Call<'a> {
+        Call { counts: self, op, clock, came: clock.now(), failed: true }
+    }
+
+    fn count(&self, op: usize, took: Duration, failed: bool) {
         let Some(cell) = self.0.get(op) else { return };
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         cell.micros.fetch_add(micros, Relaxed);
         if let Some(bucket) = cell.buckets.get(usize::from(Latencies::bucket(micros))) {
             bucket.fetch_add(1, Relaxed);
         }
-        if matches!(answer, Err(e) if !matches!(e, MetaError::Posix(_) | MetaError::Name(_))) {
+        if failed {
             cell.failed.fetch_add(1, Relaxed);
         }
     }
@@ -60,31 +66,82 @@ impl Counts {
     }
 }
 
+/// A call under way.
+pub(super) struct Call<'a> {
+    counts: &'a Counts,
+    op: usize,
+    clock: &'a dyn Clock,
+    came: Duration,
+    failed: bool,
+}
+
+impl Call<'_> {
+    /// It was answered.
+    pub fn answered(mut self, answer: &Result<MetaReply, MetaError>) {
+        self.failed = matches!(answer, Err(e) if !matches!(e, MetaError::Posix(_) | MetaError::Name(_)));
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.counts.count(self.op, self.clock.now().saturating_sub(self.came), self.failed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use mooseng_core::{
+        attr::Timestamp,
         error::Errno,
         meta::{CloseSession, GetLoad, MetaRequest},
     };
 
+    /// Time that the test lets pass.
+    #[derive(Default, Debug)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn now(&self) -> Duration {
+            Duration::from_millis(self.0.load(Relaxed))
+        }
+        fn wall(&self) -> Timestamp {
+            Timestamp::new(0, 0)
+        }
+    }
+
     #[test]
     fn calls_are_counted_by_operation_and_time() {
-        let counts = Counts::default();
+        let (counts, clock) = (Counts::default(), Hand::default());
         let (close, load) = (MetaRequest::from(CloseSession {}), MetaRequest::from(GetLoad {}));
+        let passes = |millis: u64| {
+            clock.0.fetch_add(millis, Relaxed);
+        };
         let ok = Ok(MetaReply::CloseSession(()));
         for (took, answer) in
             [(5, ok.clone()), (7, Err(MetaError::Posix(Errno::ENOENT))), (9, Err(MetaError::SessionEnded))]
         {
-            counts.answered(close.number(), Duration::from_millis(took), &answer);
+            let call = counts.begin(close.number(), &clock);
+            passes(took);
+            call.answered(&answer);
         }
-        counts.answered(load.number(), Duration::from_secs(1 << 40), &ok);
-        counts.answered(usize::MAX, Duration::ZERO, &ok);
+        let dropped = counts.begin(load.number(), &clock);
+        passes(40_000);
+        drop(dropped);
+        counts.begin(usize::MAX, &clock).answered(&ok);
         let told = counts.tell(Term(3), Duration::from_secs(2));
         let [c, l] = &told.ops[..] else { panic!("{told:?}") };
         assert_eq!((c.op.as_str(), c.calls, c.failed, c.micros), ("CloseSession", 3, 1, 21_000));
-        assert!((4_000..6_000).contains(&c.latencies.quantile(0.3).unwrap()), "{told:?}");
-        assert_eq!((l.op.as_str(), l.calls), ("GetLoad", 1));
+        assert_eq!(
+            (c.latencies.quantile(0.3), c.latencies.quantile(1.0)),
+            (Some(5_000), Some(10_000)),
+            "{told:?}"
+        );
+        assert_eq!(
+            (l.op.as_str(), l.calls, l.failed, l.micros),
+            ("GetLoad", 1, 1, 40_000_000),
+            "its caller gave up"
+        );
         assert_eq!((told.term, told.micros), (Term(3), 2_000_000));
     }
 }

@@ -1,14 +1,14 @@
 //! How many copies chunks want and have, and which files those of one cell belong to.
 
-use super::{Inner, Lead, check::path_of, internal, walk::STEP};
+use super::{Inner, Lead, paths::Paths, walk::STEP};
 use crate::store::*;
 use mooseng_core::{error::MetaError, ids::*, meta::*};
 use std::collections::BTreeMap;
 
-/// Chunks that one page names: each costs a walk over directories.
+/// Chunks that one page names: their files cost walks over directories.
 const CELL_PAGE_MAX: usize = 64;
 /// Records that one page looks at.
-const CELL_RECORDS_MAX: usize = 16 * STEP;
+const CELL_RECORDS_MAX: usize = 256 * STEP;
 /// Entries of directories that one page looks through for paths.
 const CELL_ENTRIES_MAX: usize = 1 << 18;
 
@@ -56,10 +56,10 @@ impl Inner {
             true
         })
         .await?;
-        let mut entries = CELL_ENTRIES_MAX;
+        let files: Vec<_> = page.chunks.iter().map(|c| c.inode).collect();
+        let mut paths = Paths::new(view, files, CELL_ENTRIES_MAX);
         for c in &mut page.chunks {
-            c.path = path_of(view, c.inode, &mut entries).map_err(internal)?.map(Into::into);
-            tokio::task::yield_now().await;
+            c.path = paths.of(c.inode).await?.map(Into::into);
         }
         Ok(page)
     }

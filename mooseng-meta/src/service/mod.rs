@@ -26,6 +26,7 @@ mod layout;
 mod lead;
 mod matrix;
 mod outlook;
+mod paths;
 mod peers;
 mod progress;
 mod quarantine;
@@ -137,7 +138,7 @@ pub(crate) struct Lead {
     cramped: AtomicBool,
     /// The driver has work before its next tick.
     wake: Notify,
-    /// Calls that were answered.
+    /// Calls that came to it.
     counts: Counts,
     /// What operators are told of.
     watch: Watch,
@@ -244,6 +245,13 @@ impl Inner {
         Err(MetaError::NotLeader { leader: l.leader.map(|m| (m.id, m.client_addr)) })
     }
 
+    /// What this master knows of the masters by itself.
+    fn master_view(&self) -> MasterView {
+        let s = self.raft.status();
+        let leader = s.leadership.leader.filter(|_| s.led).map(|m| m.id);
+        MasterView { id: self.id, term: s.leadership.term, leader, voters: s.voters.len() as u32 }
+    }
+
     /// Puts a command through the log and returns what applying it answered.
     async fn propose(&self, command: Command, budget: Duration) -> Result<Applied, MetaError> {
         let entry = LogEntry { format: ENTRY_FORMAT, time: self.wall(), command };
@@ -275,8 +283,12 @@ impl Inner {
 impl MetadataService for MasterService {
     async fn call(&self, cx: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
         let s = &self.0;
+        // The one question that is not the leader's.
+        if let MetaRequest::GetMaster(_) = req {
+            return Ok(MetaReply::GetMaster(s.master_view()));
+        }
         let lead = s.lead()?;
-        let (op, came) = (req.number(), s.now());
+        let counted = lead.counts.begin(req.number(), &*s.seams.clock);
         let answer = match req.kind() {
             OpKind::FsRead => s.fs_read(&lead, cx, req).await,
             OpKind::FsWrite => s.fs_write(&lead, cx, req).await,
@@ -285,7 +297,7 @@ impl MetadataService for MasterService {
             OpKind::Look => s.look(&lead, cx, req).await,
             OpKind::Admin => s.admin(&lead, cx, req).await,
         };
-        lead.counts.answered(op, s.now().saturating_sub(came), &answer);
+        counted.answered(&answer);
         // Whoever speaks under an epoch that is over is not heard of.
         if let Some(session) = cx.session
             && !matches!(answer, Err(MetaError::SessionEnded | MetaError::Fenced { .. }))

@@ -1,6 +1,10 @@
 //! What is left to be copied, and how long that takes.
 
-use super::{Inner, Lead, internal, lead::Memory};
+use super::{
+    Inner, Lead, internal,
+    lead::Memory,
+    walk::{Step, step},
+};
 use crate::{placement::ROOM_BYTES_MIN, store::*};
 use mooseng_core::{attr::Timestamp, error::MetaError, ids::*, limits::CHUNK_BYTES, meta::*};
 use std::{io, time::Duration};
@@ -27,30 +31,21 @@ impl Inner {
             let room = m.candidates(now, self.timings.server_dead);
             (left, room.iter().filter(|c| c.free_bytes >= ROOM_BYTES_MIN).count())
         };
-        let (mut r, mut failed) = (Repairs::default(), None);
-        self.walk_chunks(lead, view, ChunkId(0), |m, id, rec| {
-            for d in &mut left {
-                d.left += u64::from(names(rec, d.server));
+        let (mut r, mut at) = (Repairs::default(), Some(ChunkId(0)));
+        while let Some(from) = at {
+            let Step { records, next } = step::<ChunkRec>(view, Table::Chunk, from)?;
+            at = next;
+            for (_, rec) in &records {
+                left.iter_mut().for_each(|d| d.left += u64::from(names(rec, d.server)));
             }
-            let alive = |s: &ServerId| m.is_alive(*s, now, self.timings.server_dead);
-            let (_, sources) = m.copies(id, &rec.members, alive);
-            let (stay, _) = m.copies(id, &rec.members, |s| alive(s) && !m.draining.contains_key(s));
-            let lack = usize::from(rec.wanted).saturating_sub(stay);
-            // Nothing can be copied of what has no copy.
-            if lack == 0 || sources == 0 {
-                return true;
+            // The files are read when the memory is free again.
+            let lacking = self.lacking(&lead.memory.lock(), now, &records);
+            for (rec, lack) in lacking {
+                r.bytes += bytes_of(view, rec).map_err(internal)? * lack;
+                r.chunks += 1;
+                r.stuck += u64::from(room < usize::from(rec.wanted));
             }
-            match bytes_of(view, rec) {
-                Ok(bytes) => r.bytes += bytes * lack as u64,
-                Err(e) => failed = Some(e),
-            }
-            r.chunks += 1;
-            r.stuck += u64::from(room < usize::from(rec.wanted));
-            failed.is_none()
-        })
-        .await?;
-        if let Some(e) = failed {
-            return Err(internal(e));
+            tokio::task::yield_now().await;
         }
         let (m, now) = (lead.memory.lock(), self.now());
         (r.running, r.done) = (m.progress.running as u64, m.progress.done);
@@ -60,6 +55,23 @@ impl Inner {
         let takes = m.progress.takes(now, r.chunks, r.bytes).filter(|_| r.stuck == 0);
         r.until_safe_secs = takes.map(|t| r.waits_secs + t.as_secs());
         Ok((r, left))
+    }
+
+    /// Those of some chunks that lack copies and have one to copy from, and how many they lack.
+    fn lacking<'a>(
+        &self,
+        m: &Memory,
+        now: Duration,
+        records: &'a [(ChunkId, ChunkRec)],
+    ) -> Vec<(&'a ChunkRec, u64)> {
+        let alive = |s: &ServerId| m.is_alive(*s, now, self.timings.server_dead);
+        let lack = |(id, rec): &'a (ChunkId, ChunkRec)| {
+            let (_, sources) = m.copies(*id, &rec.members, alive);
+            let (stay, _) = m.copies(*id, &rec.members, |s| alive(s) && !m.draining.contains_key(s));
+            let lack = usize::from(rec.wanted).saturating_sub(stay);
+            (lack > 0 && sources > 0).then_some((rec, lack as u64))
+        };
+        records.iter().filter_map(lack).collect()
     }
 
     /// How long silent servers are still waited for before their chunks are copied elsewhere.

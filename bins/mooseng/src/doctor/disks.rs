@@ -3,6 +3,7 @@
 use super::Check;
 use crate::output::size;
 use mooseng_support::{config::Settings, node::data_dir_error};
+use rustix::{fs::Access, io::Errno};
 use std::{
     fs::{self, File},
     io::{self, Write as _},
@@ -10,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+const NAME: &str = "data directory";
 /// Syncs that are measured; the middle one counts.
 const SYNCS: usize = 15;
 /// Bytes before each of them.
@@ -19,21 +21,18 @@ pub(super) const MASTER_SYNC: Duration = Duration::from_millis(10);
 /// An fsync of a program waits for one of each chunkserver of the chain.
 pub(super) const CHUNKSERVER_SYNC: Duration = Duration::from_millis(30);
 
-/// Two checks for each directory of a key.
+/// One or two checks for each directory of a key.
 pub(super) fn data_dir(settings: &Settings, key: &str, fast: Duration) -> Vec<Check> {
     settings.list(key).iter().flat_map(|dir| one(Path::new(dir), fast)).collect()
 }
 
 fn one(dir: &Path, fast: Duration) -> Vec<Check> {
-    const NAME: &str = "data directory";
-    let at = dir.display();
-    let (there, found) = match dir.is_dir() {
-        true => (dir.to_path_buf(), format!("{at}")),
-        // A start makes it.
-        false => (nearest(dir), format!("{at} is not there yet and would be made")),
-    };
-    let measured = sync_time(&there);
-    let took = match measured {
+    if dir.metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        let above = nearest(dir);
+        let may = rustix::fs::access(&above, Access::WRITE_OK | Access::EXEC_OK);
+        return vec![judge_missing(dir, &above, may)];
+    }
+    let took = match sync_time(dir) {
         Ok(took) => took,
         Err(e) => {
             let said = data_dir_error(dir, &e).to_string();
@@ -41,8 +40,28 @@ fn one(dir: &Path, fast: Duration) -> Vec<Check> {
             return vec![Check::problem(NAME, found, cure)];
         }
     };
-    let room = rustix::fs::statvfs(&there).map(|s| (s.f_bavail * s.f_frsize, s.f_blocks * s.f_frsize));
-    let place = match room {
+    vec![room(dir, &dir.display().to_string()), judge_sync(dir, took, fast)]
+}
+
+/// Of one that is not there, as on a new machine: a start makes it, or systemd before that. Nothing is made here, so
+/// how fast it syncs is not known yet.
+pub(super) fn judge_missing(dir: &Path, above: &Path, may: Result<(), Errno>) -> Check {
+    let at = dir.display();
+    let Err(e) = may else { return room(above, &format!("{at} is not there yet, and a start makes it")) };
+    let user = rustix::process::geteuid().as_raw();
+    Check::warning(
+        NAME,
+        format!("{at} is not there yet, and user {user} cannot make it in {}: {e}", above.display()),
+        format!(
+            "leave it to the systemd unit, whose StateDirectory= makes it, or make it and give it to user {user} (chown)"
+        ),
+    )
+}
+
+/// How much room there is.
+fn room(at: &Path, found: &str) -> Check {
+    let room = rustix::fs::statvfs(at).map(|s| (s.f_bavail * s.f_frsize, s.f_blocks * s.f_frsize));
+    match room {
         Ok((free, total)) if free < total / 20 => Check::warning(
             NAME,
             format!("{found}: {} of {} free", size(free), size(total)),
@@ -50,8 +69,7 @@ fn one(dir: &Path, fast: Duration) -> Vec<Check> {
         ),
         Ok((free, total)) => Check::ok(NAME, format!("{found}: {} of {} free", size(free), size(total))),
         Err(e) => Check::warning(NAME, format!("{found}: its space cannot be told: {e}"), "check its disk"),
-    };
-    vec![place, judge_sync(dir, took, fast)]
+    }
 }
 
 pub(super) fn judge_sync(dir: &Path, took: Duration, fast: Duration) -> Check {

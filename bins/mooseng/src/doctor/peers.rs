@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Wait for a connection, and for each part of an answer.
-const ANSWER: Duration = Duration::from_secs(3);
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
 /// Bytes of an answer at most.
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
 /// Clocks that are further apart are told of: times of files and events then surprise people.
@@ -85,7 +85,7 @@ fn ask(at: &str) -> Result<(Told, f64), String> {
 }
 
 /// `GET` of a plain HTTP port: the body, whatever the status.
-fn get(at: &str, path: &str) -> io::Result<String> {
+pub(super) fn get(at: &str, path: &str) -> io::Result<String> {
     let to = at.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
     let mut s = TcpStream::connect_timeout(&to, ANSWER)?;
     s.set_read_timeout(Some(ANSWER))?;

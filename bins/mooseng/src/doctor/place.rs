@@ -1,7 +1,8 @@
 //! What the machine offers: ports, open files, FUSE.
 
-use super::Check;
+use super::{Check, peers::ANSWER, running::Running};
 use crate::settings::RoleFlags;
+use mooseng_fuse::Found;
 use mooseng_support::{
     config::Settings,
     node::{TransportKind, bind_addr},
@@ -13,6 +14,8 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener, UdpSocket},
     path::Path,
+    sync::mpsc,
+    thread,
 };
 
 /// Files and sockets that a daemon with many clients or chunks has open.
@@ -40,7 +43,7 @@ pub(super) fn judge_open_files(limit: u64) -> Check {
 }
 
 /// The ports of a role, each with what it speaks there.
-pub(super) fn ports(role: &RoleFlags, settings: &Settings) -> Vec<Check> {
+pub(super) fn ports(role: &RoleFlags, settings: &Settings, running: Option<&Running>) -> Vec<Check> {
     let transport = settings.get::<TransportKind>("transport").unwrap_or(TransportKind::Quic).ports();
     // Health is on TCP of the service port, too.
     let (service, raft, metrics): (&[Kind], &[Kind], &[Kind]) = match transport {
@@ -58,12 +61,12 @@ pub(super) fn ports(role: &RoleFlags, settings: &Settings) -> Vec<Check> {
             Ok(at) => at,
             Err(e) => return vec![Check::problem("port", e.to_string(), "change it where it comes from")],
         };
-        kinds.iter().map(|kind| port(*kind, at, key)).collect()
+        kinds.iter().map(|kind| port(*kind, at, key, running)).collect()
     };
     wanted.iter().flat_map(of).collect()
 }
 
-fn port(kind: Kind, at: SocketAddr, key: &str) -> Check {
+fn port(kind: Kind, at: SocketAddr, key: &str, running: Option<&Running>) -> Check {
     const NAME: &str = "port";
     let word = if kind == Kind::Udp { "UDP" } else { "TCP" };
     if at.port() == 0 {
@@ -77,41 +80,34 @@ fn port(kind: Kind, at: SocketAddr, key: &str) -> Check {
         Ok(()) => return Check::ok(NAME, format!("{key}: {word} {} is free", at.port())),
         Err(e) => e,
     };
-    let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
-    let holder = ports::holder(kind, at.port()).map(|pid| (pid, name(pid)));
-    match holder {
-        Some((pid, name)) if e.kind() == ErrorKind::AddrInUse && is_daemon(&name) => Check::ok(
+    let taken = e.kind() == ErrorKind::AddrInUse;
+    let holder = ports::holder(kind, at.port()).filter(|_| taken);
+    if taken && running.is_some_and(|r| r.has(holder)) {
+        let process = holder.map(|pid| format!(", process {pid}")).unwrap_or_default();
+        return Check::ok(
+            NAME,
+            format!("{key}: {word} {} is in use by this daemon, which runs{process}", at.port()),
+        );
+    }
+    if let Some(pid) = holder {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        return Check::problem(
             NAME,
             format!(
-                "{key}: {word} {} is in use by process {pid} ({name}), this daemon if it runs already",
-                at.port()
+                "{key}: {word} {} is in use by process {pid} ({}), not by this daemon",
+                at.port(),
+                name.trim()
             ),
-        ),
-        Some((pid, name)) if e.kind() == ErrorKind::AddrInUse => Check::problem(
-            NAME,
-            format!("{key}: {word} {} is in use by process {pid} ({name})", at.port()),
             format!("stop it, or choose another port with --{}", key.replace('_', "-")),
-        ),
-        _ => {
-            let said = ports::explain(&e, kind, at, &key.replace('_', "-"));
-            let (found, cure) = said.split_once("; ").unwrap_or((&said, "choose another port"));
-            Check::problem(NAME, format!("{key}: {word}: {found}"), cure)
-        }
+        );
     }
-}
-
-/// Bytes of a program's name that the kernel keeps.
-const COMM_BYTES: usize = 15;
-
-/// Whether a process has the name of one of our programs.
-fn is_daemon(name: &str) -> bool {
-    ["mooseng", "mooseng-master", "mooseng-chunkserver", "mooseng-mount"]
-        .iter()
-        .any(|ours| name == &ours[..ours.len().min(COMM_BYTES)])
+    let said = ports::explain(&e, kind, at, &key.replace('_', "-"));
+    let (found, cure) = said.split_once("; ").unwrap_or((&said, "choose another port"));
+    Check::problem(NAME, format!("{key}: {word}: {found}"), cure)
 }
 
 /// The device, the helper where it is needed, the mount point.
-pub(super) fn fuse(settings: &Settings) -> Vec<Check> {
+pub(super) fn fuse(settings: &Settings, running: Option<&Running>) -> Vec<Check> {
     const NAME: &str = "fuse";
     let device = match File::options().read(true).write(true).open("/dev/fuse") {
         Ok(_) => Check::ok(NAME, "/dev/fuse can be opened"),
@@ -130,7 +126,7 @@ pub(super) fn fuse(settings: &Settings) -> Vec<Check> {
             "install the package fuse3",
         ),
     });
-    let point = settings.text("mount_point").map(|p| mount_point(Path::new(p)));
+    let point = settings.text("mount_point").map(|p| mount_point(Path::new(p), running));
     [Some(device), helper, point].into_iter().flatten().collect()
 }
 
@@ -139,38 +135,43 @@ fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-pub(super) fn mount_point(point: &Path) -> Check {
+/// As a start would find it. A mount whose masters do not answer is not waited for.
+pub(super) fn mount_point(point: &Path, running: Option<&Running>) -> Check {
     const NAME: &str = "mount point";
-    let at = point.display();
-    let entries = match fs::read_dir(point) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Check::problem(NAME, format!("{at} does not exist"), format!("mkdir -p {at}"));
-        }
-        // A mount that lost its process; a start takes it away.
-        Err(e) if e.kind() == ErrorKind::NotConnected => {
-            return Check::warning(
-                NAME,
-                format!("{at} has a mount without its process"),
-                format!("mooseng umount {at}"),
-            );
-        }
-        Err(e) => return Check::problem(NAME, format!("{at}: {e}"), "choose an empty directory"),
-    };
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let ours = |line: &str| {
-        let mut fields = line.split(' ').skip(1);
-        fields.next() == point.to_str() && fields.next() == Some("fuse.mooseng")
-    };
-    if mounts.lines().any(ours) {
-        return Check::ok(NAME, format!("{at} is mounted already"));
+    let (tell, told) = mpsc::channel();
+    let (at, looked) = (point.display(), point.to_path_buf());
+    if running.is_some() {
+        return Check::ok(NAME, format!("{at} is mounted by this daemon, which runs"));
     }
-    match entries.take(1).count() {
-        0 => Check::ok(NAME, format!("{at} is an empty directory")),
-        _ => Check::problem(
+    // It ends with this process, when nobody answers it.
+    thread::spawn(move || tell.send(mooseng_fuse::look_at(&looked)));
+    match told.recv_timeout(ANSWER) {
+        Ok(Ok(Found::Free(_))) => Check::ok(NAME, format!("{at} is an empty directory")),
+        Ok(Ok(Found::Mounted)) => Check::warning(
             NAME,
-            format!("{at} is not empty: what is in it would be hidden"),
-            "choose an empty directory",
+            format!(
+                "{at} has a MooseNG mounted already, and no daemon of these settings answers at its metrics port"
+            ),
+            format!("`mooseng umount {at}`, or choose another directory"),
+        ),
+        // A start takes it away.
+        Ok(Ok(Found::Dead)) => Check::warning(
+            NAME,
+            format!("{at} has a mount without its process"),
+            format!("mooseng umount {at}"),
+        ),
+        Ok(Err(_)) if !point.exists() => {
+            Check::problem(NAME, format!("{at} does not exist"), format!("mkdir -p {at}"))
+        }
+        Ok(Err(e)) => {
+            let said = e.to_string();
+            let (found, cure) = said.split_once("; ").unwrap_or((&said, "choose an empty directory"));
+            Check::problem(NAME, found, cure)
+        }
+        Err(_) => Check::warning(
+            NAME,
+            format!("{at} has a mount that does not answer within {ANSWER:?}"),
+            "look whether masters answer; `mooseng umount --lazy` takes it away",
         ),
     }
 }

@@ -1,6 +1,6 @@
 //! The dashboard in a real browser, over a cluster of real processes: every page loads at both widths, light and dark,
 //! without an error in the console and without a request to elsewhere; a chunkserver is killed, and the page turns red
-//! and green again by itself.
+//! and green again by itself; the dashboard ends, and the page says so until it is back.
 
 use anyhow::{Context as _, Result, ensure};
 use mooseng_e2e::{
@@ -10,8 +10,15 @@ use mooseng_e2e::{
 };
 use std::{
     fs,
+    io::{self, BufRead as _, BufReader, Write as _},
+    net::TcpListener,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -66,7 +73,7 @@ const RATES: &str = "fetch('/api/rates').then((r) => r.json()).then((r) => r.sam
 fn token_file(dir: &Path) -> Result<PathBuf> {
     let path = dir.join("token");
     let mut file = fs::File::options().create_new(true).write(true).mode(0o600).open(&path)?;
-    std::io::Write::write_all(&mut file, TOKEN.as_bytes())?;
+    file.write_all(TOKEN.as_bytes())?;
     Ok(path)
 }
 
@@ -128,6 +135,99 @@ fn is_closed_to_strangers(cluster: &ProcessCluster, port: u16, dir: &Path) -> Re
     mooseng_e2e::cluster::wait_for("it ends", NOTICED, || loose.ended().transpose())??;
     ensure!(loose.log_end(5).contains("chmod 600"), "it says why: {}", loose.log_end(5));
     Ok(())
+}
+
+/// Has the dashboard's port and answers everything with 503, as whatever stands before one that is gone.
+struct StandIn {
+    ends: Arc<AtomicBool>,
+    /// How often the live events were asked for.
+    asked: Arc<AtomicU32>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StandIn {
+    fn start(port: u16) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port))?;
+        listener.set_nonblocking(true)?;
+        let (ends, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let (end, count) = (ends.clone(), asked.clone());
+        let thread = std::thread::spawn(move || {
+            while !end.load(Relaxed) {
+                match refuse(&listener) {
+                    Ok(is_live) => drop(count.fetch_add(u32::from(is_live), Relaxed)),
+                    Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                }
+            }
+        });
+        Ok(Self { ends, asked, thread: Some(thread) })
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.ends.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Answers one request, when there is one; whether it was for the live events.
+fn refuse(listener: &TcpListener) -> io::Result<bool> {
+    let (stream, _) = listener.accept()?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut first = String::new();
+    let mut reader = BufReader::new(&stream);
+    reader.read_line(&mut first)?;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    (&stream)
+        .write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    Ok(first.starts_with("GET /live "))
+}
+
+/// The page tells that it is not connected, and follows again, also after an answer after which a browser does not ask
+/// again by itself.
+fn is_lost_and_found(b: &mut Browser, dashboard: &mut Daemon, port: u16, pictures: &Path) -> Result<()> {
+    let lost = "!document.getElementById('connection').hidden";
+    dashboard.stop()?;
+    let stand_in = StandIn::start(port)?;
+    b.until("the page tells that the connection is lost", lost, NOTICED)?;
+    mooseng_e2e::cluster::wait_for("the page asks again and again", NOTICED, || {
+        (stand_in.asked.load(Relaxed) >= 3).then_some(())
+    })?;
+    b.picture(&pictures.join("lost-1280-light.png"))?;
+    drop(stand_in);
+    dashboard.start()?;
+    dashboard.wait_ready()?;
+    b.until("the page is connected again", &format!("!({lost})"), NOTICED)?;
+    b.until("and green", &is_colour("green"), NOTICED)
+}
+
+/// Without masters the page says so, in red, with what to do; what was seen last is not told as of now.
+fn is_unreachable(b: &mut Browser, cluster: &mut ProcessCluster, pictures: &Path) -> Result<()> {
+    for m in &mut cluster.masters {
+        m.kill9()?;
+    }
+    let badge = "document.querySelector('#notice h2')?.textContent === 'unreachable'";
+    b.until("it tells that the cluster is unreachable", badge, NOTICED)?;
+    let text = b.eval("document.getElementById('main').innerText")?;
+    let text = text.as_str().unwrap_or_default();
+    ensure!(
+        !text.contains("healthy\n") && text.contains("Look whether most masters run"),
+        "nothing is healthy that cannot be reached: {text}"
+    );
+    b.picture(&pictures.join("unreachable-1280-light.png"))?;
+    b.window(390, 844, true)?;
+    b.picture(&pictures.join("unreachable-390-dark.png"))?;
+    b.window(1280, 900, false)?;
+    for m in &mut cluster.masters {
+        m.start()?;
+    }
+    b.until("it is green again", &is_colour("green"), WHOLE)
 }
 
 #[test]
@@ -206,6 +306,8 @@ fn the_dashboard_shows_a_cluster_in_a_browser() -> Result<()> {
         b.requests().into_iter().filter(|r| !r.starts_with(&base) && r != "about:blank").collect();
     ensure!(foreign.is_empty(), "requests to elsewhere: {foreign:#?}");
     ensure!(b.requests().iter().any(|r| r.ends_with("/live")), "it follows what happens");
+    is_unreachable(&mut b, &mut cluster, &pictures)?;
+    is_lost_and_found(&mut b, &mut dashboard, port, &pictures)?;
     println!("pictures: {}", pictures.display());
     dashboard.stop()?;
     runtime.block_on(client.shutdown(Duration::from_secs(10))).context("the session ends")?;

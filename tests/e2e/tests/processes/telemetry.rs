@@ -63,6 +63,8 @@ fn alerts() -> Result<BTreeMap<String, BTreeMap<String, String>>> {
     for line in read("docker/prometheus/alerts.yml")?.lines().map(str::trim) {
         if let Some(alert) = line.strip_prefix("- alert: ") {
             name = Some(alert.to_owned());
+        } else if line.starts_with("- record: ") {
+            name = None;
         } else if let (Some(name), Some((key, value))) = (&name, line.split_once(": ")) {
             let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
             all.entry(name.clone()).or_default().insert(key.to_owned(), value.replace("\\\"", "\""));
@@ -142,6 +144,25 @@ fn the_dashboard_is_what_grafana_wants() -> Result<()> {
         }
     }
     ensure!(queries(&dashboard)?.len() > 50, "the queries were not found");
+    one_unit_a_panel(&dashboard)
+}
+
+/// What is drawn on one axis counts the same.
+fn one_unit_a_panel(dashboard: &Value) -> Result<()> {
+    let documented = documented()?;
+    let unit = |name: &str| {
+        let bare = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+        let row = documented.get(bare).with_context(|| format!("{name} is not documented"))?;
+        // All that is counted by the piece goes together.
+        Ok(["bytes", "seconds"].into_iter().find(|base| row.unit.starts_with(base)).unwrap_or("pieces"))
+    };
+    let mut units = BTreeMap::<_, BTreeSet<_>>::new();
+    for (title, expr) in queries(dashboard)? {
+        let all = names_in(&expr).into_iter().filter(|name| *name != "up");
+        units.entry(title).or_default().extend(all.map(unit).collect::<Result<Vec<_>>>()?);
+    }
+    let mixed: Vec<_> = units.iter().filter(|(_, units)| units.len() > 1).collect();
+    ensure!(mixed.is_empty(), "panels with several units: {mixed:?}");
     Ok(())
 }
 
@@ -156,15 +177,29 @@ fn the_rules_hold() -> Result<()> {
     promtool(&["test", "rules", "alerts.test.yml", "alerts-days.test.yml"], None)
 }
 
-/// Rows of docs/metrics.md: name to type and roles.
-fn documented() -> Result<BTreeMap<String, (String, String)>> {
+/// A row of docs/metrics.md.
+struct Row {
+    kind: String,
+    unit: String,
+    roles: String,
+}
+
+impl Row {
+    fn is_of(&self, role: &str) -> bool {
+        self.roles == "all" || self.roles.split(", ").any(|r| r == role)
+    }
+}
+
+/// Rows of docs/metrics.md by name.
+fn documented() -> Result<BTreeMap<String, Row>> {
     let mut all = BTreeMap::new();
     for line in read("docs/metrics.md")?.lines().filter(|l| l.starts_with("| `")) {
         let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let [name, kind, _labels, _unit, roles, _help] = cells[..] else {
+        let [name, kind, _labels, unit, roles, _help] = cells[..] else {
             anyhow::bail!("a row has other cells: {line}")
         };
-        all.insert(name.trim_matches('`').to_owned(), (kind.to_owned(), roles.to_owned()));
+        let row = Row { kind: kind.into(), unit: unit.into(), roles: roles.into() };
+        all.insert(name.trim_matches('`').to_owned(), row);
     }
     Ok(all)
 }
@@ -179,9 +214,9 @@ fn exposed(text: &str) -> BTreeMap<String, String> {
 fn exposition_is_documented(role: &str, daemon: &Daemon) -> Result<BTreeSet<String>> {
     let (documented, mut seen) = (documented()?, BTreeSet::new());
     for (name, kind) in exposed(&daemon.http("/metrics")?.1) {
-        let (told, roles) = documented.get(&name).with_context(|| format!("{name} is not documented"))?;
-        ensure!(*told == kind, "{name} is documented as a {told}, and is a {kind}");
-        ensure!(roles == "all" || roles.split(", ").any(|r| r == role), "{name} is no metric of a {role}");
+        let row = documented.get(&name).with_context(|| format!("{name} is not documented"))?;
+        ensure!(row.kind == kind, "{name} is documented as a {}, and is a {kind}", row.kind);
+        ensure!(row.is_of(role), "{name} is no metric of a {role}");
         seen.insert(name);
     }
     Ok(seen)
@@ -199,11 +234,9 @@ fn expositions_are_documented(daemons: &[(&str, &Daemon)]) -> Result<()> {
         }
     }
     for role in ["master", "chunkserver", "mount"] {
-        let due = documented()?.into_iter().filter(|(name, (_, roles))| {
-            let its = roles == "all" || roles.split(", ").any(|r| r == role);
-            // Of drains, when there is one.
-            its && name != "mooseng_draining_chunks"
-        });
+        // Of drains, when there is one.
+        let is_due = |name: &str, row: &Row| row.is_of(role) && name != "mooseng_draining_chunks";
+        let due = documented()?.into_iter().filter(|(name, row)| is_due(name, row));
         let due: BTreeSet<_> = due.map(|(name, _)| name).collect();
         let of_role = || daemons.iter().filter(|(r, _)| *r == role);
         let all = || {
@@ -277,7 +310,8 @@ fn every_rule_is_good(prometheus: &Prometheus) -> Result<()> {
         rules.iter().all(|r| r["health"] != "unknown").then_some(rules)
     };
     let rules = wait_for("all rules were evaluated", DATA, evaluated)?;
-    ensure!(rules.len() == alerts()?.len(), "{} rules", rules.len());
+    let alerting = rules.iter().filter(|r| r["type"] == "alerting").count();
+    ensure!(alerting == alerts()?.len(), "{alerting} alerts");
     for rule in rules {
         let (name, expr) = (&rule["name"], rule["query"].as_str().context("a rule has a query")?);
         ensure!(rule["health"] == "ok", "{name}: {}", rule["lastError"]);
