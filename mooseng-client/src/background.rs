@@ -4,7 +4,7 @@ use crate::{
     masters::Masters,
     node::Node,
     pool::Pool,
-    writer::{Context, sync_chunk_left},
+    writer::{Context, LEFT_AT_ONCE, sync_chunk_left},
 };
 use futures::{StreamExt as _, stream, stream::FuturesUnordered};
 use mooseng_core::context::Credentials;
@@ -37,14 +37,17 @@ pub(crate) async fn write_back(masters: Arc<Masters>, pool: Arc<Pool>) {
             }
         };
         stream::iter(old).for_each_concurrent(FILES_AT_ONCE, sync).await;
-        for (inode, index, left) in pool.all_unsynced() {
-            let cx =
-                Context { masters: masters.clone(), pool: pool.clone(), inode, creds: Credentials::root() };
-            match sync_chunk_left(&cx, index, &left).await {
-                Ok(_) => pool.synced_as(inode, index, &left),
-                Err(e) => tracing::warn!(%inode, error = %e, "a closed file's data could not be synced"),
+        let sync = |(inode, index, left)| {
+            let (masters, pool) = (masters.clone(), pool.clone());
+            async move {
+                let cx = Context { masters, pool, inode, creds: Credentials::root() };
+                match sync_chunk_left(&cx, index, &left).await {
+                    Ok(_) => cx.pool.synced_as(inode, index, &left),
+                    Err(e) => tracing::warn!(%inode, error = %e, "a closed file's data could not be synced"),
+                }
             }
-        }
+        };
+        stream::iter(pool.all_unsynced()).for_each_concurrent(LEFT_AT_ONCE, sync).await;
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod place;
 
-pub(crate) use self::place::sync_chunk_left;
+pub(crate) use self::place::{LEFT_AT_ONCE, sync_chunk_left};
 use self::place::{Located, at_fault, goes_silent, is_full, locate, sync_chunk, too_few};
 use crate::{
     error::{Error, Result},

@@ -5,8 +5,15 @@
 //! each handle that was open ([`super::Losses`]).
 
 use super::{session::Committing, *};
-use crate::writer::sync_chunk_left;
-use futures::future::{join, join_all};
+use crate::{
+    pool::Unsynced,
+    writer::{LEFT_AT_ONCE, sync_chunk_left},
+};
+use futures::{
+    StreamExt as _,
+    future::{join, join_all},
+    stream,
+};
 use mooseng_core::{
     error::{ChunkError, MetaError},
     meta::{CommitWrite, WriteInline},
@@ -72,26 +79,35 @@ impl Node {
         self.flush_now(true).await.map(drop)
     }
 
-    /// Syncs what handles that are closed now wrote through this client, and what this one holds no more. A loss is
-    /// told once; what is there in spite of it goes to the disks with the next sync, so that its success binds. Whoever
+    /// Syncs what handles that are closed now wrote through this client, and what this one holds no more. Losses are
+    /// told once; what is there in spite of them goes to the disks with the next sync, so that its success binds. Whoever
     /// asks, it is this client's own to be synced.
     async fn sync_left(&self) -> Result<Option<u32>> {
-        let cx = Context { creds: Credentials::root(), ..self.cx.clone() };
-        let mut disks = None;
-        for (index, left) in self.cx.pool.unsynced(self.cx.inode) {
+        let cx = &Context { creds: Credentials::root(), ..self.cx.clone() };
+        let sync = |(index, left): (ChunkIndex, Unsynced)| async move {
             self.state.lock().places.remove(&index);
-            let done = sync_chunk_left(&cx, index, &left).await;
-            match &done {
-                Ok(_) => self.cx.pool.synced_as(self.cx.inode, index, &left),
-                Err(Error::Chunk { last: ChunkError::Lost { .. }, .. }) => {
-                    self.cx.pool.loss_was_told(self.cx.inode, index);
-                }
-                // Not synced is not forgotten.
-                Err(_) => {}
+            let done = sync_chunk_left(cx, index, &left).await;
+            // Otherwise it is not forgotten.
+            if done.is_ok() {
+                cx.pool.synced_as(cx.inode, index, &left);
             }
-            disks = disks.into_iter().chain(done?).min();
+            (index, done)
+        };
+        let left = stream::iter(self.cx.pool.unsynced(self.cx.inode));
+        let all: Vec<_> = left.map(sync).buffer_unordered(LEFT_AT_ONCE).collect().await;
+        let (mut disks, mut failed) = (None, None);
+        for (index, done) in all {
+            match done {
+                Ok(on) => disks = disks.into_iter().chain(on).min(),
+                // Before a failure that may pass: who tries again is not told of it any more.
+                Err(e @ Error::Chunk { last: ChunkError::Lost { .. }, .. }) => {
+                    self.cx.pool.loss_was_told(self.cx.inode, index);
+                    failed = Some(e);
+                }
+                Err(e) => failed = failed.or(Some(e)),
+            }
         }
-        Ok(disks)
+        failed.map_or(Ok(disks), Err)
     }
 
     async fn flush_now(&self, to_disk: bool) -> Result<Option<u32>> {

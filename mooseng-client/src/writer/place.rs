@@ -4,6 +4,8 @@ use super::*;
 
 /// Longest wait for a sync of one chunk.
 const SYNC_PATIENCE: Duration = Duration::from_secs(20);
+/// Chunks that closed handles left, synced at the same time: after a server's death each has to find its new set.
+pub(crate) const LEFT_AT_ONCE: usize = 8;
 
 /// Where a chunk is to be written.
 pub(super) struct Located {

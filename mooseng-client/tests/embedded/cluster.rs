@@ -130,7 +130,11 @@ async fn a_later_handle_syncs_what_an_earlier_one_wrote() {
 async fn a_loss_is_told_also_when_a_later_handle_wrote_more() {
     let mut cluster = Cluster::builder().masters(1).start().await.unwrap();
     let fs = cluster.client().await.unwrap().filesystem();
-    fs.write("/f", content(5, 300_000)).await.unwrap();
+    let first = fs.create("/f").await.unwrap();
+    for at in [0, 64 << 20] {
+        first.write_at(at, content(5, 300_000)).await.unwrap();
+    }
+    first.close().await.unwrap();
     // What is not synced may be gone with those who had it in memory.
     for at in 0..3 {
         cluster.kill_chunkserver(at);
@@ -146,7 +150,7 @@ async fn a_loss_is_told_also_when_a_later_handle_wrote_more() {
     let last = fs.open_with("/f", write, 0).await.unwrap();
     let e = last.sync_all().await.expect_err("the later handle's servers do not vouch for the earlier one's");
     assert_eq!(e.errno(), Errno::EIO);
-    last.sync_all().await.unwrap();
+    last.sync_all().await.expect("the losses of both chunks were told with one failure");
     last.close().await.unwrap();
 }
 
