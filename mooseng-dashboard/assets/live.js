@@ -69,8 +69,10 @@
   const longest = 30000;
   let pause = shortest;
   let first = true;
+  let events = null;
+  let timer = 0;
   const follow = () => {
-    const events = new EventSource("/live");
+    events = new EventSource("/live");
     events.addEventListener("look", (event) => {
       connected(true);
       pause = shortest;
@@ -85,11 +87,19 @@
       if (events.readyState !== EventSource.CLOSED) return;
       // A login that has ended leads to the form.
       if (follows) refresh();
-      setTimeout(follow, pause * (0.5 + Math.random() / 2));
+      timer = setTimeout(follow, pause * (0.5 + Math.random() / 2));
       pause = Math.min(pause * 2, longest);
     });
   };
   follow();
+  // A page that is kept for the way back would keep its connection, and browsers have six for a server.
+  window.addEventListener("pagehide", () => {
+    clearTimeout(timer);
+    events.close();
+  });
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) follow();
+  });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && follows) refresh();
   });

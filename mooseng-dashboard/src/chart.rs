@@ -23,6 +23,18 @@ pub(crate) fn round_up(max: f64) -> f64 {
     up.unwrap_or(10.0 * power)
 }
 
+/// The same for bytes, whose units are powers of 1024.
+pub(crate) fn round_up_bytes(max: f64) -> f64 {
+    if !max.is_finite() || max <= 1.0 {
+        return 1.0;
+    }
+    let unit = 1024f64.powf(max.log(1024.0).floor());
+    match round_up(max / unit) {
+        top if top >= 1000.0 => 1024.0 * unit,
+        top => top * unit,
+    }
+}
+
 /// The largest value of all lines.
 pub(crate) fn max_of(lines: &[Line]) -> f64 {
     lines.iter().flat_map(|l| &l.points).filter_map(|(_, v)| *v).filter(|v| v.is_finite()).fold(0.0, f64::max)
@@ -83,6 +95,15 @@ mod tests {
             assert_eq!(round_up(max), top, "{max}");
         }
         assert_eq!(round_up(f64::NAN), 1.0);
+        for (max, top) in [
+            (0.5, 1.0),
+            (700.0, 1024.0),
+            (3000.0, 5.0 * 1024.0),
+            (4.5e6, 5.0 * 1048576.0),
+            (6e8, 1073741824.0),
+        ] {
+            assert_eq!(round_up_bytes(max), top, "{max}");
+        }
     }
 
     #[test]

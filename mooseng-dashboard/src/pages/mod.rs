@@ -40,8 +40,13 @@ fn line(history: &History, class: &'static str, value: impl Fn(&Sample) -> Optio
 }
 
 /// A chart over the last ten minutes, and the top of its scale.
-fn over_time(lines: &[Line], what: &str, name: impl Fn(f64) -> String) -> (String, String) {
-    let top = chart::round_up(chart::max_of(lines));
+fn over_time(
+    lines: &[Line],
+    what: &str,
+    round_up: impl Fn(f64) -> f64,
+    name: impl Fn(f64) -> String,
+) -> (String, String) {
+    let top = round_up(chart::max_of(lines));
     let name = name(top);
     (chart::lines(lines, top, &format!("{what} over the last 10 minutes, at most {name}")), name)
 }

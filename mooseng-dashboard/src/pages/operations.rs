@@ -3,6 +3,7 @@
 use super::{line, micros, over_time, rate};
 use crate::{
     Shared,
+    chart::round_up,
     history::{History, OpRate, Sample},
     page::{self, Shell},
 };
@@ -57,10 +58,18 @@ fn body(h: &History) -> Body {
         Some(_) => "Nothing was called.",
     };
     Body {
-        calls: over_time(&[line(h, "calls", Sample::calls_per_s)], "calls about files a second", rate),
-        times: over_time(&times, "median and 99th percentile of the time of calls about files", |us| {
-            micros(us as u64)
-        }),
+        calls: over_time(
+            &[line(h, "calls", Sample::calls_per_s)],
+            "calls about files a second",
+            round_up,
+            rate,
+        ),
+        times: over_time(
+            &times,
+            "median and 99th percentile of the time of calls about files",
+            round_up,
+            |us| micros(us as u64),
+        ),
         rows: h.lately().into_iter().map(row).collect(),
         empty,
     }

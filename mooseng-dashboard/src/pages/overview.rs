@@ -2,7 +2,8 @@
 
 use super::{bytes_per_s, line, or_unknown, over_time, rate};
 use crate::{
-    Shared, chart,
+    Shared,
+    chart::{self, round_up, round_up_bytes},
     feed::Picture,
     history::{History, Sample},
     page::{self, Shell},
@@ -145,8 +146,8 @@ fn rates(h: &History) -> Rates {
     Rates {
         read: or_unknown(last.and_then(read), bytes_per_s),
         written: or_unknown(last.and_then(written), bytes_per_s),
-        throughput: over_time(&throughput, "bytes read and written a second", bytes_per_s),
+        throughput: over_time(&throughput, "bytes read and written a second", round_up_bytes, bytes_per_s),
         calls: or_unknown(last.and_then(Sample::calls_per_s), rate),
-        operations: over_time(&operations, "calls about files a second", rate),
+        operations: over_time(&operations, "calls about files a second", round_up, rate),
     }
 }
