@@ -6,7 +6,7 @@ use mooseng_core::{
     chunk::Acknowledged,
     error::NetError,
     ids::{ChunkId, ChunkIndex, InodeId, WriteNumber},
-    net::{Connection, Transport},
+    net::{Connections, Transport},
     rpc::RemoteChunks,
 };
 use parking_lot::Mutex;
@@ -21,8 +21,7 @@ use std::{
 use tokio::{sync::Semaphore, time::Instant};
 
 pub(crate) struct Pool {
-    transport: Arc<dyn Transport>,
-    connections: Mutex<BTreeMap<String, Arc<dyn Connection>>>,
+    connections: Connections,
     /// The last write number of each chunk. They rise for as long as the session lives, over all
     /// handles: a number that was used names that write forever.
     numbers: Mutex<BTreeMap<ChunkId, WriteNumber>>,
@@ -55,8 +54,7 @@ pub(crate) struct Unsynced {
 impl Pool {
     pub(crate) fn new(transport: Arc<dyn Transport>, dirty_max: usize) -> Self {
         Self {
-            transport,
-            connections: Mutex::default(),
+            connections: Connections::new(transport),
             numbers: Mutex::default(),
             unsynced: Mutex::default(),
             dirty: Mutex::default(),
@@ -142,12 +140,8 @@ impl Pool {
 
     /// The chunkserver at an address, connected within `budget`.
     pub(crate) async fn get(&self, addr: &str, budget: Duration) -> Result<RemoteChunks, NetError> {
-        if let Some(c) = self.connections.lock().get(addr).filter(|c| !c.is_closed()) {
-            return Ok(RemoteChunks::new(c.clone()));
-        }
         let silent = || NetError::Deadline { peer: addr.to_owned(), millis: budget.as_millis() as u64 };
-        let c = tokio::time::timeout(budget, self.transport.connect(addr)).await.map_err(|_| silent())??;
-        self.connections.lock().insert(addr.to_owned(), c.clone());
+        let c = tokio::time::timeout(budget, self.connections.get(addr)).await.map_err(|_| silent())??;
         Ok(RemoteChunks::new(c))
     }
 }

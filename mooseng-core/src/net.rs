@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// Names what a call asks for. Numbers are given out in [`crate::rpc::method`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -144,6 +148,41 @@ pub trait Transport: Send + Sync + 'static {
     /// Promise: when it returns, connections are accepted; [`Listening::local_addr`] tells where.
     /// Errors: address in use or not ours.
     async fn listen(&self, at: &str, handler: Arc<dyn Handler>) -> Result<Box<dyn Listening>, NetError>;
+}
+
+/// Connections to others, one for each address, made when they are needed.
+pub struct Connections {
+    transport: Arc<dyn Transport>,
+    open: Mutex<BTreeMap<String, Arc<dyn Connection>>>,
+}
+
+impl Connections {
+    /// None yet.
+    pub fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, open: Mutex::default() }
+    }
+
+    /// The connection to an address. When several make one at the same time, all of them get the first.
+    ///
+    /// Cancellation and errors: as of [`Transport::connect`].
+    pub async fn get(&self, addr: &str) -> Result<Arc<dyn Connection>, NetError> {
+        let there =
+            |open: &BTreeMap<_, Arc<dyn Connection>>| open.get(addr).filter(|c| !c.is_closed()).cloned();
+        if let Some(c) = there(&self.open()) {
+            return Ok(c);
+        }
+        let made = self.transport.connect(addr).await?;
+        let mut open = self.open();
+        if let Some(c) = there(&open) {
+            return Ok(c);
+        }
+        open.insert(addr.to_owned(), made.clone());
+        Ok(made)
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One authenticated connection; calls are independent of each other.

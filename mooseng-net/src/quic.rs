@@ -182,7 +182,9 @@ impl Connection for QuicConnection {
         } else {
             self.caller.call(cx, method, msg).await?
         };
-        Ok(Message { head: reply.head, body: bulk::keep(reply.body, self.connection.clone()) })
+        // The caller, too: with it ends the stream of small calls, and the server takes that for the end of all.
+        let kept = (self.caller.clone(), self.connection.clone());
+        Ok(Message { head: reply.head, body: bulk::keep(reply.body, kept) })
     }
 
     fn is_closed(&self) -> bool {

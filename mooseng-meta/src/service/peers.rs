@@ -5,30 +5,16 @@ use mooseng_core::{
     context::CallContext,
     error::ChunkError,
     ids::ChunkId,
-    net::{Connection, Transport},
+    net::{Connections, Transport},
     rpc::RemoteChunks,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::Mutex;
+use std::{sync::Arc, time::Duration};
 
-pub(super) struct Peers {
-    transport: Arc<dyn Transport>,
-    connections: Mutex<BTreeMap<String, Arc<dyn Connection>>>,
-}
+pub(super) struct Peers(Connections);
 
 impl Peers {
     pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, connections: Mutex::default() }
-    }
-
-    async fn connection(&self, addr: &str) -> Result<Arc<dyn Connection>, ChunkError> {
-        let known = self.connections.lock().await.get(addr).filter(|c| !c.is_closed()).cloned();
-        if let Some(c) = known {
-            return Ok(c);
-        }
-        let c = self.transport.connect(addr).await?;
-        self.connections.lock().await.insert(addr.to_owned(), c.clone());
-        Ok(c)
+        Self(Connections::new(transport))
     }
 
     /// Sends a command and waits at most `budget` for its answer, connecting included.
@@ -39,7 +25,7 @@ impl Peers {
         budget: Duration,
     ) -> Result<ControlReply, ChunkError> {
         let work = async {
-            let c = self.connection(addr).await?;
+            let c = self.0.get(addr).await?;
             RemoteChunks::new(c).control(&CallContext::internal(budget), op).await
         };
         let silent = || mooseng_core::error::NetError::Deadline {
@@ -58,7 +44,7 @@ impl Peers {
         budget: Duration,
     ) -> Result<ChunkPage, ChunkError> {
         let work = async {
-            let c = self.connection(addr).await?;
+            let c = self.0.get(addr).await?;
             RemoteChunks::new(c).list(&CallContext::internal(budget), after, max).await
         };
         let silent = || mooseng_core::error::NetError::Deadline {

@@ -8,7 +8,7 @@ use mooseng_core::{
     error::NetError,
     ids::TraceId,
     limits::{BODY_BYTES_MAX, GROUPS_MAX, HEAD_BYTES_MAX, PIECE_BYTES_MAX},
-    net::{Body, Connection, Listening, Message, Method, Piece, Pieces, Role},
+    net::{Body, Connection, Connections, Listening, Message, Method, Piece, Pieces, Role},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +21,8 @@ macro_rules! transport_suite {
             both_sides_know_each_other_and_the_context_travels
             a_thousand_calls_at_once_get_their_own_replies
             a_reply_begins_before_its_request_ends
+            a_conversation_outlives_the_last_holder_of_its_connection
+            all_who_connect_at_the_same_time_share_one_connection
             large_streams_go_both_ways
             a_push_that_nobody_polls_stands_still_and_blocks_nobody
             a_request_that_the_handler_does_not_read_is_let_go
@@ -151,6 +153,35 @@ pub async fn a_reply_begins_before_its_request_ends(network: &dyn Network) {
     }
     drop(tx);
     assert_eq!(back.next().await, None);
+}
+
+/// Who reads a reply keeps its connection, whole.
+pub async fn a_conversation_outlives_the_last_holder_of_its_connection(network: &dyn Network) {
+    let Pair { connection, listening, .. } = pair(network).await;
+    let (tx, rx) = futures::channel::mpsc::unbounded();
+    let mut back = streamed(connection.call(&long(), ECHO, stream(rx.boxed())).await.unwrap());
+    drop(connection);
+    for _ in 0..100 {
+        tx.unbounded_send(Ok(piece(b"ping"))).unwrap();
+        assert_eq!(back.next().await, Some(Ok(piece(b"ping"))));
+    }
+    drop(tx);
+    assert_eq!(back.next().await, None);
+    drop(listening);
+}
+
+/// By way of [`Connections`].
+pub async fn all_who_connect_at_the_same_time_share_one_connection(network: &dyn Network) {
+    let p = pair(network).await;
+    let connections = Connections::new(network.transport(1, Role::Client, "another"));
+    let all = futures::future::join_all((0..8).map(|_| connections.get(&p.at))).await;
+    let first = connections.get(&p.at).await.unwrap();
+    assert!(all.into_iter().all(|c| Arc::ptr_eq(&c.unwrap(), &first)));
+    echo(&*first, b"open").await;
+    first.close();
+    let next = connections.get(&p.at).await.unwrap();
+    assert!(!Arc::ptr_eq(&next, &first));
+    echo(&*next, b"anew").await;
 }
 
 /// 64 MiB each way, through windows smaller than that.
