@@ -32,13 +32,13 @@ const fn caught_by(bug: Bug) -> u64 {
         Bug::DeposedReads => 12,
         Bug::ReplyDropped => 22,
         Bug::SuspectServed => 29,
-        Bug::SurplusDeletedEarly => 29,
+        Bug::SurplusDeletedEarly => 66,
         Bug::FsyncSkipped => 34,
-        Bug::CopyUncompared => 37,
-        Bug::VersionUnchecked => 116,
-        Bug::IncarnationIgnored => 91,
-        Bug::FenceNotAwaited => 144,
-        Bug::RepeatApplied => 183,
+        Bug::CopyUncompared => 41,
+        Bug::VersionUnchecked => 120,
+        Bug::IncarnationIgnored => 96,
+        Bug::FenceNotAwaited => 255,
+        Bug::RepeatApplied => 229,
     }
 }
 
