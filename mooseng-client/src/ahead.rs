@@ -23,8 +23,10 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// Bytes read ahead at most, unless the builder says otherwise.
 pub(crate) const READ_AHEAD: u64 = 8 << 20;
+/// The same over all handles.
+pub(crate) const READ_AHEAD_MAX: u64 = 128 << 20;
 /// Bytes of one piece.
-const PIECE: u64 = 1 << 20;
+pub(crate) const PIECE: u64 = 1 << 20;
 /// Pieces of one large read that are fetched side by side.
 const PIECES_AT_ONCE: usize = 8;
 /// Longest use of a piece after it was asked for.

@@ -2,7 +2,11 @@
 //! deadline, with the same slot stamp, so that a mutation is carried out once.
 
 use crate::error::{Error, Result};
-use futures::stream::{FuturesUnordered, StreamExt as _};
+use futures::{
+    FutureExt as _,
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use mooseng_core::{
     attr::Access,
     context::{CallContext, Credentials},
@@ -428,7 +432,17 @@ impl Masters {
             .map_err(|r| MetaError::WrongReply { asked: O::NAME.into(), got: r.name().into() }.into())
     }
 
-    async fn mutate(
+    fn mutate<'a>(
+        &'a self,
+        creds: &'a Credentials,
+        req: &'a MetaRequest,
+        only: Option<SessionStamp>,
+        until: Instant,
+    ) -> BoxFuture<'a, Result<(MetaReply, SessionStamp)>> {
+        self.under_slot(creds, req, only, until).boxed()
+    }
+
+    async fn under_slot(
         &self,
         creds: &Credentials,
         req: &MetaRequest,
@@ -444,14 +458,24 @@ impl Masters {
         // The number counts up whatever happens, also when this future is dropped: a number is
         // never used for two requests.
         let _back = Back { masters: self, slot, seq: seq.next() };
-        self.under_session(creds, req, (Some(SlotStamp { slot, seq }), only), until).await
+        self.under_sessions(creds, req, (Some(SlotStamp { slot, seq }), only), until).await
     }
 
     /// Asks under the session, and again under the next when it ended before the request was carried
     /// out. A fence leaves a session its saved replies, so that the same stamp may be repeated; with
     /// an ended session they are gone, and what may have been carried out is told as unknown. With `only`
     /// it goes under no other session.
-    async fn under_session(
+    fn under_session<'a>(
+        &'a self,
+        creds: &'a Credentials,
+        req: &'a MetaRequest,
+        stamps: (Option<SlotStamp>, Option<SessionStamp>),
+        until: Instant,
+    ) -> BoxFuture<'a, Result<(MetaReply, SessionStamp)>> {
+        self.under_sessions(creds, req, stamps, until).boxed()
+    }
+
+    async fn under_sessions(
         &self,
         creds: &Credentials,
         req: &MetaRequest,

@@ -54,13 +54,13 @@ pub struct Config {
     pub allow_other: bool,
     /// Programs cannot be run from it.
     pub no_exec: bool,
+    /// Bytes of file data that it holds in memory.
+    pub cache: u64,
 }
 
 impl Config {
     /// From settings.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
-        // Checked, so that a wrong one is heard of; nothing is cached between opens yet.
-        mebibytes(settings, "cache_size_mb", 0..=1 << 20)?;
         Ok(Self {
             mount_point: settings.get("mount_point")?,
             masters: master_addrs(settings)?,
@@ -69,6 +69,7 @@ impl Config {
             read_only: settings.get("read_only")?,
             allow_other: settings.get("allow_other")?,
             no_exec: settings.get("no_exec")?,
+            cache: mebibytes(settings, "cache_size_mb", 16..=1 << 20)?,
         })
     }
 }
@@ -109,6 +110,8 @@ impl Mounted {
         let client = Client::builder()
             .masters(config.masters.clone())
             .transport(parts.transport)
+            .dirty_max((config.cache / 4 * 3) as usize)
+            .read_ahead_max(config.cache / 4)
             .seams(mooseng_host::host_seams())
             .name(common.peer.name.clone())
             .host(addr::host_name())

@@ -4,6 +4,7 @@
 
 mod bad;
 mod join;
+mod verbs;
 
 use nix::{
     sys::signal::{Signal, kill},

@@ -297,8 +297,8 @@ const MOUNT: &[Key] = &[
         ["MOOSENG_CACHE_SIZE_MB"],
         Some("256"),
         "MIB",
-        "Memory for cached data; this version keeps none between opens and does not use it",
-        "MiB from 0 to 1048576"
+        "Memory for file data: three quarters for what is written and not yet on the disks of chunkservers, a quarter for what is read ahead",
+        "MiB from 16 to 1048576"
     ),
     key!(
         "read_only",

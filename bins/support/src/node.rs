@@ -80,7 +80,7 @@ impl Common {
             let wanted: Vec<_> = roles.iter().map(|r| r.as_str()).collect();
             let (role, name) = (peer.role, &peer.name);
             let cause =
-                format!("its certificate is a {role}'s ({name}), one of a {} is needed", wanted.join(" or "));
+                format!("its certificate is of role {role} ({name}), role {} is needed", wanted.join(" or "));
             return Err(settings.bad("identity", cause).into());
         }
         let cluster: Option<mooseng_core::ids::ClusterId> = settings.opt("cluster_id")?;

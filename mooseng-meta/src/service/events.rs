@@ -124,7 +124,7 @@ impl Seen {
                 self.repairing = Some(r.done);
             }
             Some(before) if r.chunks == 0 => {
-                let text = format!("{} chunks were mended", r.done.saturating_sub(before));
+                let text = format!("chunks mended: {}", r.done.saturating_sub(before));
                 news.push((EventCode::RepairEnded, None, text));
                 self.repairing = None;
             }
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(codes(&seen.look(&cluster(true), &care(3, 1, 2))), [(RepairBegun, None)]);
         assert!(seen.look(&cluster(true), &care(1, 0, 4)).is_empty());
         let ended = seen.look(&cluster(true), &care(0, 0, 5));
-        assert_eq!(ended, [(RepairEnded, None, "3 chunks were mended".to_owned())]);
+        assert_eq!(ended, [(RepairEnded, None, "chunks mended: 3".to_owned())]);
         let back = codes(&seen.look(&cluster(false), &calm));
         assert_eq!(back, [(ChunkserverBack, None), (ProblemCleared, silent)]);
         let mut broken = cluster(false);

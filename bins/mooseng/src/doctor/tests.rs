@@ -172,7 +172,7 @@ fn what_keeps_a_daemon_from_running_is_told_with_its_cure() {
             .replace("  ", " "),
     );
     let settings = of(&told, "settings")[0];
-    assert!(settings["found"].as_str().unwrap().contains("its certificate is a master's"), "{settings}");
+    assert!(settings["found"].as_str().unwrap().contains("its certificate is of role master"), "{settings}");
     assert_eq!(of(&told, "masters")[0]["verdict"], "problem", "a chunkserver needs one");
 
     let key = place.0.path().join("identity/node.key");
