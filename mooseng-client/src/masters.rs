@@ -12,6 +12,7 @@ use mooseng_core::{
     net::{Connection, Transport},
     rpc::RemoteMeta,
     seam::Seams,
+    trace::{self, Here},
 };
 use parking_lot::Mutex;
 use std::{
@@ -214,7 +215,8 @@ impl Masters {
     fn context(&self, creds: &Credentials, budget: Duration) -> CallContext {
         let mut cx = CallContext::internal(budget);
         cx.creds = creds.clone();
-        cx.trace = TraceId(self.seams.rng.next_u64());
+        let fresh = TraceId::passing(self.seams.rng.next_u64());
+        cx.trace = Some(trace::here().trace).filter(|t| t.get() != 0).unwrap_or(fresh);
         cx
     }
 
@@ -329,10 +331,14 @@ impl Masters {
     }
 
     async fn open_session(&self, until: Instant) -> Result<Session> {
-        let cx = self.context(&Credentials::root(), TRY);
+        // The trace tells a repeat from another opening: it is this one's alone.
+        let cx = trace::within(Here::NOWHERE, async { self.context(&Credentials::root(), TRY) }).await;
         let (client, host) = (self.names.client.clone(), self.names.host.clone());
         let open = OpenSession { client, host, version: env!("CARGO_PKG_VERSION").into() };
-        let reply = self.ask(&cx, &open.into(), until).await.map_err(|f| f.error)?;
+        let its = Here { trace: cx.trace, ..Here::NOWHERE };
+        let request = open.into();
+        let asked = trace::within(its, self.ask(&cx, &request, until));
+        let reply = trace::step("a session is opened", asked).await.map_err(|f| f.error)?;
         let opened =
             OpenSession::from_reply(reply).map_err(|_| Error::Invalid("a wrong reply came".into()))?;
         let lifetime = Duration::from_secs(opened.lifetime_secs);

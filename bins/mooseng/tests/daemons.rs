@@ -4,6 +4,7 @@
 
 mod bad;
 mod join;
+mod trace;
 
 use nix::{
     sys::signal::{Signal, kill},
