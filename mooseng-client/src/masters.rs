@@ -12,7 +12,7 @@ use mooseng_core::{
     net::{Connection, Transport},
     rpc::RemoteMeta,
     seam::Seams,
-    trace::{self, Here},
+    trace,
 };
 use parking_lot::Mutex;
 use std::{
@@ -213,10 +213,18 @@ impl Masters {
     }
 
     fn context(&self, creds: &Credentials, budget: Duration) -> CallContext {
+        let (mut cx, here) = (self.fresh_context(creds, budget), trace::here());
+        if here.is_known() {
+            cx.trace = here.trace;
+        }
+        cx
+    }
+
+    /// A context in a trace of its own.
+    fn fresh_context(&self, creds: &Credentials, budget: Duration) -> CallContext {
         let mut cx = CallContext::internal(budget);
         cx.creds = creds.clone();
-        let fresh = TraceId::passing(self.seams.rng.next_u64());
-        cx.trace = Some(trace::here().trace).filter(|t| t.get() != 0).unwrap_or(fresh);
+        cx.trace = TraceId::passing(self.seams.rng.next_u64());
         cx
     }
 
@@ -332,13 +340,12 @@ impl Masters {
 
     async fn open_session(&self, until: Instant) -> Result<Session> {
         // The trace tells a repeat from another opening: it is this one's alone.
-        let cx = trace::within(Here::NOWHERE, async { self.context(&Credentials::root(), TRY) }).await;
+        let cx = self.fresh_context(&Credentials::root(), TRY);
         let (client, host) = (self.names.client.clone(), self.names.host.clone());
         let open = OpenSession { client, host, version: env!("CARGO_PKG_VERSION").into() };
-        let its = Here { trace: cx.trace, ..Here::NOWHERE };
         let request = open.into();
-        let asked = trace::within(its, self.ask(&cx, &request, until));
-        let reply = trace::step("a session is opened", asked).await.map_err(|f| f.error)?;
+        let asked = trace::step("a session is opened", self.ask(&cx, &request, until));
+        let reply = asked.await.map_err(|f| f.error)?;
         let opened =
             OpenSession::from_reply(reply).map_err(|_| Error::Invalid("a wrong reply came".into()))?;
         let lifetime = Duration::from_secs(opened.lifetime_secs);

@@ -75,7 +75,9 @@ pub(crate) async fn trace(
     let (told, missing) = gather(connection, id).await?;
     let here = spans_of(id);
     #[cfg(feature = "otlp")]
-    mooseng_support::trace::otlp::send_now(&connection.identity()?.peer(), id, &here).await?;
+    if let Err(e) = mooseng_support::trace::otlp::send_now(&connection.identity()?.peer(), id, &here).await {
+        tracing::error!(error = format_args!("{e:#}"), "the spans of this process were not sent");
+    }
     Waterfall::new(here, told, missing).show(args.output, id, to)?;
     done
 }

@@ -245,8 +245,12 @@ impl Connection for TracedConnection {
     }
 }
 
-/// A call's context with its caller's place; of a passing trace only the trace.
+/// A call's context with its caller's place; of a passing trace only the trace. One that is in another trace already
+/// stays there: the number means something to who made it.
 fn placed(cx: &CallContext, here: Here) -> Cow<'_, CallContext> {
+    if cx.trace.get() != 0 && cx.trace != here.trace {
+        return Cow::Borrowed(cx);
+    }
     match here.trace.is_kept() {
         true => Cow::Owned(CallContext { trace: here.trace, span: here.span, ..cx.clone() }),
         false if cx.trace != here.trace => Cow::Owned(CallContext { trace: here.trace, ..cx.clone() }),

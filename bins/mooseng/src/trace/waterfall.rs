@@ -109,7 +109,7 @@ impl Waterfall {
             )?;
         }
         for m in &self.missing {
-            writeln!(to, "missing: {} does not tell what it did: {}", m.node, shown(&m.cause))?;
+            writeln!(to, "missing: {}: {}", m.node, shown(&m.cause))?;
         }
         Ok(())
     }
@@ -221,7 +221,7 @@ mod tests {
             String::from_utf8(out).unwrap()
         };
         let text = show(Format::Table);
-        let last = "missing: chunkserver 2 does not tell what it did: no answer in time\n";
+        let last = "missing: chunkserver 2: no answer in time\n";
         assert!(text.ends_with(last) && !text.contains('\x1b'), "{text}");
         let json: serde_json::Value = serde_json::from_str(&show(Format::Json)).unwrap();
         assert_eq!(json["missing"], json!([{"node": "chunkserver 2", "cause": "no answer in time"}]));

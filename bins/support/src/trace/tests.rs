@@ -128,6 +128,22 @@ async fn traces_are_told_to_an_admin_and_a_client_has_none_kept() {
 }
 
 #[test]
+fn calls_are_given_the_place_of_their_caller_but_no_other_trace() {
+    let (kept, passing) = (TraceId::kept(40), TraceId::passing(40));
+    let cx = |trace| CallContext { trace, ..CallContext::internal(Duration::from_secs(5)) };
+    let at = |trace, given| {
+        let (context, here) = (cx(given), Here { trace, span: SpanId(7) });
+        let placed = placed(&context, here);
+        (placed.trace, placed.span)
+    };
+    assert_eq!(at(kept, TraceId(0)), (kept, SpanId(7)));
+    assert_eq!(at(kept, kept), (kept, SpanId(7)));
+    assert_eq!(at(passing, TraceId(0)), (passing, SpanId(0)));
+    let own = TraceId::passing(80);
+    assert_eq!([at(kept, own), at(passing, own)], [(own, SpanId(0)); 2], "as of a session's opening");
+}
+
+#[test]
 fn memory_is_bounded_and_so_are_names() {
     let at = Here { trace: TraceId::kept(Process.random()), span: SpanId(1) };
     let name = || "ü".repeat(1000);
