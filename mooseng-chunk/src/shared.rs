@@ -19,6 +19,7 @@ use mooseng_core::{
     meta::{ChunkReport, ReplicaState, Served},
     planted::{self, Bug},
     seam::on_lane,
+    trace,
 };
 use parking_lot::Mutex;
 use std::{
@@ -113,13 +114,13 @@ impl Shared {
     /// Runs work that outlives its caller, but not this server.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let crashed = self.crashed.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(trace::carry(async move {
             tokio::select! {
                 biased;
                 () = crashed.cancelled() => {}
                 () = work => {}
             }
-        });
+        }));
     }
 
     /// A chunk that has a file.

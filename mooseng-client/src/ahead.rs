@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, future::Shared, stream};
-use mooseng_core::limits::INLINE_BYTES_MAX;
+use mooseng_core::{limits::INLINE_BYTES_MAX, trace};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -152,7 +152,7 @@ impl Ahead {
     fn fetch(&self, from: u64, len: u64, epoch: u64) -> Option<Piece> {
         let room = self.node.cx.pool.ahead.clone().try_acquire_owned().ok()?;
         let node = self.node.clone();
-        let task = tokio::spawn(async move { whole(&node, from, len, None).await });
+        let task = tokio::spawn(trace::carry(async move { whole(&node, from, len, None).await }));
         let abort = task.abort_handle();
         let fetched = task.map(|done| done.unwrap_or(Err(Error::Closed))).boxed().shared();
         Some(Piece { fetched, task: abort, epoch, since: Instant::now(), _room: room })

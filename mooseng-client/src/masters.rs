@@ -16,6 +16,7 @@ use mooseng_core::{
     net::{Connection, Transport},
     rpc::RemoteMeta,
     seam::Seams,
+    trace,
 };
 use parking_lot::Mutex;
 use std::{
@@ -216,9 +217,18 @@ impl Masters {
     }
 
     fn context(&self, creds: &Credentials, budget: Duration) -> CallContext {
+        let (mut cx, here) = (self.fresh_context(creds, budget), trace::here());
+        if here.is_known() {
+            cx.trace = here.trace;
+        }
+        cx
+    }
+
+    /// A context in a trace of its own.
+    fn fresh_context(&self, creds: &Credentials, budget: Duration) -> CallContext {
         let mut cx = CallContext::internal(budget);
         cx.creds = creds.clone();
-        cx.trace = TraceId(self.seams.rng.next_u64());
+        cx.trace = TraceId::passing(self.seams.rng.next_u64());
         cx
     }
 
@@ -333,10 +343,13 @@ impl Masters {
     }
 
     async fn open_session(&self, until: Instant) -> Result<Session> {
-        let cx = self.context(&Credentials::root(), TRY);
+        // The trace tells a repeat from another opening: it is this one's alone.
+        let cx = self.fresh_context(&Credentials::root(), TRY);
         let (client, host) = (self.names.client.clone(), self.names.host.clone());
         let open = OpenSession { client, host, version: env!("CARGO_PKG_VERSION").into() };
-        let reply = self.ask(&cx, &open.into(), until).await.map_err(|f| f.error)?;
+        let request = open.into();
+        let asked = trace::step("a session is opened", self.ask(&cx, &request, until));
+        let reply = asked.await.map_err(|f| f.error)?;
         let opened =
             OpenSession::from_reply(reply).map_err(|_| Error::Invalid("a wrong reply came".into()))?;
         let lifetime = Duration::from_secs(opened.lifetime_secs);
@@ -439,26 +452,19 @@ impl Masters {
         only: Option<SessionStamp>,
         until: Instant,
     ) -> BoxFuture<'a, Result<(MetaReply, SessionStamp)>> {
-        self.under_slot(creds, req, only, until).boxed()
-    }
-
-    async fn under_slot(
-        &self,
-        creds: &Credentials,
-        req: &MetaRequest,
-        only: Option<SessionStamp>,
-        until: Instant,
-    ) -> Result<(MetaReply, SessionStamp)> {
-        let _free = tokio::time::timeout_at(until, self.free.acquire())
-            .await
-            .map_err(|_| MetaError::Busy("all slots of the session are busy".into()))?
-            .map_err(|_| Error::Closed)?;
-        let taken = self.slots.lock().pop();
-        let (slot, seq) = taken.ok_or_else(|| Error::Invalid("no free slot".into()))?;
-        // The number counts up whatever happens, also when this future is dropped: a number is
-        // never used for two requests.
-        let _back = Back { masters: self, slot, seq: seq.next() };
-        self.under_sessions(creds, req, (Some(SlotStamp { slot, seq }), only), until).await
+        let work = async move {
+            let _free = tokio::time::timeout_at(until, self.free.acquire())
+                .await
+                .map_err(|_| MetaError::Busy("all slots of the session are busy".into()))?
+                .map_err(|_| Error::Closed)?;
+            let taken = self.slots.lock().pop();
+            let (slot, seq) = taken.ok_or_else(|| Error::Invalid("no free slot".into()))?;
+            // The number counts up whatever happens, also when this future is dropped: a number is
+            // never used for two requests.
+            let _back = Back { masters: self, slot, seq: seq.next() };
+            self.under_session(creds, req, (Some(SlotStamp { slot, seq }), only), until).await
+        };
+        work.boxed()
     }
 
     /// Asks under the session, and again under the next when it ended before the request was carried
@@ -469,44 +475,37 @@ impl Masters {
         &'a self,
         creds: &'a Credentials,
         req: &'a MetaRequest,
-        stamps: (Option<SlotStamp>, Option<SessionStamp>),
-        until: Instant,
-    ) -> BoxFuture<'a, Result<(MetaReply, SessionStamp)>> {
-        self.under_sessions(creds, req, stamps, until).boxed()
-    }
-
-    async fn under_sessions(
-        &self,
-        creds: &Credentials,
-        req: &MetaRequest,
         (slot, only): (Option<SlotStamp>, Option<SessionStamp>),
         until: Instant,
-    ) -> Result<(MetaReply, SessionStamp)> {
-        let mut maybe_applied = false;
-        for _ in 0..SESSIONS_MAX {
-            let stamp = self.stamp(until).await?;
-            if only.is_some_and(|only| only != stamp) {
-                return Err(MetaError::SessionEnded.into());
+    ) -> BoxFuture<'a, Result<(MetaReply, SessionStamp)>> {
+        let work = async move {
+            let mut maybe_applied = false;
+            for _ in 0..SESSIONS_MAX {
+                let stamp = self.stamp(until).await?;
+                if only.is_some_and(|only| only != stamp) {
+                    return Err(MetaError::SessionEnded.into());
+                }
+                let mut cx = self.context(creds, TRY);
+                cx.session = Some(stamp);
+                cx.slot = slot;
+                let failed = match self.ask(&cx, req, until).await {
+                    Ok(reply) => return Ok((reply, stamp)),
+                    Err(failed) => failed,
+                };
+                maybe_applied |= failed.maybe_applied;
+                let Error::Meta(last @ (MetaError::SessionEnded | MetaError::Fenced { .. })) = failed.error
+                else {
+                    return Err(failed.error);
+                };
+                self.session_ended(stamp, &last).await;
+                let lost = last == MetaError::SessionEnded && slot.is_some() && maybe_applied;
+                if lost && !is_repeatable(req) {
+                    return Err(Error::Unknown { request: req.name().into(), last });
+                }
             }
-            let mut cx = self.context(creds, TRY);
-            cx.session = Some(stamp);
-            cx.slot = slot;
-            let failed = match self.ask(&cx, req, until).await {
-                Ok(reply) => return Ok((reply, stamp)),
-                Err(failed) => failed,
-            };
-            maybe_applied |= failed.maybe_applied;
-            let Error::Meta(last @ (MetaError::SessionEnded | MetaError::Fenced { .. })) = failed.error
-            else {
-                return Err(failed.error);
-            };
-            self.session_ended(stamp, &last).await;
-            let lost = last == MetaError::SessionEnded && slot.is_some() && maybe_applied;
-            if lost && !is_repeatable(req) {
-                return Err(Error::Unknown { request: req.name().into(), last });
-            }
-        }
-        Err(MetaError::Busy("the session ended again and again".into()).into())
+            Err(MetaError::Busy("the session ended again and again".into()).into())
+        };
+        work.boxed()
     }
 
     /// Notes what is open with which rights, for a new leader.

@@ -41,9 +41,10 @@ fn contexts() {
         session: Some(SessionStamp { id: SessionId(7), epoch: SessionEpoch(2) }),
         slot: Some(SlotStamp { slot: SlotId(3), seq: SlotSeq(300) }),
         trace: TraceId(9),
+        span: SpanId(5),
         peer: None,
     };
-    pin(cx, "0180cab5ee0100e807640204180107020103ac0209");
+    pin(cx, "0180cab5ee0100e807640204180107020103ac020905");
 }
 
 #[test]

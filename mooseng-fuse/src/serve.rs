@@ -7,7 +7,10 @@ use crate::{
 };
 use fuser::Errno;
 use mooseng_client::Result;
-use mooseng_core::error;
+use mooseng_core::{
+    error,
+    trace::{self, Here},
+};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -141,6 +144,8 @@ impl Server {
     ) {
         let begin = Instant::now();
         let (observer, failed) = (self.observer.clone(), Some(error::Errno::EIO));
+        // Each request has a trace of its own; a slow one is told.
+        let work = trace::asked(Here::NOWHERE, move || format!("{} of the kernel", kind.name()), work);
         let mut told = Told { observer, kind, begin, failed, _room: self.room(bytes) };
         let deadline = self.deadline;
         self.drive(Box::pin(async move {

@@ -29,6 +29,7 @@ mod scrub;
 mod settings;
 mod stats;
 mod top;
+mod trace;
 mod transfer;
 mod tree;
 mod umount;
@@ -79,6 +80,9 @@ enum Verb {
     Man(manual::ManArgs),
     /// Tells the version.
     Version(manual::VersionArgs),
+    /// Runs a verb that asks a cluster, and shows where its time went, on all nodes.
+    #[command(after_help = trace::HELP)]
+    Trace(trace::TraceArgs),
     #[command(flatten)]
     Client(ClientVerb),
 }
@@ -168,6 +172,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Cluster(cluster::Verb::Init(args)) => cluster::init(&args, &mut std::io::stdout()),
         Verb::Cluster(cluster::Verb::Issue(args)) => cluster::issue(&args, &mut std::io::stdout()),
         Verb::Mini(args) => with_runtime(mini::run(args)),
+        Verb::Trace(args) => run_traced(&args),
         Verb::Client(verb) => with_runtime(run_client(verb)),
         local => run_local(&local, &mut std::io::stdout()).context("this verb is not built")?,
     }
@@ -197,11 +202,11 @@ fn with_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Res
     runtime.context("the runtime does not start")?.block_on(work)
 }
 
-async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
-    let connection = match &verb {
-        // Told also where no session can be opened.
-        ClientVerb::Health(a) => return health::ask(a, &mut std::io::stdout()).await,
+/// How the cluster of a verb is reached.
+const fn connection_of(verb: &ClientVerb) -> &connect::Connection {
+    match verb {
         ClientVerb::Status(a) => &a.to,
+        ClientVerb::Health(a) => &a.to,
         ClientVerb::Df(a) | ClientVerb::Disks(a) | ClientVerb::Sessions(a) => &a.to,
         ClientVerb::Events(a) => &a.to,
         ClientVerb::Stats(a) => &a.to,
@@ -222,13 +227,32 @@ async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
         ClientVerb::Scrub(a) => &a.to,
         ClientVerb::Drain(a) => &a.to,
         ClientVerb::Bench(a) => &a.to,
-    };
-    let client = connection.connect().await?;
+    }
+}
+
+async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
+    // Told also where no session can be opened.
+    if let ClientVerb::Health(a) = &verb {
+        return health::ask(a, &mut std::io::stdout()).await;
+    }
+    let client = connection_of(&verb).connect().await?;
     let done = unless_interrupted(&client, &verb).await;
     let flushed = std::io::stdout().flush().map_err(anyhow::Error::from);
     // What a failed verb left open ends by itself; its own error counts.
     let ended = client.shutdown(connect::SHUTDOWN).await.context("the session did not end well");
     done.and(flushed).and(ended)
+}
+
+fn run_traced(args: &trace::TraceArgs) -> anyhow::Result<()> {
+    let words = std::iter::once("mooseng".into()).chain(args.verb.iter().cloned());
+    let Verb::Client(verb) = Cli::try_parse_from(words).unwrap_or_else(|e| e.exit()).verb else {
+        return Err(exit::usage("only a verb that asks a cluster can be traced: status, ls, put and others"));
+    };
+    let work = async |client: &Client| {
+        let done = unless_interrupted(client, &verb).await;
+        done.and(std::io::stdout().flush().map_err(Into::into))
+    };
+    with_runtime(trace::trace(args, connection_of(&verb), work, &mut std::io::stderr()))
 }
 
 /// Runs a verb; Ctrl-C gives it up, and removes what it left half done.

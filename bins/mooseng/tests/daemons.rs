@@ -4,6 +4,7 @@
 
 mod bad;
 mod join;
+mod trace;
 mod verbs;
 
 use nix::{

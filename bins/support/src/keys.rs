@@ -115,6 +115,14 @@ const COMMON: &[Key] = &[
         "Longest clean stop after SIGTERM or SIGINT; a second signal ends at once",
         "a time such as 20s or 1m"
     ),
+    key!(
+        "slow_call",
+        ["MOOSENG_SLOW_CALL"],
+        Some("1s"),
+        "TIME",
+        "What takes as long is told in the log, with its trace and where the time went; 0s: nothing is",
+        "a time such as 1s or 250ms"
+    ),
 ];
 
 const SERVER: &[Key] = &[key!(

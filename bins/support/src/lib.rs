@@ -27,6 +27,7 @@ pub mod node;
 pub mod ports;
 pub mod signals;
 pub mod telemetry;
+pub mod trace;
 mod transport;
 
 pub use transport::transport;

@@ -1,11 +1,12 @@
 //! A transport around a transport that measures the calls answered here: in flight, by outcome, time to the
-//! reply's head; those to masters by operation and answer, too.
+//! reply's head; those to masters by operation and answer, too. Each is a span of its trace ([`crate::trace`]).
 //!
 //! A call costs some clock reads and additions: what is counted often is bound to its labels once.
 
 use crate::{
     catalog,
     metrics::{Metrics, Point},
+    trace,
 };
 use async_trait::async_trait;
 use mooseng_core::{
@@ -51,11 +52,17 @@ fn kind_of(m: Method) -> usize {
         method::CHUNK_CONTROL => 5,
         method::CHUNK_LIST => 6,
         Method(0x0100..=0x01ff) => 7,
-        _ => 8,
+        method::TRACE => 8,
+        _ => 9,
     }
 }
 
-const METHODS: [&str; 9] = [
+/// Its name in metrics and traces.
+pub(crate) fn name_of(m: Method) -> &'static str {
+    METHODS[kind_of(m)]
+}
+
+const METHODS: [&str; 10] = [
     "meta_call",
     "meta_events",
     "chunk_read",
@@ -64,6 +71,7 @@ const METHODS: [&str; 9] = [
     "chunk_control",
     "chunk_list",
     "raft",
+    "trace",
     "unknown",
 ];
 const OUTCOMES: [&str; 3] = ["ok", "error", "cancelled"];
@@ -190,7 +198,7 @@ impl Handler for MeteredHandler {
         self.rpcs.in_flight[kind].fetch_add(1, Relaxed);
         let (begin, outcome, code) = (Instant::now(), CANCELLED, OUTCOMES[CANCELLED]);
         let mut call = Call { rpcs: &self.rpcs, method: kind, begin, outcome, op, code };
-        let reply = self.inner.handle(peer, cx, method, msg).await;
+        let reply = trace::answered(peer, cx, (method, msg), &self.inner).await;
         (call.outcome, call.code) = match &reply {
             Ok(reply) => (OK, rpc::code_of_reply(&reply.head)),
             Err(_) => (ERROR, OUTCOMES[ERROR]),

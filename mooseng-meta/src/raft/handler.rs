@@ -6,7 +6,7 @@ use super::segment::LogPos;
 use super::snapshot::{FileWriter, SnapshotFile};
 use super::starts::{History, Seen};
 use super::state::Shared;
-use super::types::{LogId, Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, log_pos};
+use super::types::{LogId, Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, commands, log_pos};
 use async_trait::async_trait;
 use futures::StreamExt;
 use mooseng_core::context::CallContext;
@@ -119,6 +119,7 @@ impl RaftHandler {
         // What is committed and on its disk, it does not lose.
         let has = request.leader_commit.as_ref().map(log_pos).min(durable);
         let upto = request.entries.last().map(|e| e.log_id).or(prev);
+        let _noted = self.state.under_way.note(commands(&request.entries));
         let sign_of_life = request.entries.is_empty() && self.told.covers(vote, prev);
         let stored = async {
             let answer = self.raft.append_entries(request).await.map_err(refused)?;

@@ -17,6 +17,7 @@ use mooseng_core::checksum::crc32c;
 use mooseng_core::ids::{MasterId, Revision, Term};
 use mooseng_core::net::Listening;
 use mooseng_core::seam::{Disk, Lane, Seams};
+use mooseng_core::trace;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::type_config::alias::InstantOf;
@@ -166,8 +167,10 @@ impl RaftNode {
         let gate = Arc::new(Gate::new(log.clone(), starts, timings.election_min / 2));
         let config = Arc::new(timings.config(!gate.is_torn())?);
         let links = Links::new(Arc::clone(&transport));
-        let factory = Factory { links: Arc::clone(&links), gate: Arc::clone(&gate), file_lane };
-        let starting = Raft::new(id.get(), config, factory, LogStore(log), state);
+        let under_way = Arc::clone(&shared.under_way);
+        let store = LogStore(log, Arc::clone(&under_way));
+        let factory = Factory { links: Arc::clone(&links), gate: Arc::clone(&gate), file_lane, under_way };
+        let starting = Raft::new(id.get(), config, factory, store, state);
         let raft = Runtime::scope(seams.rng.next_u64(), starting)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
@@ -261,8 +264,11 @@ impl RaftNode {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(RaftFailure::TooLarge { bytes: command.len(), limit: COMMAND_BYTES_MAX });
         }
-        let reply = self.while_electing(|| self.0.raft.client_write(Command(command.clone()))).await?;
-        Ok(reply.data.0)
+        let write = async {
+            let _noted = self.0.state.under_way.note(std::iter::once(&command));
+            self.while_electing(|| self.0.raft.client_write(Command(command.clone()))).await
+        };
+        Ok(trace::step("log, quorum, apply", write).await?.data.0)
     }
 
     /// Retries what found no leader, which is before anything was logged.
@@ -291,7 +297,7 @@ impl RaftNode {
     ///
     /// Only at the leader. Idempotent. Errors: nothing was changed.
     pub async fn read_barrier(&self) -> Result<Revision, RaftFailure> {
-        self.0.barrier.wait().await.map(Revision)
+        trace::step("a quorum confirms", self.0.barrier.wait()).await.map(Revision)
     }
 
     /// Whether this node leads and a quorum said so within the leader's lease. One that is

@@ -30,6 +30,7 @@ const FAILURES: &[(&str, i32, &str)] = &[
     ("config example potato", 2, "possible values: master"),
     ("completions potato", 2, "possible values: bash"),
     ("man --dir @/none/x", 3, "@/none/x"),
+    ("trace -- nonsense", 2, "nonsense"),
     ("version --short", 2, "unexpected argument"),
 ];
 
