@@ -2,7 +2,7 @@
 
 use crate::{
     Shared,
-    feed::{Picture, Seen},
+    feed::{Failed, Picture, Seen},
     fresh::in_time,
     guard, status_of,
 };
@@ -76,15 +76,19 @@ fn answer(asked: mooseng_client::Result<Value>) -> Response {
 fn of_pulse(seen: &Seen, show: impl FnOnce() -> Value) -> Response {
     match &seen.failed {
         None => Json(show()).into_response(),
-        Some(why) => guard::error(StatusCode::SERVICE_UNAVAILABLE, "unreachable", why),
+        Some(failed) => unreachable(failed),
     }
+}
+
+fn unreachable(failed: &Failed) -> Response {
+    guard::error(StatusCode::SERVICE_UNAVAILABLE, "unreachable", &failed.to_string())
 }
 
 /// What the last look saw; an error when what is now is not known.
 fn of_picture(seen: &Seen, show: impl FnOnce(&Picture) -> Value) -> Response {
     match (&seen.failed, &seen.late, &seen.picture) {
         (None, None, Some(p)) => Json(show(p)).into_response(),
-        (Some(why), ..) => guard::error(StatusCode::SERVICE_UNAVAILABLE, "unreachable", why),
+        (Some(failed), ..) => unreachable(failed),
         (None, late, _) => {
             let why = late.as_deref().unwrap_or("the first look at all chunks is under way: ask again");
             guard::error(StatusCode::GATEWAY_TIMEOUT, "timeout", why)
@@ -97,7 +101,11 @@ async fn status(State(s): App) -> Response {
 }
 
 async fn health(State(s): App) -> Response {
-    of_picture(&*s.feed.now().await, |p| report::health(&p.problems))
+    let seen = s.feed.now().await;
+    match seen.failed.as_ref().and_then(|failed| failed.no_quorum.clone()) {
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, Json(report::health(&[problem]))).into_response(),
+        None => of_picture(&seen, |p| report::health(&p.problems)),
+    }
 }
 
 async fn disks(State(s): App) -> Response {

@@ -8,12 +8,12 @@ use crate::{
 use futures::future;
 use mooseng_client::{Client, Result, report};
 use mooseng_core::{
-    health::{Problem, problems},
+    health::{HealthCode, Problem, problems},
     meta::{
         Care, ClusterEvent, ClusterStatus, EventMark, GetCare, GetStatus, OpCounts, ServerLoad, ServerScrub,
     },
 };
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -22,6 +22,8 @@ use tokio::{
 
 /// Longest wait for a pulse: masters that need longer are as good as unreachable.
 const PULSE: Duration = Duration::from_secs(10);
+/// Longest wait for masters that answer and know no leader.
+const QUORUM: Duration = Duration::from_secs(15);
 /// Events that are remembered, those of former leaders too.
 const EVENTS_MAX: usize = 256;
 /// Pages of events that one pulse asks for: all that a leader keeps, and the empty one behind.
@@ -54,6 +56,23 @@ pub(crate) struct Pulse {
     pub history: History,
 }
 
+/// Why a pulse had no answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    why: String,
+    /// That no master leads, where masters that answer told so.
+    pub no_quorum: Option<Problem>,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.no_quorum {
+            Some(p) => write!(f, "{}: {}", p.code, p.cause),
+            None => f.write_str(&self.why),
+        }
+    }
+}
+
 /// What is known now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
@@ -61,7 +80,7 @@ pub(crate) struct Seen {
     pub number: u64,
     pub pulse: Arc<Pulse>,
     /// Why the last pulse had no answers.
-    pub failed: Option<String>,
+    pub failed: Option<Failed>,
     /// Of the last look that had answers.
     pub picture: Option<Arc<Picture>>,
     /// Why that does not count any more.
@@ -88,7 +107,7 @@ impl Seen {
     }
 
     /// A pulse has ended.
-    fn felt(&mut self, pulse: &Pulse, failed: Option<String>) {
+    fn felt(&mut self, pulse: &Pulse, failed: Option<Failed>) {
         self.number += 1;
         self.pulse = Arc::new(pulse.clone());
         if failed.is_some() {
@@ -176,6 +195,7 @@ async fn look_for_ever(client: Client, told: Teller) {
 
 async fn feel_for_ever(client: Client, told: Teller) {
     let (begin, mut mark, mut pulse) = (Instant::now(), None, Pulse::default());
+    let mut quorum = None;
     loop {
         let felt = timeout(PULSE, feel(&client, mark)).await;
         let failed = match felt {
@@ -190,13 +210,29 @@ async fn feel_for_ever(client: Client, told: Teller) {
             Ok(Err(e)) => Some(e.to_string()),
             Err(_) => Some(format!("no leading master answered within {} s", PULSE.as_secs())),
         };
-        if let Some(why) = &failed {
-            pulse.history.miss(begin.elapsed());
-            tracing::debug!(why, "the masters do not answer");
+        let Some(why) = failed else {
+            quorum = None;
+            tell(&told, |seen| seen.felt(&pulse, None));
+            tokio::time::sleep(EVERY).await;
+            continue;
+        };
+        pulse.history.miss(begin.elapsed());
+        tracing::debug!(why, "the masters do not answer");
+        let failed = |no_quorum: &Option<Problem>| Failed { why: why.clone(), no_quorum: no_quorum.clone() };
+        tell(&told, |seen| seen.felt(&pulse, Some(failed(&quorum))));
+        let missing = no_quorum(&client).await;
+        if missing != quorum {
+            quorum = missing;
+            tell(&told, |seen| seen.felt(&pulse, Some(failed(&quorum))));
         }
-        tell(&told, |seen| seen.felt(&pulse, failed));
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// That no master leads, where one answers that knows so.
+async fn no_quorum(client: &Client) -> Option<Problem> {
+    let problems = timeout(QUORUM, client.health()).await.ok()?.ok()?;
+    problems.into_iter().find(|p| p.code == HealthCode::MasterNoQuorum)
 }
 
 /// What one pulse answers.
@@ -260,7 +296,7 @@ mod tests {
         seen.looked(Ok(calm()));
         let word = seen.health();
         assert_eq!(word, report::health_word(&seen.picture.as_ref().unwrap().problems));
-        seen.felt(&pulse, Some("nobody".into()));
+        seen.felt(&pulse, Some(Failed { why: "nobody".into(), no_quorum: None }));
         assert_eq!(seen.health(), "unreachable");
         seen.felt(&pulse, None);
         assert_eq!(seen.health(), "unknown", "it was not looked at since");

@@ -2,7 +2,7 @@
 
 use crate::{
     Shared,
-    feed::{Picture, Seen},
+    feed::{Failed, Picture, Seen},
     fresh::Before,
     status_of,
 };
@@ -52,6 +52,11 @@ pub(crate) struct Notice {
     pub cure: &'static str,
 }
 
+/// What to do so that masters answer.
+fn cure_of(failed: &Failed) -> &'static str {
+    failed.no_quorum.as_ref().map_or(LOOK_AT_MASTERS, |p| p.code.cure())
+}
+
 /// What follows a notice.
 fn seen_before(age: Duration) -> String {
     format!("What follows was seen {} ago.", report::secs(age.as_secs()))
@@ -63,7 +68,7 @@ impl Notice {
         let with_age =
             |why: &str| age.map_or_else(|| why.into(), |age| format!("{why}. {}", seen_before(age)));
         let (class, why, cure) = match (&seen.failed, &seen.late) {
-            (Some(why), _) => ("unreachable", with_age(why), LOOK_AT_MASTERS),
+            (Some(failed), _) => ("unreachable", with_age(&failed.to_string()), cure_of(failed)),
             (None, Some(why)) => ("unknown", with_age(why), LOOK_AT_LEADER),
             (None, None) => match age {
                 None => ("unknown", "The first look at all chunks is under way.".into(), WAIT_FOR_LOOK),

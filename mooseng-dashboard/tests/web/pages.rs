@@ -2,6 +2,7 @@
 
 use super::world::World;
 use mooseng_core::meta::StorageClass;
+use mooseng_dashboard::Options;
 
 const PAGES: &[&str] = &["/", "/topology", "/chunks", "/sessions", "/operations", "/jobs", "/files"];
 
@@ -115,6 +116,21 @@ async fn without_masters_pages_say_so_and_what_was_seen_stays() {
     w.cluster.start_master(0).await.unwrap();
     w.until_shown("healthy", &["MASTER_ELECTED"]).await;
     assert_eq!(w.get("/readyz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_without_a_leader_are_told_as_mooseng_health_tells_them() {
+    let mut w = World::with(3, Options::default()).await;
+    w.until_shown("healthy", &["Room"]).await;
+    for _ in 0..2 {
+        let leader = w.until("somebody leads", async |w| w.cluster.leader()).await;
+        w.cluster.kill_master(leader).await;
+    }
+    let says = ["MASTER_NO_QUORUM: no master leads: 2 of 3 have to answer each other", "start masters until"];
+    w.until_shown("unreachable", &says).await;
+    let api = w.get("/api/health").await;
+    assert_eq!(api.status, 503);
+    assert_eq!(api.json()["problems"][0]["code"], "MASTER_NO_QUORUM", "{api:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

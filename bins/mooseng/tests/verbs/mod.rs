@@ -29,7 +29,7 @@ const FAILURES: &[(&str, i32, &str)] = &[
     ("config check mount --transport pigeon", 2, "pigeon"),
     ("config example potato", 2, "possible values: master"),
     ("completions potato", 2, "possible values: bash"),
-    ("man --dir @/none/x", 3, "@/none/x"),
+    ("man --dir @/c/admin/ca.pem", 1, "ca.pem"),
     ("trace -- nonsense", 2, "nonsense"),
     ("version --short", 2, "unexpected argument"),
 ];
