@@ -71,6 +71,7 @@ const SETTINGS: &[&str] = &[
     "metrics_port",
     "listen_addr",
     "stop_timeout",
+    "cache_size_mb",
     "slow_call",
     "worker_threads",
 ];
