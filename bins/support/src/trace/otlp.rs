@@ -172,7 +172,7 @@ mod tests {
             begin: Timestamp::new(1_700_000_000, 5),
             micros: 7,
         };
-        for (name, status) in [("lost", "503 Service Unavailable"), ("the log's disk", "200 OK")] {
+        for (name, status) in [("lost", "400 Bad Request"), ("the log's disk", "200 OK")] {
             sends.send((trace, span(name))).await.unwrap();
             let (head, body) = take(&listener, status).await;
             assert!(
