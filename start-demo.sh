@@ -13,14 +13,22 @@ start() {
     has_image "$image" || ./demo-real-services.sh build
     need_docker
     step "starting"
-    compose up -d --no-build
+    find_grafana
+    # shellcheck disable=SC2086 # a list of names
+    compose up -d --no-build $services
     wait_healthy
     step "the cluster is healthy"
+    say "  dashboard      http://localhost:8080/        token $(dashboard_token)"
     cat <<'TEXT'
   masters        http://localhost:9421/health   9431   9441
   chunkservers   http://localhost:9420/health   9450   9460
   clients        http://localhost:9427/health   9437   9447
   Prometheus     http://localhost:9090
+TEXT
+    case $services in
+    *grafana*) say "  Grafana        http://localhost:3000     (admin, admin)" ;;
+    esac
+    cat <<'TEXT'
 
   docker-compose exec client-1 sh      # (or: docker compose exec …) the mount is /mnt/mooseng
   echo hello > /mnt/mooseng/test.txt   # in it; the other clients see it at once

@@ -5,10 +5,13 @@ image=$MOOSENG_IMAGE
 # Where images cannot be pulled.
 base=mooseng-base:${image##*:}
 prometheus=mooseng-prometheus:${image##*:}
+# The one that docker-compose.yml names.
+export MOOSENG_GRAFANA_IMAGE=${MOOSENG_GRAFANA_IMAGE:-grafana/grafana:11.6.0}
+grafana=$MOOSENG_GRAFANA_IMAGE
 masters='master-1 master-2 master-3'
 chunkservers='chunkserver-1 chunkserver-2 chunkserver-3'
 clients='client-1 client-2 client-3'
-services="$masters $chunkservers $clients prometheus"
+services="$masters $chunkservers $clients dashboard prometheus"
 
 say() { printf '%s\n' "$*"; }
 step() { printf '\n== %s\n' "$*"; }
@@ -32,6 +35,26 @@ need_docker() {
     if has_image "$prometheus"; then
         export MOOSENG_PROMETHEUS_IMAGE=$prometheus
     fi
+    if has_image "$grafana"; then
+        add_grafana
+    fi
+}
+
+add_grafana() {
+    case " $services " in
+    *" grafana "*) ;;
+    *) services="$services grafana" ;;
+    esac
+}
+
+# Debian has no Grafana: where its image cannot be had, the demo runs without it, and says so.
+find_grafana() {
+    if has_image "$grafana" || timeout 300 docker pull -q "$grafana" >/dev/null 2>&1; then
+        add_grafana
+    else
+        say "Grafana is left out: its image, $grafana, cannot be pulled here, and Debian has none. The rest runs without it;"
+        say "its dashboard is docker/grafana/dashboards/mooseng.json, for a Grafana of your own."
+    fi
 }
 
 has_image() { docker image inspect "$1" >/dev/null 2>&1; }
@@ -52,7 +75,7 @@ wait_healthy() {
         for service in $services; do
             state=$(state_of "$service")
             case $service:$state in
-            *:healthy | prometheus:running) ;;
+            *:healthy) ;;
             *) waiting="$waiting $service ($state)" ;;
             esac
         done
@@ -71,6 +94,9 @@ wait_healthy() {
 
 # A shell command in a client's container.
 in_client() { compose exec -T "client-$1" sh -c "$2"; }
+
+# The token that opens the dashboard.
+dashboard_token() { compose exec -T dashboard cat /etc/mooseng/identities/dashboard.token; }
 
 # `mooseng` as the operator.
 admin() {

@@ -31,6 +31,11 @@ is_whole() {
     done
 }
 
+# What the dashboard says, as JSON.
+of_dashboard() { curl -fsS -H "Authorization: Bearer $(dashboard_token)" "http://localhost:8080/api/$1"; }
+
+is_on_the_dashboard() { [[ $(of_dashboard health) == *"$1"* ]]; }
+
 is_noticed() { [[ $(admin health -o json || true) == *CHUNKSERVER_SILENT* ]]; }
 
 writes_go_on() { # name
@@ -86,17 +91,24 @@ walk() {
     writes_go_on after-the-chunkserver
     same "20 MiB of before, read on client-3" "$(in_client 3 "sha256sum < $mnt/random")" "$sum"
     until_it_is_so "the masters have noticed" 60 is_noticed
+    until_it_is_so "the dashboard shows it" 30 is_on_the_dashboard CHUNKSERVER_SILENT
     until_it_is_so "all chunks have all their copies again" 120 is_whole
     say "  starting both again"
     compose start "$led" chunkserver-1 >/dev/null 2>&1
     wait_healthy
     until_it_is_so "mooseng health finds nothing wrong" 120 admin health
+    until_it_is_so "the dashboard shows that, too" 30 is_on_the_dashboard '"healthy"'
 
     step "6. health and logs"
     for port in 9421 9431 9441 9420 9450 9460 9427 9437 9447; do
         curl -fsS "http://localhost:$port/health" >/dev/null || fail "http://localhost:$port/health does not answer with 200"
     done
     say "  all health endpoints answer 200"
+    local rules
+    rules=$(curl -fsS http://localhost:9090/api/v1/rules) || fail "Prometheus does not answer on http://localhost:9090"
+    [[ $rules == *MoosengChunkMissing* ]] || fail "Prometheus has no alert rules"
+    say "  Prometheus has the alert rules"
+    same "the dashboard without its token" "$(curl -s -o /dev/null -w '%{http_code}' http://localhost:8080/api/status)" 401
     compose ps
     local logs errors
     logs=$(compose logs --no-color) || fail "the logs cannot be had"

@@ -12,6 +12,7 @@ use mooseng_core::{
     meta::Replica,
     planted::{self, Bug},
     rpc::RemoteChunks,
+    trace,
 };
 use std::{
     sync::{
@@ -222,7 +223,8 @@ async fn take(
             slot.under_way.applied(req.session.id, frame.head.number);
             Ok::<_, ChunkError>(frame.head.number)
         };
-        match done.await {
+        // The call has its answer since the first one: a slow frame is told by itself.
+        match trace::asked(trace::here(), || "a frame of chunk_write".into(), done).await {
             Ok(number) => {
                 said.send_modify(|p| p.upto = p.upto.max(number));
                 first = false;

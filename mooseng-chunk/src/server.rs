@@ -7,7 +7,11 @@ use crate::{
     scrub::Scrub,
     store::DiskStore,
 };
-use futures::stream::{FuturesUnordered, StreamExt as _};
+use futures::{
+    FutureExt as _,
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use mooseng_core::{
     chunk::ChunkStore as _,
     context::CallContext,
@@ -133,7 +137,12 @@ impl Chunkserver {
     ///
     /// Promise: on `Ok` it listens and looks for the masters by itself.
     /// Errors: nothing was changed but, in new directories, their identity.
-    pub async fn start(o: ChunkserverOptions) -> Result<Self, StartError> {
+    pub fn start(options: ChunkserverOptions) -> BoxFuture<'static, Result<Self, StartError>> {
+        // In a box that is made here: an `async fn` would be compiled anew in each crate that awaits it.
+        Self::begin(options).boxed()
+    }
+
+    async fn begin(o: ChunkserverOptions) -> Result<Self, StartError> {
         if o.disks.is_empty() {
             return Err(StartError::NoDisks);
         }
@@ -206,7 +215,11 @@ impl Chunkserver {
     }
 
     /// Stops cleanly: nothing is taken any more, everything is on disk, nothing will be suspect.
-    pub async fn shutdown(mut self) {
+    pub fn shutdown(self) -> BoxFuture<'static, ()> {
+        self.end().boxed()
+    }
+
+    async fn end(mut self) {
         self.tasks.abort_all();
         self.scrub.stop();
         if let Some(listening) = self.listening.take() {
@@ -377,13 +390,13 @@ impl Masters {
         }
     }
 
-    /// Tells how scrubs stand, and hears whether a round is asked for and what is left of a drain.
+    /// Tells how scrubs stand and what was served, and hears whether a round is asked for and what is left of a drain.
     /// Heartbeats do not wait for it.
     fn tell_scrub(&self, meta: RemoteMeta, budget: Duration) {
         let (server, incarnation, scrub) = (self.server, self.store.incarnation(), self.scrub.clone());
-        let drain_left = self.drain_left.clone();
+        let (drain_left, served) = (self.drain_left.clone(), self.store.counters().served());
         self.store.0.spawn(async move {
-            let tell = TellScrub { server, incarnation, disks: scrub.state() };
+            let tell = TellScrub { server, incarnation, disks: scrub.state(), served };
             let cx = CallContext::internal(budget);
             match tokio::time::timeout(budget, meta.tell_scrub(&cx, tell)).await {
                 Ok(Ok(told)) => {

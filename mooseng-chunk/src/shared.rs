@@ -16,9 +16,10 @@ use mooseng_core::{
     error::ChunkError,
     ids::*,
     limits::{CHUNK_BYTES, FRAME_BYTES_MAX},
-    meta::{ChunkReport, ReplicaState},
+    meta::{ChunkReport, ReplicaState, Served},
     planted::{self, Bug},
     seam::on_lane,
+    trace,
 };
 use parking_lot::Mutex;
 use std::{
@@ -50,6 +51,22 @@ pub struct Counters {
     pub pulls: AtomicU64,
     /// Damaged blocks or chunks met.
     pub damages: AtomicU64,
+}
+
+impl Counters {
+    /// All of them, as they are told to the masters.
+    pub fn served(&self) -> Served {
+        let now = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Served {
+            read_bytes: now(&self.read_bytes),
+            written_bytes: now(&self.written_bytes),
+            reads: now(&self.reads),
+            writes: now(&self.writes),
+            syncs: now(&self.syncs),
+            copies: now(&self.pulls),
+            damages: now(&self.damages),
+        }
+    }
 }
 
 /// In which steps the memory of copies is counted.
@@ -97,13 +114,13 @@ impl Shared {
     /// Runs work that outlives its caller, but not this server.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let crashed = self.crashed.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(trace::carry(async move {
             tokio::select! {
                 biased;
                 () = crashed.cancelled() => {}
                 () = work => {}
             }
-        });
+        }));
     }
 
     /// A chunk that has a file.

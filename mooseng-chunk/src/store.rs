@@ -23,6 +23,7 @@ use mooseng_core::{
     net::{Role, Transport},
     planted::{self, Bug},
     seam::Seams,
+    trace,
 };
 use parking_lot::Mutex;
 use std::{
@@ -208,7 +209,9 @@ impl ChunkStore for DiskStore {
                 if eof || at >= end {
                     break;
                 }
-                match read_step(&shared, &slot, (chunk, server), at, READ_STEP.min(end - at)).await {
+                // The call has its answer since the first step: a slow one is told by itself.
+                let next = read_step(&shared, &slot, (chunk, server), at, READ_STEP.min(end - at));
+                match trace::asked(trace::here(), || "a step of chunk_read".into(), next).await {
                     Ok(next) => step = next,
                     Err(e) => {
                         yield Err(e);
@@ -217,7 +220,7 @@ impl ChunkStore for DiskStore {
                 }
             }
         };
-        Ok(stream.boxed())
+        Ok(trace::carry(stream).boxed())
     }
 
     async fn write(&self, cx: &CallContext, req: WriteRequest, frames: Frames) -> Result<Acks, ChunkError> {

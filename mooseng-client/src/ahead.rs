@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, future::Shared, stream};
-use mooseng_core::limits::INLINE_BYTES_MAX;
+use mooseng_core::{limits::INLINE_BYTES_MAX, trace};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -23,8 +23,10 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// Bytes read ahead at most, unless the builder says otherwise.
 pub(crate) const READ_AHEAD: u64 = 8 << 20;
+/// The same over all handles.
+pub(crate) const READ_AHEAD_MAX: u64 = 128 << 20;
 /// Bytes of one piece.
-const PIECE: u64 = 1 << 20;
+pub(crate) const PIECE: u64 = 1 << 20;
 /// Pieces of one large read that are fetched side by side.
 const PIECES_AT_ONCE: usize = 8;
 /// Longest use of a piece after it was asked for.
@@ -150,7 +152,7 @@ impl Ahead {
     fn fetch(&self, from: u64, len: u64, epoch: u64) -> Option<Piece> {
         let room = self.node.cx.pool.ahead.clone().try_acquire_owned().ok()?;
         let node = self.node.clone();
-        let task = tokio::spawn(async move { whole(&node, from, len, None).await });
+        let task = tokio::spawn(trace::carry(async move { whole(&node, from, len, None).await }));
         let abort = task.abort_handle();
         let fetched = task.map(|done| done.unwrap_or(Err(Error::Closed))).boxed().shared();
         Some(Piece { fetched, task: abort, epoch, since: Instant::now(), _room: room })

@@ -1,7 +1,7 @@
 //! [`Client`]: a session with a cluster.
 
 use crate::{
-    ahead::READ_AHEAD,
+    ahead::{READ_AHEAD, READ_AHEAD_MAX},
     background::{relieve, write_back},
     budget::DIRTY_MAX,
     error::{Error, Result},
@@ -10,13 +10,9 @@ use crate::{
     pool::Pool,
     vfs::Vfs,
 };
+use futures::{FutureExt as _, future::BoxFuture};
 use mooseng_core::{
-    context::Credentials,
-    health::{self, Problem},
-    limits::CALL_DEADLINE_SECS,
-    meta::{ClusterStatus, GetCare, GetStatus, ListSessions, MetaOp, SessionInfo},
-    net::Transport,
-    seam::Seams,
+    context::Credentials, limits::CALL_DEADLINE_SECS, meta::MetaOp, net::Transport, seam::Seams,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
@@ -24,14 +20,15 @@ use tokio::task::JoinHandle;
 /// What a client is made of.
 #[derive(Default)]
 pub struct ClientBuilder {
-    masters: Vec<String>,
-    transport: Option<Arc<dyn Transport>>,
+    pub(crate) masters: Vec<String>,
+    pub(crate) transport: Option<Arc<dyn Transport>>,
     seams: Option<Seams>,
     name: String,
     host: String,
     deadline: Option<Duration>,
     dirty_max: Option<usize>,
     read_ahead: Option<u64>,
+    read_ahead_max: Option<u64>,
 }
 
 impl std::fmt::Debug for ClientBuilder {
@@ -92,11 +89,23 @@ impl ClientBuilder {
         self.read_ahead = Some(bytes);
         self
     }
+    /// Bytes that all handles together hold read ahead at most, in steps of 1 MiB; 128 MiB unless said.
+    #[must_use]
+    pub fn read_ahead_max(mut self, bytes: u64) -> Self {
+        self.read_ahead_max = Some(bytes);
+        self
+    }
 
     /// Opens a session.
     ///
     /// Errors: no master was reached within the deadline, or something was left out.
-    pub async fn connect(self) -> Result<Client> {
+    pub fn connect(self) -> BoxFuture<'static, Result<Client>> {
+        // In a box that is made here: an `async fn` would be compiled anew, with all that it calls, in each crate that
+        // awaits it. The same elsewhere.
+        self.open_session().boxed()
+    }
+
+    async fn open_session(self) -> Result<Client> {
         let missing = |what: &str| Error::Invalid(format!("a client needs {what}"));
         if self.masters.is_empty() {
             return Err(missing("the address of a master"));
@@ -106,7 +115,8 @@ impl ClientBuilder {
         let deadline = self.deadline.unwrap_or(Duration::from_secs(CALL_DEADLINE_SECS));
         let names = Names { client: self.name, host: self.host };
         let masters = Arc::new(Masters::new(transport.clone(), self.masters, names, seams, deadline));
-        let pool = Arc::new(Pool::new(transport, self.dirty_max.unwrap_or(DIRTY_MAX)));
+        let read_ahead_max = self.read_ahead_max.unwrap_or(READ_AHEAD_MAX);
+        let pool = Arc::new(Pool::new(transport, self.dirty_max.unwrap_or(DIRTY_MAX), read_ahead_max));
         let vfs = Vfs::new(masters.clone(), pool.clone(), self.read_ahead.unwrap_or(READ_AHEAD));
         masters.begin().await?;
         let write_back = tokio::spawn(write_back(masters.clone(), pool.clone()));
@@ -161,31 +171,24 @@ impl Client {
         Filesystem::new(self.clone(), Credentials::root())
     }
 
-    /// State of the cluster.
-    pub async fn status(&self) -> Result<ClusterStatus> {
-        self.request(GetStatus {}).await
-    }
-
-    /// What is wrong with the cluster, the worst first; empty when it is healthy.
-    pub async fn health(&self) -> Result<Vec<Problem>> {
-        let (status, care) = futures::future::try_join(self.status(), self.request(GetCare {})).await?;
-        Ok(health::problems(&status, &care))
-    }
-
-    /// Open sessions.
-    pub async fn sessions(&self) -> Result<Vec<SessionInfo>> {
-        self.request(ListSessions {}).await
-    }
-
     /// Any request of the protocol, as the superuser.
     pub async fn request<O: MetaOp + Clone>(&self, op: O) -> Result<O::Reply> {
         self.vfs.request(&Credentials::root(), op).await
     }
 
+    /// The same with a time limit of its own, in place of the client's deadline: a look at all chunks takes long where
+    /// there are many.
+    pub async fn request_within<O: MetaOp + Clone>(&self, op: O, within: Duration) -> Result<O::Reply> {
+        self.vfs.request_within(&Credentials::root(), op, within).await
+    }
+
     /// Flushes what is open and ends the session. What could not be flushed is the error.
-    pub async fn shutdown(self, within: Duration) -> Result<()> {
-        let done = tokio::time::timeout(within, self.vfs.shutdown(within)).await;
-        self.keeper.stop();
-        done.unwrap_or_else(|_| Err(Error::Invalid(format!("the shutdown took longer than {within:?}"))))
+    pub fn shutdown(self, within: Duration) -> BoxFuture<'static, Result<()>> {
+        let ended = async move {
+            let done = tokio::time::timeout(within, self.vfs.shutdown(within)).await;
+            self.keeper.stop();
+            done.unwrap_or_else(|_| Err(Error::Invalid(format!("the shutdown took longer than {within:?}"))))
+        };
+        ended.boxed()
     }
 }

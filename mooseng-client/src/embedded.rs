@@ -11,6 +11,7 @@
 //! ```
 
 use crate::{Client, ClientBuilder, Error, Result};
+use futures::{FutureExt as _, future::BoxFuture};
 use mooseng_chunk::{Chunkserver, ChunkserverOptions};
 use mooseng_core::{
     ids::*,
@@ -163,7 +164,11 @@ impl ClusterBuilder {
     }
 
     /// Starts it and waits until it serves.
-    pub async fn start(self) -> Result<Cluster> {
+    pub fn start(self) -> BoxFuture<'static, Result<Cluster>> {
+        self.begin().boxed()
+    }
+
+    async fn begin(self) -> Result<Cluster> {
         if self.masters == 0 || self.chunkservers == 0 {
             return Err(failed("a cluster needs a master and a chunkserver"));
         }

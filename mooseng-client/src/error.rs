@@ -42,9 +42,7 @@ pub enum Error {
     #[error(transparent)]
     Meta(#[from] MetaError),
     /// The masters could not be asked until the deadline.
-    #[error(
-        "no answer from the masters ({tried}) within {millis} ms; the last one said: {last}; the cluster's status (Client::status) tells which parts are missing"
-    )]
+    #[error("no answer from the masters ({tried}) within {millis} ms; the last one said: {last}")]
     Masters {
         /// Addresses.
         tried: String,

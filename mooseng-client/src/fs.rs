@@ -371,6 +371,21 @@ impl Filesystem {
         self.client.vfs().request(&self.creds, SetClass { inode, class }).await
     }
 
+    /// Where up to 64 chunks of a file are, from one on: their replicas, as the servers that have them say now. A hole
+    /// has no chunk. Empty of what is no regular file, and past the end.
+    pub async fn chunks_from(&self, path: &str, from: ChunkIndex) -> Result<Vec<ChunkInfo>> {
+        let inode = self.walk(path, true).await?.inode;
+        let op = GetChunks { inode, from, count: LAYOUT_CHUNKS_MAX };
+        self.client.vfs().request(&self.creds, op).await
+    }
+
+    /// Up to `max` entries of a directory, in the order they were made, after a place (0: from the first); and whether
+    /// the directory ends there. A page may have fewer.
+    pub async fn read_dir_page(&self, path: &str, after: DirCookie, max: u32) -> Result<DirPage> {
+        let dir = self.walk(path, true).await?.inode;
+        self.client.vfs().readdir(&self.creds, dir, after, max, true).await
+    }
+
     /// Chunks of a file with their replicas.
     pub async fn chunks(&self, path: &str) -> Result<Vec<ChunkInfo>> {
         let attr = self.walk(path, true).await?;

@@ -38,6 +38,7 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
+mod admin;
 mod ahead;
 mod background;
 mod budget;
@@ -55,6 +56,8 @@ mod pool;
 mod queue;
 mod ranges;
 mod reader;
+#[cfg(feature = "report")]
+pub mod report;
 pub mod vfs;
 mod writer;
 

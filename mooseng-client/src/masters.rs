@@ -2,7 +2,11 @@
 //! deadline, with the same slot stamp, so that a mutation is carried out once.
 
 use crate::error::{Error, Result};
-use futures::stream::{FuturesUnordered, StreamExt as _};
+use futures::{
+    FutureExt as _,
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use mooseng_core::{
     attr::Access,
     context::{CallContext, Credentials},
@@ -12,6 +16,7 @@ use mooseng_core::{
     net::{Connection, Transport},
     rpc::RemoteMeta,
     seam::Seams,
+    trace,
 };
 use parking_lot::Mutex;
 use std::{
@@ -122,6 +127,11 @@ impl Masters {
         }
     }
 
+    /// How the masters are reached, and where.
+    pub(crate) fn reach(&self) -> (Arc<dyn Transport>, Vec<String>) {
+        (self.transport.clone(), self.addrs.clone())
+    }
+
     pub(crate) fn deadline(&self) -> Duration {
         self.deadline
     }
@@ -207,9 +217,18 @@ impl Masters {
     }
 
     fn context(&self, creds: &Credentials, budget: Duration) -> CallContext {
+        let (mut cx, here) = (self.fresh_context(creds, budget), trace::here());
+        if here.is_known() {
+            cx.trace = here.trace;
+        }
+        cx
+    }
+
+    /// A context in a trace of its own.
+    fn fresh_context(&self, creds: &Credentials, budget: Duration) -> CallContext {
         let mut cx = CallContext::internal(budget);
         cx.creds = creds.clone();
-        cx.trace = TraceId(self.seams.rng.next_u64());
+        cx.trace = TraceId::passing(self.seams.rng.next_u64());
         cx
     }
 
@@ -224,9 +243,10 @@ impl Masters {
         let mut maybe_applied = false;
         let mut backoff = BACKOFF.0;
         let mut hint = None;
+        let mut longest = TRY;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let cx = cx.clone().with_budget(left.min(TRY));
+            let cx = cx.clone().with_budget(left.min(longest));
             let (asked, known) = hint.take().map_or_else(|| self.target(), |addr| (addr, None));
             let tried = async {
                 let c = match known {
@@ -239,7 +259,7 @@ impl Masters {
                 }
                 reply
             };
-            let tried = tokio::time::timeout(left.min(TRY), tried);
+            let tried = tokio::time::timeout(left.min(longest), tried);
             let e = tokio::select! {
                 biased;
                 done = tried => match done {
@@ -254,6 +274,10 @@ impl Masters {
                 return Err(Failed { error: e.into(), maybe_applied });
             }
             maybe_applied |= e.outcome() != Outcome::NotApplied;
+            // A look may go through all chunks, and never ends where it is cut at the same time again and again.
+            if matches!(e, MetaError::Deadline(_)) && req.kind() == OpKind::Look {
+                longest *= 2;
+            }
             // A leader that can only say "no quorum" or nothing may be cut off: ask another.
             if matches!(e, MetaError::NoQuorum(_) | MetaError::Deadline(_)) {
                 self.leave(&asked);
@@ -319,10 +343,13 @@ impl Masters {
     }
 
     async fn open_session(&self, until: Instant) -> Result<Session> {
-        let cx = self.context(&Credentials::root(), TRY);
+        // The trace tells a repeat from another opening: it is this one's alone.
+        let cx = self.fresh_context(&Credentials::root(), TRY);
         let (client, host) = (self.names.client.clone(), self.names.host.clone());
         let open = OpenSession { client, host, version: env!("CARGO_PKG_VERSION").into() };
-        let reply = self.ask(&cx, &open.into(), until).await.map_err(|f| f.error)?;
+        let request = open.into();
+        let asked = trace::step("a session is opened", self.ask(&cx, &request, until));
+        let reply = asked.await.map_err(|f| f.error)?;
         let opened =
             OpenSession::from_reply(reply).map_err(|_| Error::Invalid("a wrong reply came".into()))?;
         let lifetime = Duration::from_secs(opened.lifetime_secs);
@@ -418,61 +445,67 @@ impl Masters {
             .map_err(|r| MetaError::WrongReply { asked: O::NAME.into(), got: r.name().into() }.into())
     }
 
-    async fn mutate(
-        &self,
-        creds: &Credentials,
-        req: &MetaRequest,
+    fn mutate<'a>(
+        &'a self,
+        creds: &'a Credentials,
+        req: &'a MetaRequest,
         only: Option<SessionStamp>,
         until: Instant,
-    ) -> Result<(MetaReply, SessionStamp)> {
-        let _free = tokio::time::timeout_at(until, self.free.acquire())
-            .await
-            .map_err(|_| MetaError::Busy("all slots of the session are busy".into()))?
-            .map_err(|_| Error::Closed)?;
-        let taken = self.slots.lock().pop();
-        let (slot, seq) = taken.ok_or_else(|| Error::Invalid("no free slot".into()))?;
-        // The number counts up whatever happens, also when this future is dropped: a number is
-        // never used for two requests.
-        let _back = Back { masters: self, slot, seq: seq.next() };
-        self.under_session(creds, req, (Some(SlotStamp { slot, seq }), only), until).await
+    ) -> BoxFuture<'a, Result<(MetaReply, SessionStamp)>> {
+        let work = async move {
+            let _free = tokio::time::timeout_at(until, self.free.acquire())
+                .await
+                .map_err(|_| MetaError::Busy("all slots of the session are busy".into()))?
+                .map_err(|_| Error::Closed)?;
+            let taken = self.slots.lock().pop();
+            let (slot, seq) = taken.ok_or_else(|| Error::Invalid("no free slot".into()))?;
+            // The number counts up whatever happens, also when this future is dropped: a number is
+            // never used for two requests.
+            let _back = Back { masters: self, slot, seq: seq.next() };
+            self.under_session(creds, req, (Some(SlotStamp { slot, seq }), only), until).await
+        };
+        work.boxed()
     }
 
     /// Asks under the session, and again under the next when it ended before the request was carried
     /// out. A fence leaves a session its saved replies, so that the same stamp may be repeated; with
     /// an ended session they are gone, and what may have been carried out is told as unknown. With `only`
     /// it goes under no other session.
-    async fn under_session(
-        &self,
-        creds: &Credentials,
-        req: &MetaRequest,
+    fn under_session<'a>(
+        &'a self,
+        creds: &'a Credentials,
+        req: &'a MetaRequest,
         (slot, only): (Option<SlotStamp>, Option<SessionStamp>),
         until: Instant,
-    ) -> Result<(MetaReply, SessionStamp)> {
-        let mut maybe_applied = false;
-        for _ in 0..SESSIONS_MAX {
-            let stamp = self.stamp(until).await?;
-            if only.is_some_and(|only| only != stamp) {
-                return Err(MetaError::SessionEnded.into());
+    ) -> BoxFuture<'a, Result<(MetaReply, SessionStamp)>> {
+        let work = async move {
+            let mut maybe_applied = false;
+            for _ in 0..SESSIONS_MAX {
+                let stamp = self.stamp(until).await?;
+                if only.is_some_and(|only| only != stamp) {
+                    return Err(MetaError::SessionEnded.into());
+                }
+                let mut cx = self.context(creds, TRY);
+                cx.session = Some(stamp);
+                cx.slot = slot;
+                let failed = match self.ask(&cx, req, until).await {
+                    Ok(reply) => return Ok((reply, stamp)),
+                    Err(failed) => failed,
+                };
+                maybe_applied |= failed.maybe_applied;
+                let Error::Meta(last @ (MetaError::SessionEnded | MetaError::Fenced { .. })) = failed.error
+                else {
+                    return Err(failed.error);
+                };
+                self.session_ended(stamp, &last).await;
+                let lost = last == MetaError::SessionEnded && slot.is_some() && maybe_applied;
+                if lost && !is_repeatable(req) {
+                    return Err(Error::Unknown { request: req.name().into(), last });
+                }
             }
-            let mut cx = self.context(creds, TRY);
-            cx.session = Some(stamp);
-            cx.slot = slot;
-            let failed = match self.ask(&cx, req, until).await {
-                Ok(reply) => return Ok((reply, stamp)),
-                Err(failed) => failed,
-            };
-            maybe_applied |= failed.maybe_applied;
-            let Error::Meta(last @ (MetaError::SessionEnded | MetaError::Fenced { .. })) = failed.error
-            else {
-                return Err(failed.error);
-            };
-            self.session_ended(stamp, &last).await;
-            let lost = last == MetaError::SessionEnded && slot.is_some() && maybe_applied;
-            if lost && !is_repeatable(req) {
-                return Err(Error::Unknown { request: req.name().into(), last });
-            }
-        }
-        Err(MetaError::Busy("the session ended again and again".into()).into())
+            Err(MetaError::Busy("the session ended again and again".into()).into())
+        };
+        work.boxed()
     }
 
     /// Notes what is open with which rights, for a new leader.

@@ -18,6 +18,7 @@ use crate::{
     writer::{Context, Shared},
 };
 use bytes::{Bytes, BytesMut};
+use futures::{FutureExt as _, future::BoxFuture};
 use mooseng_core::{
     attr::Attr,
     context::Credentials,
@@ -295,7 +296,11 @@ impl Node {
 
     /// Writes at a position, or at the end (`None`). Returns when the client has the bytes; waits
     /// only while the client holds too much.
-    pub(crate) async fn write(&self, at: Option<u64>, data: Bytes) -> Result<usize> {
+    pub(crate) fn write(&self, at: Option<u64>, data: Bytes) -> BoxFuture<'_, Result<usize>> {
+        self.take_and_send(at, data).boxed()
+    }
+
+    async fn take_and_send(&self, at: Option<u64>, data: Bytes) -> Result<usize> {
         if at.is_none() && !self.is_dirty() {
             self.reload().await?;
         }

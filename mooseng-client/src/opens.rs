@@ -12,6 +12,7 @@ use mooseng_core::{
     error::Outcome,
     ids::InodeId,
     meta::{Create, Created, Open, Opened, Release},
+    trace,
 };
 use parking_lot::Mutex;
 use std::{
@@ -133,7 +134,7 @@ impl Opens {
         let (opens, inode) = (self.clone(), held.inode);
         drop(held);
         // Carried out also when the caller gives up.
-        let done = tokio::spawn(async move { opens.let_go(inode).await }).await;
+        let done = tokio::spawn(trace::carry(async move { opens.let_go(inode).await })).await;
         if let Err(e) = done {
             tracing::debug!(error = %e, "a release was cut short");
         }

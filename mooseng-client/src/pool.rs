@@ -1,7 +1,7 @@
 //! What all files of a client share: connections to chunkservers, how well they answer, write
 //! numbers, what is dirty and what was left unsynced.
 
-use crate::{budget::Budget, health::Health, node::Node};
+use crate::{ahead::PIECE, budget::Budget, health::Health, node::Node};
 use mooseng_core::{
     chunk::Acknowledged,
     error::NetError,
@@ -40,9 +40,6 @@ pub(crate) struct Pool {
 /// Unsynced chunks that are remembered past the last close; beyond it a close syncs.
 pub(crate) const UNSYNCED_MAX: usize = 4096;
 
-/// Pieces of 1 MiB that all handles of a client read ahead at most.
-const AHEAD_PIECES_MAX: usize = 128;
-
 /// A chunk whose acknowledged writes may be in memory only.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Unsynced {
@@ -52,7 +49,7 @@ pub(crate) struct Unsynced {
 }
 
 impl Pool {
-    pub(crate) fn new(transport: Arc<dyn Transport>, dirty_max: usize) -> Self {
+    pub(crate) fn new(transport: Arc<dyn Transport>, dirty_max: usize, read_ahead_max: u64) -> Self {
         Self {
             connections: Connections::new(transport),
             numbers: Mutex::default(),
@@ -61,7 +58,7 @@ impl Pool {
             ages: AtomicU64::new(1),
             health: Health::default(),
             budget: Budget::new(dirty_max),
-            ahead: Arc::new(Semaphore::new(AHEAD_PIECES_MAX)),
+            ahead: Arc::new(Semaphore::new((read_ahead_max / PIECE) as usize)),
         }
     }
 

@@ -19,6 +19,7 @@ use mooseng_core::{
     error::{Errno, MetaError},
     ids::{ChunkId, ChunkIndex, ChunkRef, Offset, TruncateCounter, WriteNumber},
     limits::CHUNK_BYTES,
+    trace::{self, Here},
 };
 use parking_lot::Mutex;
 use std::{
@@ -92,6 +93,8 @@ pub(crate) struct Inner {
     /// The last number a commit has told the masters of.
     pub committed: u64,
     want_sync: u64,
+    /// The place, in a trace, of who asked for that last.
+    asker: Here,
     parked: bool,
     pub relocate: bool,
     /// The write that is the file's inline data, until the masters have dropped that. Nothing else is
@@ -114,6 +117,7 @@ impl Default for Inner {
             last: BEFORE,
             committed: BEFORE,
             want_sync: 0,
+            asker: Here::NOWHERE,
             parked: false,
             relocate: false,
             base: None,
@@ -175,7 +179,7 @@ impl Writing {
             losses.losses.note(Error::Died);
             told.failed(Error::Died, false);
         };
-        let task = tokio::spawn(again_after_panics(work, died));
+        let task = tokio::spawn(trace::carry(again_after_panics(work, died)));
         Self { queue, task, end: Error::Closed }
     }
 
@@ -231,6 +235,12 @@ impl Queue {
     /// Whether something was written and acknowledged.
     pub(crate) fn is_written(&self) -> bool {
         self.status.borrow().acked > BEFORE
+    }
+
+    /// The place, in a trace, of who waits for a sync, else of the writer's task.
+    pub(crate) fn asker(&self) -> Here {
+        let asker = self.inner.lock().asker;
+        if asker.is_known() { asker } else { trace::here() }
     }
 
     pub(crate) fn chunk(&self) -> Option<ChunkRef> {
@@ -291,12 +301,14 @@ impl Queue {
             let mut q = self.inner.lock();
             if to_disk {
                 q.want_sync = q.want_sync.max(upto);
+                q.asker = trace::here();
             }
             q.parked = false;
         }
         self.work.notify_one();
         let done = |s: &Status| s.failures != before || s.reached(upto, to_disk);
-        let s = status.wait_for(done).await.map_err(|_| Error::Closed)?.clone();
+        let waited = trace::step("the chunk's writer", status.wait_for(done)).await;
+        let s = waited.map_err(|_| Error::Closed)?.clone();
         match s.failed {
             Some(e) if s.failures != before => Err(e),
             _ => Ok(()),

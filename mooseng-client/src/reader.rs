@@ -6,7 +6,7 @@ use crate::{
     writer::Context,
 };
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use mooseng_core::{
     capability::Capability,
     checksum::{block_crc, blocks_of},
@@ -36,7 +36,16 @@ type Tried<'a> = BoxFuture<'a, (&'a Replica, Duration, std::result::Result<Bytes
 ///
 /// Errors: no replica could serve it; [`ChunkError::Stale`] and the like mean that the layout is to
 /// be read again.
-pub(crate) async fn read_chunk(cx: &Context, place: &Place, at: u64, len: u64) -> Result<Option<Bytes>> {
+pub(crate) fn read_chunk<'a>(
+    cx: &'a Context,
+    place: &'a Place,
+    at: u64,
+    len: u64,
+) -> BoxFuture<'a, Result<Option<Bytes>>> {
+    read_any(cx, place, at, len).boxed()
+}
+
+async fn read_any(cx: &Context, place: &Place, at: u64, len: u64) -> Result<Option<Bytes>> {
     let chunk = place.place.chunk;
     let health = &cx.pool.health;
     let mut waiting = health.order(chunk, &place.place.chain, Instant::now()).into_iter();

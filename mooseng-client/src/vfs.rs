@@ -517,12 +517,26 @@ impl Vfs {
         self.ask(creds, RemoveXattr { inode, name }).await
     }
 
+    pub(crate) fn masters(&self) -> &Masters {
+        &self.0.masters
+    }
+
     /// Any other request of the protocol: totals, classes, status, administration.
     pub async fn request<O: MetaOp + Clone>(&self, creds: &Credentials, op: O) -> Result<O::Reply> {
+        self.request_within(creds, op, self.0.masters.deadline()).await
+    }
+
+    /// The same with a time limit of its own, in place of the client's deadline.
+    pub async fn request_within<O: MetaOp + Clone>(
+        &self,
+        creds: &Credentials,
+        op: O,
+        within: Duration,
+    ) -> Result<O::Reply> {
         if matches!(O::KIND, OpKind::Server) {
             return Err(MetaError::Invalid("only chunkservers ask this".into()).into());
         }
-        self.ask(creds, op).await
+        self.0.masters.call_within(creds, op, within).await
     }
 
     /// Flushes every open file and ends the session.

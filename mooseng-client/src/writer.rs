@@ -26,6 +26,7 @@ use mooseng_core::{
     ids::*,
     limits::FRAME_BYTES_MAX,
     meta::{Allocate, CommitWrite, Copies, GetLayout, ReportReplica},
+    trace,
 };
 use parking_lot::Mutex;
 use std::{
@@ -194,7 +195,7 @@ impl Writer {
                     let left = self.cx.masters.deadline();
                     self.relocate(left).await.map_err(Fault::Masters)
                 }
-                Todo::Sync => self.sync().await,
+                Todo::Sync => trace::within(self.queue.asker(), self.sync()).await,
                 Todo::DropInline => self.drop_inline().await,
                 Todo::Send => self.send().await,
             };
@@ -411,7 +412,7 @@ impl Writer {
             capability: place.capability.clone(),
         };
         let (said, progress) = watch::channel(Progress::default());
-        let task = tokio::spawn(async move {
+        let work = trace::carry(async move {
             // The deadline of a stream bounds the silence between its pieces; an idle writer is
             // silent, so it is long, and progress is watched by the one who waits for it.
             let cx = CallContext::internal(Duration::from_secs(3600));
@@ -436,6 +437,7 @@ impl Writer {
             };
             said.send_modify(|p| p.failed = Some(failed));
         });
+        let task = tokio::spawn(work);
         self.queue.rewind();
         let moved = Instant::now();
         self.stream = Some(Stream { place, frames, progress, task, sent: 0, moved, look: None });

@@ -1,7 +1,7 @@
 //! What travels with every call. Pure.
 
 use crate::{
-    ids::{FsId, SessionStamp, SlotStamp, TraceId},
+    ids::{FsId, SessionStamp, SlotStamp, SpanId, TraceId},
     net::PeerIdentity,
 };
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,8 @@ pub struct CallContext {
     pub slot: Option<SlotStamp>,
     /// Groups what belongs to one call.
     pub trace: TraceId,
+    /// The caller's span, when the trace is kept.
+    pub span: SpanId,
     /// Who is at the other end of the connection. Never on the wire: the dispatcher fills it in
     /// from the connection, an in-process caller by itself.
     #[serde(skip)]
@@ -68,6 +70,7 @@ impl CallContext {
             session: None,
             slot: None,
             trace: TraceId(0),
+            span: SpanId(0),
             peer: None,
         }
     }

@@ -25,12 +25,19 @@ pub enum Severity {
     Critical,
 }
 
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Severity {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Warning => "warning",
             Self::Critical => "critical",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -65,6 +72,9 @@ macro_rules! codes {
 }
 
 codes! {
+    /// No master leads, as far as one can tell that was asked. Who looks at the cluster through its leader never sees it.
+    MasterNoQuorum = "MASTER_NO_QUORUM", Critical,
+        "start masters until more than half of them run and reach each other on their Raft ports: `mooseng doctor master` on each machine tells what is wrong there";
     /// Chunks without any good copy at a server that is heard.
     ChunkMissing = "CHUNK_MISSING", Critical,
         "start the chunkservers that are silent, or mount again the disks that were taken away; `mooseng fsck` names the files";
@@ -123,7 +133,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(code: HealthCode, cause: String) -> Self {
+    /// Seen, with the code's severity and cure.
+    pub fn new(code: HealthCode, cause: String) -> Self {
         Self { code, severity: code.severity(), cause, cure: code.cure() }
     }
 }
@@ -131,6 +142,27 @@ impl Problem {
 /// Whether less than [`FREE_PERCENT`] of it is free.
 fn nearly_full(total: u64, free: u64) -> bool {
     total > 0 && u128::from(free) * 100 < u128::from(total) * u128::from(FREE_PERCENT)
+}
+
+/// One word for all problems: healthy, degraded or critical.
+pub fn word(problems: &[Problem]) -> &'static str {
+    match problems.iter().map(|p| p.severity).max() {
+        None => "healthy",
+        Some(Severity::Warning) => "degraded",
+        Some(Severity::Critical) => "critical",
+    }
+}
+
+/// What a master tells that knows no leader; `voters` masters vote.
+pub fn no_quorum(voters: usize) -> Problem {
+    let cause = match voters {
+        0 => "this master belongs to no cluster yet: it waits for the others, or to be added".to_owned(),
+        n => format!(
+            "this master knows no leader that a majority follows: {} of {n} masters have to answer each other",
+            n / 2 + 1
+        ),
+    };
+    Problem::new(HealthCode::MasterNoQuorum, cause)
 }
 
 /// What is wrong with a cluster, the worst first; empty when it is healthy.

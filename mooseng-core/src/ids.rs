@@ -109,6 +109,10 @@ number! {
     /// Groups the log lines and spans of one call.
     TraceId(u64), "trace"
 }
+number! {
+    /// One span of a trace.
+    SpanId(u64), "span"
+}
 
 impl InodeId {
     /// The root directory.

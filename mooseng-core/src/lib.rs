@@ -47,4 +47,5 @@ pub mod net;
 pub mod planted;
 pub mod rpc;
 pub mod seam;
+pub mod trace;
 pub mod wire;

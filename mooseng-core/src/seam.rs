@@ -2,7 +2,7 @@
 //! simulated ones in the tests; nothing else reads a clock, draws a number, opens a file or starts
 //! a thread.
 
-use crate::attr::Timestamp;
+use crate::{attr::Timestamp, trace};
 use std::{fmt, io, sync::Arc, time::Duration};
 
 /// Time as one node sees it.
@@ -102,9 +102,14 @@ pub async fn on_lane<T: Send + 'static>(
     lane: &Arc<dyn Lane>,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let (tx, rx) = futures::channel::oneshot::channel();
-    lane.run(Box::new(move || {
-        let _ = tx.send(job());
-    }));
-    rx.await.ok()
+    // The wait in the lane's queue, and the work.
+    trace::step("disk", async {
+        let (tx, rx) = futures::channel::oneshot::channel();
+        let here = trace::here();
+        lane.run(Box::new(move || {
+            let _ = tx.send(trace::timed(here, "disk at work", job));
+        }));
+        rx.await.ok()
+    })
+    .await
 }

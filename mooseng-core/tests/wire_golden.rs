@@ -41,9 +41,10 @@ fn contexts() {
         session: Some(SessionStamp { id: SessionId(7), epoch: SessionEpoch(2) }),
         slot: Some(SlotStamp { slot: SlotId(3), seq: SlotSeq(300) }),
         trace: TraceId(9),
+        span: SpanId(5),
         peer: None,
     };
-    pin(cx, "0180cab5ee0100e807640204180107020103ac0209");
+    pin(cx, "0180cab5ee0100e807640204180107020103ac020905");
 }
 
 #[test]
@@ -165,8 +166,9 @@ fn care() {
         ended: Some(Timestamp::new(1, 0)),
         answered: None,
     };
-    let tell = TellScrub { server: ServerId(1), incarnation: Incarnation(2), disks: vec![disk] };
-    pin(MetaRequest::from(tell), "2f0102010501020304050607010180a8d6b90700");
+    let tell =
+        TellScrub { server: ServerId(1), incarnation: Incarnation(2), disks: vec![disk], served: served() };
+    pin(MetaRequest::from(tell), "2f0102010501020304050607010180a8d6b9070001020304050607");
     let told = ToldServer { scrub_asked: Some(Timestamp::new(1, 0)), drain_left: Some(9) };
     pin(MetaReply::TellScrub(told), "2f0180a8d6b9070109");
     pin(MetaRequest::from(GetScrub {}), "30");
@@ -185,6 +187,58 @@ fn care() {
     let check =
         ChunkCheck { records: 1, copies: 2, changing: 0, findings: vec![finding], next: Some(ChunkId(9)) };
     pin(MetaReply::CheckChunks(check), "3201020001080202010105010000010302010109");
+}
+
+fn served() -> Served {
+    Served { read_bytes: 1, written_bytes: 2, reads: 3, writes: 4, syncs: 5, copies: 6, damages: 7 }
+}
+
+#[test]
+fn what_operators_watch() {
+    let mark = EventMark { term: Term(3), number: 300 };
+    pin(MetaRequest::from(ListEvents { after: Some(mark), count: 64 }), "350103ac0240");
+    let event = ClusterEvent {
+        mark,
+        at: Timestamp::new(1, 0),
+        code: EventCode::SessionFenced,
+        problem: Some("P".into()),
+        text: "t".into(),
+    };
+    let page = EventPage { events: vec![event], next: mark, lost: 2 };
+    pin(MetaReply::ListEvents(page), "350103ac0280a8d6b90709010150017403ac0202");
+    pin(MetaRequest::from(GetChunkMatrix {}), "36");
+    let cell = MatrixCell { wanted: 2, copies: 1, chunks: 300 };
+    pin(MetaReply::GetChunkMatrix(ChunkMatrix { cells: vec![cell] }), "36010201ac02");
+    pin(MetaRequest::from(ListCell { wanted: 2, copies: 1, from: ChunkId(5), count: 64 }), "3702010540");
+    let chunk = CellChunk {
+        chunk: ChunkRef { id: ChunkId(8), version: ChunkVersion(2) },
+        inode: InodeId(5),
+        index: ChunkIndex(1),
+        path: Some(Bytes::from_static(b"/a")),
+        servers: vec![ServerId(3)],
+    };
+    pin(
+        MetaReply::ListCell(CellPage { chunks: vec![chunk], next: Some(ChunkId(9)) }),
+        "37010802050101022f6101030109",
+    );
+    pin(MetaRequest::from(GetOpCounts {}), "38");
+    let op =
+        OpCount { op: "GetAttr".into(), calls: 1, failed: 0, micros: 9, latencies: Latencies(vec![(6, 1)]) };
+    pin(
+        MetaReply::GetOpCounts(OpCounts { term: Term(3), micros: 7, ops: vec![op] }),
+        "380307010747657441747472010009010601",
+    );
+    pin(MetaRequest::from(GetLoad {}), "39");
+    let load = ServerLoad {
+        server: ServerId(1),
+        incarnation: Incarnation(2),
+        told: Timestamp::new(1, 0),
+        served: served(),
+    };
+    pin(MetaReply::GetLoad(vec![load]), "3901010280a8d6b90701020304050607");
+    pin(MetaRequest::from(GetMaster {}), "3a");
+    let view = MasterView { id: MasterId(2), term: Term(3), leader: Some(MasterId(1)), voters: 3 };
+    pin(MetaReply::GetMaster(view), "3a0203010103");
 }
 
 #[test]
@@ -260,6 +314,7 @@ fn joins() {
 fn numbers_of_operations_stay() {
     assert_eq!(OP_NAMES[0], "Lookup");
     assert_eq!(OP_NAMES[11], "SetAttrs");
+    assert_eq!(OP_NAMES[MetaRequest::from(GetLoad {}).number()], "GetLoad");
     assert_eq!(
         encode(&MetaRequest::from(CloseSession {})),
         Bytes::from(vec![OP_NAMES.iter().position(|n| *n == "CloseSession").unwrap() as u8])

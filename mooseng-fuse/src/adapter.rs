@@ -2,6 +2,7 @@
 
 use crate::{
     convert::{self, inode, name},
+    observe::RequestKind as Kind,
     shared::Shared,
 };
 use bytes::Bytes;
@@ -117,13 +118,13 @@ impl Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
         let ((vfs, creds), child) = (self.who(req), name(child));
         let work = async move { vfs.lookup(&creds, inode(parent), &child?).await };
-        self.shared.server.serve(reply, work, entry);
+        self.shared.server.serve(Kind::Lookup, reply, work, entry);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let (vfs, creds) = self.who(req);
         let work = async move { vfs.getattr(&creds, inode(ino)).await };
-        self.shared.server.serve(reply, work, |r, a| r.attr(&LIFETIME, &convert::attr(&a)));
+        self.shared.server.serve(Kind::GetAttr, reply, work, |r, a| r.attr(&LIFETIME, &convert::attr(&a)));
     }
 
     fn setattr(
@@ -157,13 +158,13 @@ impl Filesystem for Adapter {
             }
             vfs.setattr(&creds, inode(ino), set, fh.map(Self::handle)).await
         };
-        self.shared.server.serve(reply, work, |r, a| r.attr(&LIFETIME, &convert::attr(&a)));
+        self.shared.server.serve(Kind::SetAttr, reply, work, |r, a| r.attr(&LIFETIME, &convert::attr(&a)));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let (vfs, creds) = self.who(req);
         let work = async move { vfs.readlink(&creds, inode(ino)).await };
-        self.shared.server.serve(reply, work, |r, target| r.data(&target));
+        self.shared.server.serve(Kind::ReadLink, reply, work, |r, target| r.data(&target));
     }
 
     // The kernel has taken the umask away from every mode already (DONT_MASK is not asked for).
@@ -183,7 +184,7 @@ impl Filesystem for Adapter {
             let kind = convert::kind_of_mode(mode)?;
             vfs.mknod(&creds, inode(parent), &child?, kind, mode & 0o7777, rdev).await
         };
-        self.shared.server.serve(reply, work, entry);
+        self.shared.server.serve(Kind::MkNod, reply, work, entry);
     }
 
     fn mkdir(
@@ -197,26 +198,26 @@ impl Filesystem for Adapter {
     ) {
         let ((vfs, creds), child) = (self.who(req), name(child));
         let work = async move { vfs.mkdir(&creds, inode(parent), &child?, mode & 0o7777).await };
-        self.shared.server.serve(reply, work, entry);
+        self.shared.server.serve(Kind::MkDir, reply, work, entry);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
         let ((vfs, creds), child) = (self.who(req), name(child));
         let work = async move { vfs.unlink(&creds, inode(parent), &child?).await };
-        self.shared.server.serve(reply, work, done);
+        self.shared.server.serve(Kind::Unlink, reply, work, done);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
         let ((vfs, creds), child) = (self.who(req), name(child));
         let work = async move { vfs.rmdir(&creds, inode(parent), &child?).await };
-        self.shared.server.serve(reply, work, done);
+        self.shared.server.serve(Kind::RmDir, reply, work, done);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, child: &OsStr, target: &Path, reply: ReplyEntry) {
         let ((vfs, creds), child) = (self.who(req), name(child));
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
         let work = async move { vfs.symlink(&creds, inode(parent), &child?, target).await };
-        self.shared.server.serve(reply, work, entry);
+        self.shared.server.serve(Kind::SymLink, reply, work, entry);
     }
 
     fn rename(
@@ -234,13 +235,13 @@ impl Filesystem for Adapter {
             let mode = convert::rename_mode(flags)?;
             vfs.rename(&creds, (inode(parent), &from?), (inode(new_parent), &to?), mode).await
         };
-        self.shared.server.serve(reply, work, done);
+        self.shared.server.serve(Kind::Rename, reply, work, done);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
         let ((vfs, creds), child) = (self.who(req), name(child));
         let work = async move { vfs.link(&creds, inode(ino), inode(parent), &child?).await };
-        self.shared.server.serve(reply, work, entry);
+        self.shared.server.serve(Kind::Link, reply, work, entry);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -259,7 +260,7 @@ impl Filesystem for Adapter {
             shared.opened(fh, &attr);
             Ok(fh)
         };
-        self.shared.server.serve(reply, work, move |r, fh| r.opened(FileHandle(fh.0), told));
+        self.shared.server.serve(Kind::Open, reply, work, move |r, fh| r.opened(FileHandle(fh.0), told));
     }
 
     fn create(
@@ -280,7 +281,7 @@ impl Filesystem for Adapter {
             shared.opened(made.1, &made.0);
             Ok(made)
         };
-        self.shared.server.serve(reply, work, move |r, (a, fh)| {
+        self.shared.server.serve(Kind::Create, reply, work, move |r, (a, fh)| {
             r.created(&LIFETIME, &convert::attr(&a), generation(&a), FileHandle(fh.0), told);
         });
     }
@@ -298,7 +299,11 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, fh) = (self.shared.vfs.clone(), Self::handle(fh));
         let work = async move { vfs.read_current(fh, at, size.into()).await };
-        self.shared.server.serve(reply, work, |r, data| r.data(&data));
+        let observer = self.shared.server.observer().clone();
+        self.shared.server.serve(Kind::Read, reply, work, move |r, data| {
+            observer.read(data.len());
+            r.data(&data);
+        });
     }
 
     /// The kernel sends the writes of one inode one after the other (it holds the inode's lock, and
@@ -323,7 +328,7 @@ impl Filesystem for Adapter {
         let synced = flags.contains(OFlag::O_DSYNC);
         let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let data = Bytes::copy_from_slice(data);
-        let bytes = data.len();
+        let (bytes, observer) = (data.len(), self.shared.server.observer().clone());
         let work = async move {
             if unprivileged {
                 shared.drop_privileges(fh).await?;
@@ -341,17 +346,20 @@ impl Filesystem for Adapter {
             }
             u32::try_from(written).map_err(|_| Error::from(Errno::EINVAL))
         };
-        self.shared.server.serve_bytes(reply, bytes, work, |r, n| r.written(n));
+        self.shared.server.serve_bytes(Kind::Write, reply, bytes, work, move |r, n| {
+            observer.written(n as usize);
+            r.written(n);
+        });
     }
 
     fn flush(&self, _: &Request, _ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         let (vfs, fh) = (self.shared.vfs.clone(), Self::handle(fh));
-        self.shared.server.serve(reply, async move { vfs.flush(fh).await }, done);
+        self.shared.server.serve(Kind::Flush, reply, async move { vfs.flush(fh).await }, done);
     }
 
     fn fsync(&self, _: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let (vfs, fh) = (self.shared.vfs.clone(), Self::handle(fh));
-        self.shared.server.serve(reply, async move { vfs.fsync(fh).await.map(drop) }, done);
+        self.shared.server.serve(Kind::Fsync, reply, async move { vfs.fsync(fh).await.map(drop) }, done);
     }
 
     fn release(
@@ -366,7 +374,7 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, fh) = (self.shared.vfs.clone(), Self::handle(fh));
         self.shared.closed(fh);
-        self.shared.server.serve(reply, async move { vfs.release(fh).await }, done);
+        self.shared.server.serve(Kind::Release, reply, async move { vfs.release(fh).await }, done);
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -375,13 +383,15 @@ impl Filesystem for Adapter {
             vfs.access(&creds, inode(ino), Access::READ).await?;
             Ok(shared.open_dir(inode(ino)))
         };
-        self.shared.server.serve(reply, work, |r, fh| r.opened(FileHandle(fh), FopenFlags::empty()));
+        self.shared
+            .server
+            .serve(Kind::OpenDir, reply, work, |r, fh| r.opened(FileHandle(fh), FopenFlags::empty()));
     }
 
     fn readdir(&self, _: &Request, _ino: INodeNo, fh: FileHandle, from: u64, reply: ReplyDirectory) {
         let (vfs, dir) = (self.shared.vfs.clone(), self.shared.dir(fh.0));
         let work = async move { dir.ok_or(Errno::EBADF)?.list(&vfs, from).await };
-        self.shared.server.serve(reply, work, |r, listing| listing.tell(r));
+        self.shared.server.serve(Kind::ReadDir, reply, work, |r, listing| listing.tell(r));
     }
 
     fn releasedir(&self, _: &Request, _ino: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
@@ -397,7 +407,7 @@ impl Filesystem for Adapter {
     fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let (vfs, creds) = self.who(req);
         let work = async move { vfs.statfs(&creds).await };
-        self.shared.server.serve(reply, work, |r, s| {
+        self.shared.server.serve(Kind::StatFs, reply, work, |r, s| {
             let s = convert::space(&s);
             let block = convert::FS_BLOCK_BYTES;
             r.statfs(s.blocks, s.free, s.free, s.files, s.free_files, block, NAME_BYTES_MAX as u32, block);
@@ -418,7 +428,7 @@ impl Filesystem for Adapter {
         let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value));
         let work =
             async move { vfs.setxattr(&creds, inode(ino), key, value, convert::xattr_mode(flags)?).await };
-        self.shared.server.serve(reply, work, done);
+        self.shared.server.serve(Kind::SetXattr, reply, work, done);
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, key: &OsStr, size: u32, reply: ReplyXattr) {
@@ -430,13 +440,13 @@ impl Filesystem for Adapter {
             }
             vfs.getxattr(&creds, inode(ino), key).await
         };
-        self.shared.server.serve(reply, work, move |r, value| xattr(r, size, &value));
+        self.shared.server.serve(Kind::GetXattr, reply, work, move |r, value| xattr(r, size, &value));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (vfs, creds) = self.who(req);
         let work = async move { vfs.listxattr(&creds, inode(ino)).await };
-        self.shared.server.serve(reply, work, move |r, names| {
+        self.shared.server.serve(Kind::ListXattr, reply, work, move |r, names| {
             let mut list = Vec::new();
             for name in names {
                 list.extend_from_slice(&name);
@@ -450,14 +460,14 @@ impl Filesystem for Adapter {
         let (vfs, creds) = self.who(req);
         let key = Bytes::copy_from_slice(key.as_bytes());
         let work = async move { vfs.removexattr(&creds, inode(ino), key).await };
-        self.shared.server.serve(reply, work, done);
+        self.shared.server.serve(Kind::RemoveXattr, reply, work, done);
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let (vfs, creds) = self.who(req);
         let access = Access((mask.bits() & 7) as u8);
         let work = async move { vfs.access(&creds, inode(ino), access).await };
-        self.shared.server.serve(reply, work, done);
+        self.shared.server.serve(Kind::Access, reply, work, done);
     }
 
     // The kernel remembers ENOSYS and does without: holes are told as data, a preallocation as not

@@ -50,6 +50,7 @@ fn by_syscall(point: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
     }
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     flags.set(MsFlags::MS_RDONLY, options.read_only);
+    flags.set(MsFlags::MS_NOEXEC, options.no_exec);
     mount(Some(options.fs_name.as_str()), point, Some("fuse"), flags, Some(data.as_str()))?;
     Ok(device.into())
 }
@@ -81,10 +82,11 @@ fn helper_options(options: &MountOptions) -> String {
     // What separates options is escaped in their values.
     let value = |s: &str| s.replace('\\', "\\\\").replace(',', "\\,");
     format!(
-        "fsname={},subtype={},{}{}",
+        "fsname={},subtype={},{}{}{}",
         value(&options.fs_name),
         value(&options.subtype),
         if options.read_only { "ro" } else { "rw" },
+        if options.no_exec { ",noexec" } else { "" },
         if options.allow_other { ",allow_other" } else { "" }
     )
 }
@@ -110,5 +112,7 @@ mod tests {
     fn a_name_is_no_way_to_other_options() {
         let options = MountOptions { fs_name: "a,suid\\".into(), ..MountOptions::default() };
         assert_eq!(helper_options(&options), "fsname=a\\,suid\\\\,subtype=mooseng,rw");
+        let options = MountOptions { read_only: true, no_exec: true, ..MountOptions::default() };
+        assert_eq!(helper_options(&options), "fsname=mooseng,subtype=mooseng,ro,noexec");
     }
 }

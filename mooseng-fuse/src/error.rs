@@ -65,6 +65,20 @@ pub enum MountError {
         /// Where.
         point: PathBuf,
     },
+    /// Nothing is mounted there.
+    #[error("nothing is mounted at {}: `findmnt -t fuse.mooseng` lists the mounts of this machine", .point.display())]
+    NotMounted {
+        /// Where.
+        point: PathBuf,
+    },
+    /// What is mounted there is no MooseNG.
+    #[error("what is mounted at {} is {kind}, no MooseNG: it is left alone (umount takes it away)", .point.display())]
+    Other {
+        /// Where.
+        point: PathBuf,
+        /// Type of the filesystem.
+        kind: String,
+    },
     /// Unmounting failed otherwise.
     #[error("unmounting {} failed: {cause}", .point.display())]
     Unmount {

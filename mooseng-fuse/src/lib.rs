@@ -36,6 +36,7 @@ mod device;
 mod dir;
 mod error;
 mod mount;
+mod observe;
 mod options;
 mod point;
 mod serve;
@@ -43,4 +44,6 @@ mod shared;
 
 pub use error::MountError;
 pub use mount::Mount;
+pub use observe::{Observer, RequestKind};
 pub use options::MountOptions;
+pub use point::{Found, clear_dead, look_at, unmount_any};

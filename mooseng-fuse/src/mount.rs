@@ -35,6 +35,22 @@ pub struct Mount {
     ended: watch::Receiver<Option<Ended>>,
 }
 
+/// A session that nobody serves yet, or not any more. Dropped, it lets go of the device, and then of the directory.
+struct Opened {
+    session: Session<Adapter>,
+    place: Place,
+}
+
+/// A directory that has a mount on it.
+struct Place(PathBuf);
+
+impl Drop for Place {
+    /// The kernel's answer to its own unmount is success; after anything else the point is dead.
+    fn drop(&mut self) {
+        point::clear_dead(&self.0);
+    }
+}
+
 fn session(adapter: Adapter, point: &Path, options: &MountOptions) -> io::Result<Session<Adapter>> {
     let mut config = Config::default();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
@@ -62,25 +78,26 @@ impl Mount {
         let asked = mount_point.as_ref().to_path_buf();
         let failed = |cause| MountError::Refused { point: asked.clone(), cause };
         let deadline = options.request_deadline;
-        let shared = Arc::new(Shared::new(vfs, Server::new(Handle::current(), deadline)));
+        let shared =
+            Arc::new(Shared::new(vfs, Server::new(Handle::current(), deadline, options.observer.clone())));
         let adapter = Adapter::new(shared.clone(), options.direct_io);
         let (at, read_ahead) = (asked.clone(), options.read_ahead_kib);
         let mounted = blocking(move || {
             let point = point::prepare(&at)?;
             let session = session(adapter, &point, &options).map_err(|e| point::refused(&point, e))?;
-            Ok((session, point))
+            Ok(Opened { session, place: Place(point) })
         });
-        let (session, point) = mounted.await.map_err(failed)??;
+        let opened = mounted.await.map_err(failed)??;
+        let point = opened.place.0.clone();
         let (tell, ended) = watch::channel(None);
         let (over, heard) = oneshot::channel();
-        let (thread, at) = (thread::Builder::new().name("mooseng-mount".into()), point.clone());
         let serve = move || {
+            let Opened { session, place } = opened;
             let how = session.run();
-            // The kernel's answer to its own unmount is success; after anything else the point is dead.
-            point::clear_dead(&at);
+            drop(place);
             drop(over.send(how));
         };
-        thread.spawn(serve).map_err(failed)?;
+        thread::Builder::new().name("mooseng-mount".into()).spawn(serve).map_err(failed)?;
         tokio::spawn(finish(shared.clone(), heard, tell));
         let mount = Self { point, shared, deadline, ended };
         mount.first_answer(read_ahead).await?;
@@ -104,6 +121,11 @@ impl Mount {
     /// Where it is mounted.
     pub fn point(&self) -> &Path {
         &self.point
+    }
+
+    /// Requests of the kernel that are not answered yet.
+    pub fn under_way(&self) -> usize {
+        self.shared.server.under_way()
     }
 
     /// Unmounts and waits until every request is answered and every file closed. When something is

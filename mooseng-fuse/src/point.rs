@@ -9,8 +9,9 @@ use nix::{
     unistd::geteuid,
 };
 use std::{
+    ffi::OsStr,
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -23,10 +24,46 @@ pub(crate) fn prepare(point: &Path) -> Result<PathBuf, MountError> {
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoDevice);
     }
-    if is_dead(point) {
-        clear_stale(point)?;
+    match look_at(point)? {
+        Found::Free(point) => return Ok(point),
+        Found::Mounted => {
+            let cause = "a MooseNG is mounted there already; unmount it first, or choose another directory";
+            return Err(MountError::Point { point: point.into(), cause: cause.into() });
+        }
+        Found::Dead => clear_stale(point)?,
     }
     fit(point)
+}
+
+/// What is at a place where somebody wants to mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// An empty directory, by its full path.
+    Free(PathBuf),
+    /// A MooseNG that is served.
+    Mounted,
+    /// A mount whose process is gone; a start at this place clears it.
+    Dead,
+}
+
+/// Looks at a place as [`Mount::start`](crate::Mount::start) does before it mounts there, and changes nothing. A mount
+/// that is served is asked for its root, and may take its time.
+///
+/// Errors: it cannot be mounted on; why, and what to do.
+pub fn look_at(point: &Path) -> Result<Found, MountError> {
+    if is_dead(point) {
+        return Ok(Found::Dead);
+    }
+    let is_ours = || {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        // The mount itself is no link, its place may be given as one.
+        let place = point.canonicalize().or_else(|_| full(point)).ok()?;
+        Some(type_at(&mounts, &place)? == OURS)
+    };
+    if is_ours() == Some(true) {
+        return Ok(Found::Mounted);
+    }
+    fit(point).map(Found::Free)
 }
 
 /// Whether a mount is there that nobody serves any more.
@@ -34,8 +71,8 @@ fn is_dead(point: &Path) -> bool {
     fs::metadata(point).is_err_and(|e| e.raw_os_error() == Some(Errno::ENOTCONN as i32))
 }
 
-/// After a session: its mount is taken away if it is still there. Another's, that came since, is not.
-pub(crate) fn clear_dead(point: &Path) {
+/// After a mount's end: it is taken away if it is still there. Another's, that came since, is not.
+pub fn clear_dead(point: &Path) {
     if is_dead(point)
         && let Err(e) = clear_stale(point)
     {
@@ -74,6 +111,64 @@ pub(crate) fn refused(point: &Path, cause: io::Error) -> MountError {
         _ if cause.to_string().contains("user_allow_other") => MountError::AllowOther,
         _ => MountError::Refused { point: point.into(), cause },
     }
+}
+
+/// Takes away a mount of whatever process, also one that is dead. `lazy`: also while something is open there; it ends
+/// when that is closed. Blocks until the kernel has let go; the mount's process ends then by itself.
+///
+/// Errors: nothing is mounted there, or nothing of ours ([`MountOptions::subtype`](crate::MountOptions::subtype) is
+/// `mooseng`); it is in use; the kernel or fusermount3 refused.
+pub fn unmount_any(point: &Path, lazy: bool) -> Result<(), MountError> {
+    let failed = |cause| MountError::Unmount { point: point.into(), cause };
+    let point = full(point).map_err(failed)?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
+    match type_at(&mounts, &point) {
+        None => Err(MountError::NotMounted { point }),
+        Some(kind) if kind != OURS => Err(MountError::Other { point, kind: kind.into() }),
+        Some(_) if lazy => detach(&point).map_err(|cause| MountError::Unmount { point, cause }),
+        Some(_) => unmount(&point),
+    }
+}
+
+/// As the kernel shows our mounts.
+const OURS: &str = "fuse.mooseng";
+
+/// A path without links, not asking what is mounted there: it may be dead.
+fn full(point: &Path) -> io::Result<PathBuf> {
+    let point = std::path::absolute(point)?;
+    match (point.parent(), point.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => Ok(point),
+    }
+}
+
+/// Type of what was mounted last at a path, out of `/proc/self/mountinfo`.
+fn type_at<'a>(mounts: &'a str, point: &Path) -> Option<&'a str> {
+    let of = |line: &'a str| {
+        let (mount, fs) = line.split_once(" - ")?;
+        let at = unescaped(mount.split(' ').nth(4)?);
+        (Path::new(OsStr::from_bytes(&at)) == point).then(|| fs.split(' ').next()).flatten()
+    };
+    mounts.lines().filter_map(of).next_back()
+}
+
+/// The kernel writes spaces, tabs, newlines and backslashes as three octal digits.
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()).filter(|_| *first == b'\\') {
+            Some(byte) => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
 }
 
 /// Unmounts when nothing is open there, and fails with EBUSY otherwise.
@@ -134,12 +229,27 @@ mod tests {
         let said = |p: &Path| fit(p).unwrap_err().to_string();
         assert!(said(&dir).contains("no such directory"), "{}", said(&dir));
         fs::create_dir(&dir).unwrap();
-        assert_eq!(fit(&dir).unwrap(), dir.canonicalize().unwrap());
+        assert_eq!(look_at(&dir).unwrap(), Found::Free(dir.canonicalize().unwrap()));
         let file = dir.join("file");
         fs::write(&file, "x").unwrap();
         assert!(said(&dir).contains("not empty"), "{}", said(&dir));
         assert!(said(&file).contains("not a directory"), "{}", said(&file));
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn mounts_are_found_by_their_path_and_only_ours_are_taken_away() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                      30 22 0:50 / /mnt/a\\040b rw,nosuid shared:7 - fuse.mooseng mooseng rw,user_id=0\n\
+                      31 22 0:51 / /mnt/c rw - fuse.mooseng mooseng rw\n\
+                      32 31 0:52 / /mnt/c rw - tmpfs tmpfs rw\n";
+        let at = |p: &str| type_at(mounts, Path::new(p));
+        assert_eq!((at("/mnt/a b"), at("/mnt"), at("/")), (Some(OURS), None, Some("ext4")));
+        assert_eq!(at("/mnt/c"), Some("tmpfs"), "what was mounted last is on top");
+        assert!(matches!(unmount_any(Path::new("/proc"), false), Err(MountError::Other { .. })));
+        let dir = std::env::temp_dir();
+        assert!(matches!(unmount_any(&dir.join("no-mount"), false), Err(MountError::NotMounted { .. })));
+        assert!(matches!(unmount_any(&dir.join("no/such/dir"), true), Err(MountError::Unmount { .. })));
     }
 
     #[test]

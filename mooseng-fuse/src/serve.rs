@@ -1,15 +1,22 @@
 //! From a callback of the FUSE thread to an answer: how much may be under way, where it runs, and
 //! that it is always answered.
 
-use crate::convert::errno;
+use crate::{
+    convert::errno,
+    observe::{Observer, RequestKind},
+};
 use fuser::Errno;
 use mooseng_client::Result;
+use mooseng_core::{
+    error,
+    trace::{self, Here},
+};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     runtime::Handle,
@@ -56,16 +63,39 @@ pub(crate) struct Server {
     requests: Arc<Semaphore>,
     units: Arc<Semaphore>,
     deadline: Duration,
+    observer: Arc<dyn Observer>,
+}
+
+/// Tells of a request when it is over. One that panics, or is dropped with the runtime, is answered with EIO by its
+/// reply, and told of as such.
+struct Told {
+    observer: Arc<dyn Observer>,
+    kind: RequestKind,
+    begin: Instant,
+    failed: Option<error::Errno>,
+    /// Free again when that is done.
+    _room: Room,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.observer.answered(self.kind, self.begin.elapsed(), self.failed);
+    }
 }
 
 /// A request's room, free again when it is dropped.
 type Room = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
 impl Server {
-    pub(crate) fn new(runtime: Handle, deadline: Duration) -> Self {
+    pub(crate) fn new(runtime: Handle, deadline: Duration, observer: Arc<dyn Observer>) -> Self {
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX as usize));
         let units = Arc::new(Semaphore::new(UNITS_MAX as usize));
-        Self { runtime, requests, units, deadline }
+        Self { runtime, requests, units, deadline, observer }
+    }
+
+    /// Who hears what is done.
+    pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
+        &self.observer
     }
 
     /// Requests under way.
@@ -95,39 +125,50 @@ impl Server {
     /// Answers a request by what `work` comes to.
     pub(crate) fn serve<R: Answer, T: Send + 'static>(
         &self,
+        kind: RequestKind,
         reply: R,
         work: impl Future<Output = Result<T>> + Send + 'static,
         done: impl FnOnce(R, T) + Send + 'static,
     ) {
-        self.serve_bytes(reply, 0, work, done);
+        self.serve_bytes(kind, reply, 0, work, done);
     }
 
     /// The same for a request that carries so many bytes.
     pub(crate) fn serve_bytes<R: Answer, T: Send + 'static>(
         &self,
+        kind: RequestKind,
         reply: R,
         bytes: usize,
         work: impl Future<Output = Result<T>> + Send + 'static,
         done: impl FnOnce(R, T) + Send + 'static,
     ) {
-        let room = self.room(bytes);
+        let begin = Instant::now();
+        let (observer, failed) = (self.observer.clone(), Some(error::Errno::EIO));
+        // Each request has a trace of its own; a slow one is told.
+        let work = trace::asked(Here::NOWHERE, move || format!("{} of the kernel", kind.name()), work);
+        let mut told = Told { observer, kind, begin, failed, _room: self.room(bytes) };
         let deadline = self.deadline;
         self.drive(Box::pin(async move {
-            match tokio::time::timeout(deadline, work).await {
-                Ok(Ok(value)) => done(reply, value),
+            told.failed = match tokio::time::timeout(deadline, work).await {
+                Ok(Ok(value)) => {
+                    done(reply, value);
+                    None
+                }
                 Ok(Err(e)) => {
                     let n = errno(&e);
                     if matches!(n, Errno::EIO | Errno::ETIMEDOUT) {
                         tracing::warn!(error = %e, "a request failed");
                     }
                     reply.error(n);
+                    Some(e.errno())
                 }
                 Err(_) => {
                     tracing::error!(?deadline, "a request was not done in time");
                     reply.error(Errno::ETIMEDOUT);
+                    Some(error::Errno::ETIMEDOUT)
                 }
-            }
-            drop(room);
+            };
+            drop(told);
         }));
     }
 
@@ -157,9 +198,9 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// Tells what it was answered, as fuser's replies do: EIO when it is dropped without.
-    struct Told(Option<Sender<i32>>);
+    struct Reply(Option<Sender<i32>>);
 
-    impl Told {
+    impl Reply {
         fn new() -> (Self, Receiver<i32>) {
             let (tell, told) = channel();
             (Self(Some(tell)), told)
@@ -169,18 +210,37 @@ mod tests {
         }
     }
 
-    impl Answer for Told {
+    impl Answer for Reply {
         fn error(mut self, e: Errno) {
             self.0.take().unwrap().send(e.code()).unwrap();
         }
     }
 
-    impl Drop for Told {
+    impl Drop for Reply {
         fn drop(&mut self) {
             if let Some(tell) = self.0.take() {
                 tell.send(Errno::EIO.code()).ok();
             }
         }
+    }
+
+    const ANY: RequestKind = RequestKind::Lookup;
+
+    /// Remembers what was answered.
+    #[derive(Debug, Default)]
+    struct Heard(parking_lot::Mutex<Vec<(RequestKind, Option<error::Errno>)>>);
+
+    impl Observer for Heard {
+        fn answered(&self, kind: RequestKind, _: Duration, error: Option<error::Errno>) {
+            self.0.lock().push((kind, error));
+        }
+        fn read(&self, _: usize) {}
+        fn written(&self, _: usize) {}
+    }
+
+    fn server(rt: &tokio::runtime::Runtime, deadline: Duration) -> (Server, Arc<Heard>) {
+        let heard = Arc::new(Heard::default());
+        (Server::new(rt.handle().clone(), deadline, heard.clone()), heard)
     }
 
     fn runtime() -> tokio::runtime::Runtime {
@@ -190,46 +250,50 @@ mod tests {
     #[test]
     fn a_panic_ends_one_request_with_eio() {
         let rt = runtime();
-        let server = Server::new(rt.handle().clone(), Duration::from_secs(30));
-        let (reply, told) = Told::new();
-        server.serve(reply, async { panic!("at once, on the FUSE thread") }, |r: Told, ()| r.ok());
+        let (server, heard) = server(&rt, Duration::from_secs(30));
+        let (reply, told) = Reply::new();
+        server.serve(ANY, reply, async { panic!("at once, on the FUSE thread") }, |r: Reply, ()| r.ok());
         assert_eq!(told.recv(), Ok(Errno::EIO.code()));
-        let (reply, told) = Told::new();
+        let (reply, told) = Reply::new();
         let later = async {
             tokio::task::yield_now().await;
             panic!("later, in a task")
         };
-        server.serve(reply, later, |r: Told, ()| r.ok());
+        server.serve(ANY, reply, later, |r: Reply, ()| r.ok());
         assert_eq!(told.recv(), Ok(Errno::EIO.code()));
-        let (reply, told) = Told::new();
-        server.serve(reply, async { Ok(()) }, |r: Told, ()| r.ok());
+        let (reply, told) = Reply::new();
+        server.serve(ANY, reply, async { Ok(()) }, |r: Reply, ()| r.ok());
         assert_eq!(told.recv(), Ok(0), "the next one is served");
         assert!(rt.block_on(server.drained()), "the room of those that panicked is free again");
+        let eio = (ANY, Some(error::Errno::EIO));
+        assert_eq!(*heard.0.lock(), [eio, eio, (ANY, None)], "they are counted as what they were answered");
     }
 
     #[test]
     fn what_never_ends_is_answered_at_its_deadline() {
         let rt = runtime();
-        let server = Server::new(rt.handle().clone(), Duration::from_millis(1));
-        let (reply, told) = Told::new();
-        server.serve(reply, std::future::pending(), |r: Told, ()| r.ok());
+        let (server, heard) = server(&rt, Duration::from_millis(1));
+        let (reply, told) = Reply::new();
+        server.serve(ANY, reply, std::future::pending(), |r: Reply, ()| r.ok());
         assert_eq!(told.recv(), Ok(Errno::ETIMEDOUT.code()));
+        rt.block_on(server.drained());
+        assert_eq!(*heard.0.lock(), [(ANY, Some(error::Errno::ETIMEDOUT))]);
     }
 
     #[test]
     fn the_thread_waits_while_too_much_is_under_way() {
         let rt = runtime();
-        let server = Arc::new(Server::new(rt.handle().clone(), Duration::from_secs(60)));
+        let server = Arc::new(server(&rt, Duration::from_secs(60)).0);
         let (open, gate) = tokio::sync::watch::channel(false);
         let mut answers = Vec::new();
         let mut put = |bytes: usize| {
             let mut gate = gate.clone();
-            let (reply, told) = Told::new();
+            let (reply, told) = Reply::new();
             let wait = async move {
                 gate.wait_for(|open| *open).await.unwrap();
                 Ok(())
             };
-            server.serve_bytes(reply, bytes, wait, |r: Told, ()| r.ok());
+            server.serve_bytes(ANY, reply, bytes, wait, |r: Reply, ()| r.ok());
             answers.push(told);
         };
         for _ in 0..64 {
@@ -238,9 +302,9 @@ mod tests {
         assert_eq!(server.under_way(), 64);
         assert_eq!(server.units.available_permits(), 0, "the bytes are used up");
         let behind = server.clone();
-        let (reply, told) = Told::new();
+        let (reply, told) = Reply::new();
         let thread = std::thread::spawn(move || {
-            behind.serve_bytes(reply, 1, async { Ok(()) }, |r: Told, ()| r.ok());
+            behind.serve_bytes(ANY, reply, 1, async { Ok(()) }, |r: Reply, ()| r.ok());
         });
         assert!(told.try_recv().is_err());
         open.send(true).unwrap();

@@ -3,12 +3,14 @@
 use crate::{
     namespace::meta_key,
     raft::{HeldEntry, LogOptions, Member, RaftNode, RaftOptions, RaftStatus, RaftTimings, applied_of},
-    service::{self, MasterService, ServiceTimings},
+    service::{self, MasterService, ServiceTimings, Survey},
     state::StateMachine,
     store::{RedbStore, TABLES, Table, View as _, number},
 };
+use futures::{FutureExt as _, future::BoxFuture};
 use mooseng_core::{
     checksum::crc32c,
+    error::MetaError,
     ids::*,
     join::{Authority, JoinError, JoinRequest, Joined},
     meta::{MetadataService, StorageClass},
@@ -18,7 +20,7 @@ use mooseng_core::{
     wire,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 
 /// Bytes of redb's cache unless the options say otherwise: what a master with a million inodes
@@ -156,14 +158,14 @@ impl std::fmt::Debug for Master {
 pub struct MasterStatus {
     /// Raft's view.
     pub raft: RaftStatus,
-    /// Whether it leads and has taken over.
+    /// Whether it surely leads and has taken over.
     pub leading: bool,
 }
 
 impl MasterStatus {
-    /// Whether it leads, or knows who does: whether the cluster can be used through it.
+    /// Whether it leads, or surely knows who does: whether the cluster can be used through it.
     pub fn ready(&self) -> bool {
-        self.leading || (self.raft.leadership.leader.is_some() && !self.raft.leadership.is_me)
+        self.raft.led && (self.leading || !self.raft.leadership.is_me)
     }
 }
 
@@ -183,13 +185,18 @@ pub struct Held {
 /// Spreads a checksum over 64 bits.
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
+// What is long runs in boxes, which are made here: an `async fn` would be compiled anew, with all of Raft, in each crate
+// that awaits it.
 impl Master {
     /// Starts a master on its directory. All its tasks run on the calling tokio runtime.
     ///
     /// Promise: on `Ok` it listens; it leads or follows when [`Master::status`] says so.
     /// Errors: nothing was changed but, in a new directory, its identity.
-    pub async fn start(options: MasterOptions) -> Result<Self, StartError> {
-        let o = options;
+    pub fn start(options: MasterOptions) -> BoxFuture<'static, Result<Self, StartError>> {
+        Self::begin(options).boxed()
+    }
+
+    async fn begin(o: MasterOptions) -> Result<Self, StartError> {
         if !o.members.is_empty() && o.members.iter().all(|m| m.id != o.id) {
             return Err(StartError::Begin(format!("master {} is not one of its members", o.id.get())));
         }
@@ -251,9 +258,15 @@ impl Master {
     }
 
     /// Answers a join; see [`MasterService::join`]. The future holds what it needs.
-    pub fn join(&self, request: JoinRequest) -> impl Future<Output = Result<Joined, JoinError>> + use<> {
+    pub fn join(&self, request: JoinRequest) -> BoxFuture<'static, Result<Joined, JoinError>> {
         let service = self.service.clone();
-        async move { service.join(&request).await }
+        async move { service.join(&request).await }.boxed()
+    }
+
+    /// What it sees of the cluster, when it leads; see [`MasterService::survey`]. The future holds what it needs.
+    pub fn survey(&self, budget: Duration) -> BoxFuture<'static, Result<Survey, MetaError>> {
+        let service = self.service.clone();
+        async move { service.survey(budget).await }.boxed()
     }
 
     /// Where it listens for clients.
@@ -263,7 +276,8 @@ impl Master {
 
     /// Its state, from memory.
     pub fn status(&self) -> MasterStatus {
-        MasterStatus { raft: self.raft.status(), leading: self.service.leads() }
+        let raft = self.raft.status();
+        MasterStatus { leading: raft.led && self.service.leads(), raft }
     }
 
     /// What it holds, for those who compare masters: at one revision all have the same state, and entries
@@ -289,13 +303,17 @@ impl Master {
 
     /// Waits until this master can work no more, as when its disk is full or broken; tells why. It only
     /// comes back by being started again. The future holds what it needs.
-    pub fn failed(&self) -> impl Future<Output = String> + use<> {
+    pub fn failed(&self) -> BoxFuture<'static, String> {
         let raft = self.raft.clone();
-        async move { raft.failed().await }
+        async move { raft.failed().await }.boxed()
     }
 
     /// Hands leadership over when it leads and others can take it, then stops.
-    pub async fn shutdown(self) {
+    pub fn shutdown(self) -> BoxFuture<'static, ()> {
+        self.hand_over_and_stop().boxed()
+    }
+
+    async fn hand_over_and_stop(self) {
         let status = self.raft.status();
         if status.leadership.is_me
             && let Some(next) = status.voters.iter().find(|m| m.id != status.id && status.failed.is_none())
@@ -303,11 +321,15 @@ impl Master {
         {
             tracing::info!(error = %e, "leadership was not handed over, the others will elect");
         }
-        self.stop().await;
+        self.end().await;
     }
 
     /// Stops without handing over.
-    pub async fn stop(mut self) {
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        self.end().boxed()
+    }
+
+    async fn end(mut self) {
         for task in std::mem::take(&mut self.tasks) {
             task.abort();
         }

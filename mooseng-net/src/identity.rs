@@ -14,6 +14,7 @@ pub use tls::{client_config, server_config};
 
 use aws_lc_rs::hmac;
 use mooseng_core::{
+    attr::Timestamp,
     error::NetError,
     ids::ClusterId,
     join::{CaHash, Invite, check_node_name, sha256},
@@ -142,6 +143,15 @@ impl ClusterCa {
     }
 }
 
+/// When a certificate is valid.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Validity {
+    /// From then on.
+    pub from: Timestamp,
+    /// Until then.
+    pub until: Timestamp,
+}
+
 /// A node's certificate, its key, and the authority it trusts.
 pub struct Identity {
     ca: CertificateDer<'static>,
@@ -198,6 +208,13 @@ impl Identity {
     /// Refuses a certificate that is not valid at this time, or not of the authority beside it.
     pub fn check_now(&self) -> Result<(), NetError> {
         tls::check_signed(&self.ca, &self.cert, UnixTime::now())
+    }
+
+    /// From when until when the certificate is valid.
+    pub fn validity(&self) -> Result<Validity, NetError> {
+        let (_, parsed) = X509Certificate::from_der(&self.cert).map_err(|e| bad(&self.peer.name, e))?;
+        let of = |t: x509_parser::time::ASN1Time| Timestamp::new(t.timestamp(), 0);
+        Ok(Validity { from: of(parsed.validity.not_before), until: of(parsed.validity.not_after) })
     }
 
     /// Writes `ca.pem`, `node.pem` and `node.key` (mode 0600). Files that exist are never replaced.

@@ -14,6 +14,7 @@ use mooseng_support::{
     addr,
     config::{ConfigError, Flags, Settings},
     daemon::{self, HttpPort, Service},
+    disk_meter::DiskMeter,
     http::Health,
     keys,
     metrics::Metrics,
@@ -102,6 +103,8 @@ pub fn run(flags: &Flags<keys::Chunkserver>) -> anyhow::Result<()> {
     }
     ports::probe(common.transport.ports(), config.listen, "listen-port")?;
     daemon::run(&common, &http, async |parts| {
+        let meter = DiskMeter::new(&parts.metrics);
+        let disks = disks.into_iter().map(|disk| meter.disk(disk)).collect();
         let options = ChunkserverOptions {
             server: ServerId(common.peer.node),
             cluster: common.peer.cluster,

@@ -7,6 +7,7 @@ use mooseng_core::{
     net::PeerIdentity,
 };
 use mooseng_support::{
+    catalog::{self, Metric},
     http::Health,
     metrics::{Metrics, Point, plain},
 };
@@ -59,44 +60,27 @@ pub(crate) fn register(node: &Node, metrics: &Metrics) {
         let node = node.clone();
         move || node.lock().as_ref().map(look).unwrap_or_default()
     };
+    metrics.gauge(&catalog::CHUNKSERVER_READY, of_server(|c| plain(f64::from(u8::from(c.is_ready())))));
     metrics.gauge(
-        "mooseng_chunkserver_ready",
-        "1 where the leading master knows it and all its chunks",
-        of_server(|c| plain(f64::from(u8::from(c.is_ready())))),
-    );
-    metrics.gauge(
-        "mooseng_chunkserver_chunks",
-        "Replicas here by state",
+        &catalog::CHUNKSERVER_CHUNKS,
         of_server(|c| {
             let s = c.status();
             let states = [("good", s.good), ("suspect", s.suspect), ("damaged", s.damaged)];
             states.map(|(state, n)| (n as f64, vec![KeyValue::new("state", state)])).into()
         }),
     );
-    metrics.gauge(
-        "mooseng_chunkserver_dirty_chunks",
-        "Replicas with writes that are not on disk yet",
-        of_server(|c| plain(c.store().dirty_chunks() as f64)),
-    );
-    let of_disks = |look: fn(&DiskReport) -> f64| {
+    metrics.gauge(&catalog::CHUNKSERVER_DIRTY, of_server(|c| plain(c.store().dirty_chunks() as f64)));
+    let of_disks = |row: &'static Metric, look: fn(&DiskReport) -> f64| {
         let node = node.clone();
-        move || {
+        metrics.gauge(row, move || {
             let disks = node.lock().as_ref().map(|c| c.status().disks).unwrap_or_default();
             disks.iter().map(|d| (look(d), vec![KeyValue::new("disk", d.path.clone())])).collect()
-        }
+        });
     };
-    metrics.gauge("mooseng_disk_size_bytes", "Bytes of the disk", of_disks(|d| d.total_bytes as f64));
-    metrics.gauge(
-        "mooseng_disk_used_bytes",
-        "Bytes of the disk that chunks cannot use: taken, or reserved",
-        of_disks(|d| d.total_bytes.saturating_sub(d.free_bytes) as f64),
-    );
-    metrics.gauge("mooseng_disk_chunks", "Chunks on the disk", of_disks(|d| d.chunks as f64));
-    metrics.gauge(
-        "mooseng_disk_set_aside",
-        "1 where the disk failed and is not used any more",
-        of_disks(|d| f64::from(u8::from(d.error.is_some()))),
-    );
+    of_disks(&catalog::DISK_SIZE, |d| d.total_bytes as f64);
+    of_disks(&catalog::DISK_USED, |d| d.total_bytes.saturating_sub(d.free_bytes) as f64);
+    of_disks(&catalog::DISK_CHUNKS, |d| d.chunks as f64);
+    of_disks(&catalog::DISK_SET_ASIDE, |d| f64::from(u8::from(d.error.is_some())));
     scrubs(node, metrics);
     counters(node, metrics);
 }
@@ -110,36 +94,26 @@ fn scrubs(node: &Node, metrics: &Metrics) {
             each.map(|(d, s)| (look(s), vec![KeyValue::new("disk", d.path.clone())])).collect()
         }
     };
-    type Look = fn(&DiskScrub) -> f64;
-    let counters: [(_, _, Look); 4] = [
-        ("mooseng_disk_scrub_rounds_total", "Whole rounds of scrubs", |s| s.rounds as f64),
-        ("mooseng_disk_scrub_chunks_total", "Chunks verified by scrubs", |s| s.chunks as f64),
-        ("mooseng_disk_scrub_bytes_total", "Bytes verified by scrubs", |s| s.bytes as f64),
-        ("mooseng_disk_scrub_damages_total", "Chunks that scrubs found damaged", |s| s.damages as f64),
-    ];
-    for (name, help, look) in counters {
-        metrics.counter(name, help, of_disks(look));
-    }
-    metrics.gauge(
-        "mooseng_disk_last_scrub_timestamp_seconds",
-        "When the last whole round of the scrub ended; 0 before the first",
-        of_disks(|s| s.ended.map_or(0.0, |t| t.secs() as f64)),
-    );
+    metrics.counter(&catalog::DISK_SCRUB_ROUNDS, of_disks(|s| s.rounds as f64));
+    metrics.counter(&catalog::DISK_SCRUB_CHUNKS, of_disks(|s| s.chunks as f64));
+    metrics.counter(&catalog::DISK_SCRUB_BYTES, of_disks(|s| s.bytes as f64));
+    metrics.counter(&catalog::DISK_SCRUB_DAMAGES, of_disks(|s| s.damages as f64));
+    metrics.gauge(&catalog::DISK_LAST_SCRUB, of_disks(|s| s.ended.map_or(0.0, |t| t.secs() as f64)));
 }
 
 fn counters(node: &Node, metrics: &Metrics) {
-    let counter = |name, help, look: fn(&Counters) -> &AtomicU64| {
+    let counter = |row: &'static Metric, look: fn(&Counters) -> &AtomicU64| {
         let node = node.clone();
-        metrics.counter(name, help, move || {
+        metrics.counter(row, move || {
             let count = |c: &Chunkserver| look(c.store().counters()).load(Ordering::Relaxed) as f64;
             node.lock().as_ref().map(|c| plain(count(c))).unwrap_or_default()
         });
     };
-    counter("mooseng_chunk_read_bytes_total", "Bytes served", |c| &c.read_bytes);
-    counter("mooseng_chunk_written_bytes_total", "Bytes written", |c| &c.written_bytes);
-    counter("mooseng_chunk_reads_total", "Reads begun", |c| &c.reads);
-    counter("mooseng_chunk_writes_total", "Frames written", |c| &c.writes);
-    counter("mooseng_chunk_syncs_total", "Syncs to disk", |c| &c.syncs);
-    counter("mooseng_chunk_pulls_total", "Copies made from other replicas", |c| &c.pulls);
-    counter("mooseng_chunk_damages_total", "Damaged blocks or chunks met", |c| &c.damages);
+    counter(&catalog::CHUNK_READ_BYTES, |c| &c.read_bytes);
+    counter(&catalog::CHUNK_WRITTEN_BYTES, |c| &c.written_bytes);
+    counter(&catalog::CHUNK_READS, |c| &c.reads);
+    counter(&catalog::CHUNK_WRITES, |c| &c.writes);
+    counter(&catalog::CHUNK_SYNCS, |c| &c.syncs);
+    counter(&catalog::CHUNK_PULLS, |c| &c.pulls);
+    counter(&catalog::CHUNK_DAMAGES, |c| &c.damages);
 }

@@ -12,21 +12,21 @@ pub use config::Config;
 use anyhow::{Context as _, bail, ensure};
 use async_trait::async_trait;
 use mooseng_core::{
-    context::CallContext,
     join::{Authority, JoinError, JoinRequest, Joined},
-    meta::{ClusterStatus, GetStatus, MetadataExt as _, StorageClass},
+    meta::StorageClass,
     net::Role,
     seam::Disk as _,
 };
 use mooseng_host::{BallastDisk, DirLock, OsDisk, host_seams};
 use mooseng_meta::{
     server::{Master, MasterOptions, StartError},
-    service::{ServiceTimings, reserve_of},
+    service::{ServiceTimings, Survey, reserve_of},
 };
 use mooseng_net::identity::{AUTHORITY_DIR, ClusterCa};
 use mooseng_support::{
     config::{Flags, Settings},
     daemon::{self, HttpPort, Service},
+    disk_meter::DiskMeter,
     http::Health,
     joins::Joins,
     keys,
@@ -38,12 +38,19 @@ use parking_lot::Mutex;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
 
-/// Between two looks of a leader at the whole cluster, for metrics. A look reads every chunk's record.
+/// Between two looks of a leader at the whole cluster, for metrics and health, and longest wait for a quorum that
+/// confirms it. A look reads every chunk's record, twice.
 const LOOK: Duration = Duration::from_secs(10);
+/// So many times as long as a look took is waited before the next one: they take a twentieth of a processor at most.
+const REST: u32 = 20;
+/// Between a look that failed and the next one.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks whether this master leads.
+const LEADS: Duration = Duration::from_secs(1);
 
 /// Roles of the certificates that it takes.
 const ROLES: &[Role] = &[Role::Master];
@@ -64,9 +71,8 @@ pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
     let lock = DirLock::take(&config.data_dir).map_err(unusable)?;
     let disk = Arc::new(OsDisk::open(&config.data_dir).map_err(unusable)?);
     // Half of what is for removing only is there whatever else fills the disk.
-    let held =
-        disk.space().and_then(|(total, _)| BallastDisk::new(disk, reserve_of(total, config.reserve) / 2));
-    let disk = Arc::new(held.map_err(unusable)?);
+    let (total, _) = disk.space().map_err(unusable)?;
+    let ballast = reserve_of(total, config.reserve) / 2;
     let mut http = vec![HttpPort { at: config.metrics, flag: "metrics-port" }];
     if common.transport == TransportKind::Quic {
         http.push(HttpPort { at: config.listen, flag: "listen-port" });
@@ -74,6 +80,9 @@ pub fn run(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
     ports::probe(common.transport.ports(), config.listen, "listen-port")?;
     ports::probe(common.transport.ports(), config.raft_listen, "raft-port")?;
     daemon::run(&common, &http, async |parts| {
+        let measured = DiskMeter::new(&parts.metrics).disk(disk);
+        let held = BallastDisk::new(measured, ballast);
+        let disk = Arc::new(held.map_err(|e| data_dir_error(&config.data_dir, &e))?);
         let options = MasterOptions {
             id: config.id,
             cluster: common.peer.cluster,
@@ -123,8 +132,8 @@ fn authority(identity: &Path, common: &Common) -> anyhow::Result<Option<Arc<dyn 
 #[derive(Clone)]
 pub(crate) struct Node {
     master: Arc<Mutex<Option<Master>>>,
-    /// The cluster as this master saw it when it last led.
-    cluster: Arc<Mutex<Option<ClusterStatus>>>,
+    /// The cluster as this master saw it lately, while it leads.
+    survey: Arc<Mutex<Option<Survey>>>,
 }
 
 #[async_trait]
@@ -146,29 +155,44 @@ struct Running {
 
 impl Running {
     fn new(master: Master, lock: DirLock, config: &Config, common: &Common, metrics: &Metrics) -> Self {
-        let node = Node { master: Arc::new(Mutex::new(Some(master))), cluster: Arc::default() };
+        let node = Node { master: Arc::new(Mutex::new(Some(master))), survey: Arc::default() };
         telling::register(&node, metrics);
-        let looking = tokio::spawn(look(node.clone(), common.clone()));
+        let looking = tokio::spawn(look(node.clone()));
         let (common, data_dir) = (common.clone(), config.data_dir.clone());
         Self { node, common, looking, data_dir, _lock: lock }
     }
 }
 
 /// While this master leads, keeps what it knows of the cluster fresh.
-async fn look(node: Node, common: Common) {
-    let peer = Arc::new(common.peer.clone());
+async fn look(node: Node) {
+    let mut next = Instant::now();
     loop {
-        let service = node.master.lock().as_ref().filter(|m| m.status().leading).map(Master::service);
-        let seen = match service {
-            None => None,
-            Some(service) => {
-                let cx = CallContext { peer: Some(peer.clone()), ..CallContext::internal(LOOK) };
-                service.get_status(&cx, GetStatus {}).await.ok()
+        let begin = Instant::now();
+        let is_due = begin >= next;
+        let survey = node.master.lock().as_ref().filter(|m| m.status().leading).map(|m| m.survey(LOOK));
+        match survey {
+            // What it saw is not of its next term.
+            None => {
+                next = begin;
+                *node.survey.lock() = None;
             }
-        };
-        *node.cluster.lock() = seen;
-        tokio::time::sleep(LOOK).await;
+            Some(survey) if is_due => {
+                let seen = survey.await;
+                if let Err(e) = &seen {
+                    tracing::warn!(error = %e, "a look at the cluster failed, the next one follows soon");
+                }
+                next = Instant::now() + pause(seen.is_ok(), begin.elapsed());
+                *node.survey.lock() = seen.ok();
+            }
+            Some(_) => {}
+        }
+        tokio::time::sleep(LEADS).await;
     }
+}
+
+/// After a look that succeeded or not, and took so long.
+fn pause(seen: bool, took: Duration) -> Duration {
+    if seen { LOOK.max(took * REST) } else { AGAIN }
 }
 
 #[async_trait]
@@ -195,5 +219,17 @@ impl Service for Running {
             master.shutdown().await;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_look_that_failed_the_next_one_follows_soon() {
+        assert_eq!(pause(false, LOOK), AGAIN);
+        assert_eq!(pause(true, Duration::ZERO), LOOK);
+        assert_eq!(pause(true, LOOK), LOOK * REST);
     }
 }

@@ -1,9 +1,17 @@
 //! What a master tells: its health, its metrics.
 
 use crate::Node;
-use mooseng_core::{ids::Revision, meta::ClusterStatus, net::PeerIdentity};
-use mooseng_meta::server::{Master, MasterStatus};
+use mooseng_core::{
+    health::{self, HealthCode, Problem, problems},
+    ids::{MasterId, Revision},
+    net::PeerIdentity,
+};
+use mooseng_meta::{
+    server::{Master, MasterStatus},
+    service::Survey,
+};
 use mooseng_support::{
+    catalog::{self, Metric},
     http::Health,
     metrics::{Metrics, Point, plain},
 };
@@ -14,6 +22,21 @@ impl Node {
     fn status(&self) -> Option<MasterStatus> {
         self.master.lock().as_ref().map(Master::status)
     }
+
+    /// What is wrong, as far as this master can tell: all of it at the leader, at each that there surely is none. `None`
+    /// where another one tells.
+    fn problems(&self, s: &MasterStatus) -> Option<Vec<Problem>> {
+        if !s.raft.led {
+            return Some(vec![health::no_quorum(s.raft.voters.len())]);
+        }
+        self.seen(|survey| problems(&survey.status, &survey.care))
+    }
+
+    /// Of what it saw lately of the cluster, while it leads.
+    fn seen<T>(&self, look: impl FnOnce(&Survey) -> T) -> Option<T> {
+        self.status().filter(|s| s.leading)?;
+        self.survey.lock().as_ref().map(look)
+    }
 }
 
 /// Ready: it leads, or knows who does.
@@ -21,24 +44,30 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
     let Some(s) = node.status() else {
         return Health { status: "stopping".into(), ready: false, live: true, details: json!(null) };
     };
-    let status = match (&s.raft.failed, s.ready()) {
-        (Some(_), _) => "failed",
-        (None, true) => "ok",
-        (None, false) => "MASTER_NO_QUORUM",
+    let status = match &s.raft.failed {
+        Some(_) => "failed",
+        None if !s.raft.led => HealthCode::MasterNoQuorum.name(),
+        None if !s.ready() => "taking over",
+        None => "ok",
     };
+    let problems = node.problems(&s);
+    let leader = s.raft.leadership.leader.as_ref().filter(|_| s.raft.led);
     let details = json!({
         "role": "master",
         "name": me.name,
         "node": me.node,
         "cluster": me.cluster.to_string(),
         "leading": s.leading,
-        "leader": s.raft.leadership.leader.as_ref().map(|m| m.id.get()),
-        "leader_addr": s.raft.leadership.leader.as_ref().map(|m| &m.client_addr),
+        "leader": leader.map(|m| m.id.get()),
+        "leader_addr": leader.map(|m| &m.client_addr),
         "term": s.raft.leadership.term.get(),
         "last_log": s.raft.last_log.map(Revision::get),
         "applied": s.raft.applied.map(Revision::get),
         "voters": s.raft.voters.iter().map(|m| m.id.get()).collect::<Vec<_>>(),
         "failed": s.raft.failed,
+        // Of the cluster, as `mooseng health` tells them; null where another master does, and before a leader has looked.
+        "health": problems.as_deref().map(health::word),
+        "problems": problems,
     });
     Health {
         status: status.into(),
@@ -50,57 +79,67 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
 
 /// Registers the master's metrics.
 pub(crate) fn register(node: &Node, metrics: &Metrics) {
-    let of_raft = |look: fn(&MasterStatus) -> f64| {
+    let of_master = |look: fn(&MasterStatus) -> Vec<Point>| {
         let node = node.clone();
-        move || node.status().map(|s| plain(look(&s))).unwrap_or_default()
+        move || node.status().map(|s| look(&s)).unwrap_or_default()
     };
-    let index = |r: Option<Revision>| r.map_or(0.0, |r| r.get() as f64);
-    metrics.gauge(
-        "mooseng_raft_is_leader",
-        "1 where this master leads and has taken over",
-        of_raft(|s| f64::from(u8::from(s.leading))),
-    );
-    metrics.gauge(
-        "mooseng_raft_has_leader",
-        "1 where this master knows who leads",
-        of_raft(|s| f64::from(u8::from(s.ready()))),
-    );
-    metrics.gauge("mooseng_raft_term", "Raft's term", of_raft(|s| s.raft.leadership.term.get() as f64));
-    metrics.gauge("mooseng_raft_last_log_index", "The last entry of the log", {
-        let node = node.clone();
-        move || node.status().map(|s| plain(index(s.raft.last_log))).unwrap_or_default()
+    let gauge =
+        |row: &'static Metric, look: fn(&MasterStatus) -> Vec<Point>| metrics.gauge(row, of_master(look));
+    gauge(&catalog::RAFT_IS_LEADER, |s| plain(f64::from(u8::from(s.leading))));
+    gauge(&catalog::RAFT_HAS_LEADER, |s| plain(f64::from(u8::from(s.ready()))));
+    gauge(&catalog::RAFT_TERM, |s| plain(s.raft.leadership.term.get() as f64));
+    gauge(&catalog::RAFT_LAST_LOG, |s| index(s.raft.last_log));
+    gauge(&catalog::RAFT_COMMIT, |s| index(s.raft.committed));
+    gauge(&catalog::RAFT_APPLIED, |s| index(s.raft.applied));
+    gauge(&catalog::RAFT_VOTERS, |s| plain(s.raft.voters.len() as f64));
+    gauge(&catalog::RAFT_LAG, |s| {
+        let point = |(id, lag): (&MasterId, &Option<u64>)| {
+            Some(((*lag)? as f64, vec![KeyValue::new("master", id.get().to_string())]))
+        };
+        s.raft.lag.iter().filter_map(point).collect()
     });
-    metrics.gauge("mooseng_raft_applied_index", "The last entry in the namespace", {
-        let node = node.clone();
-        move || node.status().map(|s| plain(index(s.raft.applied))).unwrap_or_default()
-    });
-    metrics.gauge("mooseng_raft_voters", "Masters that vote", of_raft(|s| s.raft.voters.len() as f64));
-    metrics.gauge("mooseng_raft_lag_entries", "Entries that another master lacks, at the leader", {
-        let node = node.clone();
-        move || {
-            let lag = node.status().map(|s| s.raft.lag).unwrap_or_default();
-            let point = |(id, lag): (mooseng_core::ids::MasterId, Option<u64>)| {
-                Some((lag? as f64, vec![KeyValue::new("master", id.get().to_string())]))
-            };
-            lag.into_iter().filter_map(point).collect()
-        }
-    });
+    metrics.counter(&catalog::RAFT_LEADER_CHANGES, of_master(|s| plain(s.raft.leader_changes as f64)));
+    of_problems(node, metrics);
     of_cluster(node, metrics);
+    of_repairs(node, metrics);
+}
+
+fn index(r: Option<Revision>) -> Vec<Point> {
+    plain(r.map_or(0.0, |r| r.get() as f64))
+}
+
+/// All codes at the leader, 0 for those that are clear; one where no leader is known; none at followers.
+fn of_problems(node: &Node, metrics: &Metrics) {
+    let node = node.clone();
+    metrics.gauge(&catalog::HEALTH_PROBLEMS, move || {
+        let Some(s) = node.status() else { return vec![] };
+        let Some(problems) = node.problems(&s) else { return vec![] };
+        let known = HealthCode::ALL.iter().filter(|c| s.raft.led || **c == HealthCode::MasterNoQuorum);
+        let point = |c: &HealthCode| {
+            let labels =
+                vec![KeyValue::new("code", c.name()), KeyValue::new("severity", c.severity().name())];
+            (problems.iter().filter(|p| p.code == *c).count() as f64, labels)
+        };
+        known.map(point).collect()
+    });
 }
 
 /// What only the leader knows; others show nothing.
+fn of_survey(node: &Node, look: fn(&Survey) -> Vec<Point>) -> impl Fn() -> Vec<Point> + Send + Sync + use<> {
+    let node = node.clone();
+    move || node.seen(look).unwrap_or_default()
+}
+
 fn of_cluster(node: &Node, metrics: &Metrics) {
-    let gauge = |name, help, look: fn(&ClusterStatus) -> Vec<Point>| {
-        let cluster = node.cluster.clone();
-        metrics.gauge(name, help, move || cluster.lock().as_ref().map(look).unwrap_or_default());
-    };
-    gauge("mooseng_sessions", "Open sessions of clients", |c| plain(c.sessions as f64));
-    gauge("mooseng_inodes", "Inodes in use", |c| plain(c.fs.inodes as f64));
-    gauge("mooseng_files_bytes", "Bytes of all files, without copies", |c| plain(c.fs.used_bytes as f64));
-    gauge("mooseng_space_total_bytes", "Bytes of all disks", |c| plain(c.fs.total_bytes as f64));
-    gauge("mooseng_space_free_bytes", "Free bytes of all disks", |c| plain(c.fs.free_bytes as f64));
-    gauge("mooseng_chunks", "Chunks by state of their copies", |c| {
-        let h = &c.chunks;
+    let gauge =
+        |row: &'static Metric, look: fn(&Survey) -> Vec<Point>| metrics.gauge(row, of_survey(node, look));
+    gauge(&catalog::SESSIONS, |c| plain(c.status.sessions as f64));
+    gauge(&catalog::INODES, |c| plain(c.status.fs.inodes as f64));
+    gauge(&catalog::FILES_BYTES, |c| plain(c.status.fs.used_bytes as f64));
+    gauge(&catalog::SPACE_TOTAL, |c| plain(c.status.fs.total_bytes as f64));
+    gauge(&catalog::SPACE_FREE, |c| plain(c.status.fs.free_bytes as f64));
+    gauge(&catalog::CHUNKS, |c| {
+        let h = &c.status.chunks;
         let states = [
             ("healthy", h.healthy),
             ("undergoal", h.undergoal),
@@ -111,9 +150,36 @@ fn of_cluster(node: &Node, metrics: &Metrics) {
         ];
         states.map(|(state, n)| (n as f64, vec![KeyValue::new("state", state)])).into()
     });
-    gauge("mooseng_chunkservers", "Chunkservers by whether they were heard of lately", |c| {
-        let alive = c.servers.iter().filter(|s| s.alive).count();
-        let counts = [("alive", alive), ("silent", c.servers.len() - alive)];
+    gauge(&catalog::CHUNK_COPIES, |c| {
+        let point = |((expected, actual), n): (&(u8, u8), &u64)| {
+            let number = |name: &'static str, n: &u8| KeyValue::new(name, n.to_string());
+            (*n as f64, vec![number("expected", expected), number("actual", actual)])
+        };
+        c.copies.iter().map(point).collect()
+    });
+    gauge(&catalog::CHUNKSERVERS_SEEN, |c| {
+        let servers = &c.status.servers;
+        let alive = servers.iter().filter(|s| s.alive).count();
+        let counts = [("alive", alive), ("silent", servers.len() - alive)];
         counts.map(|(state, n)| (n as f64, vec![KeyValue::new("state", state)])).into()
     });
+    gauge(&catalog::DRAINING_CHUNKS, |c| {
+        let server = |id: u64| vec![KeyValue::new("chunkserver", id.to_string())];
+        c.care.drains.iter().map(|d| (d.left as f64, server(d.server.get()))).collect()
+    });
+}
+
+fn of_repairs(node: &Node, metrics: &Metrics) {
+    let gauge =
+        |row: &'static Metric, look: fn(&Survey) -> Vec<Point>| metrics.gauge(row, of_survey(node, look));
+    gauge(&catalog::REPAIR_QUEUE_CHUNKS, |c| plain(c.care.repairs.chunks as f64));
+    gauge(&catalog::REPAIR_QUEUE_BYTES, |c| plain(c.care.repairs.bytes as f64));
+    gauge(&catalog::REPAIR_STUCK, |c| plain(c.care.repairs.stuck as f64));
+    gauge(&catalog::REPAIR_RUNNING, |c| plain(c.care.repairs.running as f64));
+    gauge(&catalog::REPAIR_SPEED, |c| plain(c.care.repairs.bytes_per_s as f64));
+    gauge(&catalog::REPAIR_TIME_TO_SAFE, |c| {
+        c.care.repairs.until_safe_secs.map(|secs| plain(secs as f64)).unwrap_or_default()
+    });
+    metrics.counter(&catalog::REPAIR_DONE, of_survey(node, |c| plain(c.care.repairs.done as f64)));
+    metrics.counter(&catalog::REPAIR_FAILURES, of_survey(node, |c| plain(c.repair_failures as f64)));
 }

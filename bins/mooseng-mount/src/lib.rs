@@ -2,6 +2,9 @@
 //!
 //! Settings become a client and a mount; it unmounts at SIGTERM, and ends when somebody else
 //! unmounts. The `mooseng-mount` binary and `mooseng mount` are this one assembly.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
+
+mod telling;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -9,7 +12,7 @@ use mooseng_client::Client;
 use mooseng_core::net::Role;
 use mooseng_fuse::{Mount, MountError, MountOptions};
 use mooseng_support::{
-    addr,
+    addr, catalog,
     config::{ConfigError, Flags, Settings},
     daemon::{self, HttpPort, Parts, Service},
     http::Health,
@@ -41,25 +44,32 @@ pub struct Config {
     pub mount_point: PathBuf,
     /// Client addresses of the masters.
     pub masters: Vec<String>,
+    /// What is mounted, as it was given: `m1:9421,m2:9421:/`. A line of fstab is found again by it.
+    pub source: String,
     /// Where HTTP answers.
     pub metrics: SocketAddr,
     /// Nothing can be changed.
     pub read_only: bool,
     /// Other users may use it.
     pub allow_other: bool,
+    /// Programs cannot be run from it.
+    pub no_exec: bool,
+    /// Bytes of file data that it holds in memory.
+    pub cache: u64,
 }
 
 impl Config {
     /// From settings.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
-        // Checked, so that a wrong one is heard of; nothing is cached between opens yet.
-        mebibytes(settings, "cache_size_mb", 0..=1 << 20)?;
         Ok(Self {
             mount_point: settings.get("mount_point")?,
             masters: master_addrs(settings)?,
+            source: format!("{}:/", settings.text("master_addrs").unwrap_or_default()),
             metrics: bind_addr(settings, "metrics_port")?,
             read_only: settings.get("read_only")?,
             allow_other: settings.get("allow_other")?,
+            no_exec: settings.get("no_exec")?,
+            cache: mebibytes(settings, "cache_size_mb", 16..=1 << 20)?,
         })
     }
 }
@@ -87,7 +97,7 @@ pub fn run(flags: &Flags<keys::Mount>) -> anyhow::Result<()> {
 }
 
 struct Mounted {
-    mount: Mount,
+    mount: Arc<Mount>,
     client: Client,
     name: String,
     /// Whether the masters answered lately.
@@ -100,23 +110,33 @@ impl Mounted {
         let client = Client::builder()
             .masters(config.masters.clone())
             .transport(parts.transport)
+            .dirty_max((config.cache / 4 * 3) as usize)
+            .read_ahead_max(config.cache / 4)
             .seams(mooseng_host::host_seams())
             .name(common.peer.name.clone())
             .host(addr::host_name())
             .connect()
             .await
             .with_context(|| format!("no session with the masters ({})", config.masters.join(", ")))?;
-        let (read_only, allow_other) = (config.read_only, config.allow_other);
-        let options = MountOptions { read_only, allow_other, ..MountOptions::default() };
-        let mount = Mount::start(client.vfs().clone(), &config.mount_point, options).await?;
+        let options = MountOptions {
+            read_only: config.read_only,
+            allow_other: config.allow_other,
+            no_exec: config.no_exec,
+            fs_name: config.source.clone(),
+            observer: telling::Requests::new(&parts.metrics),
+            ..MountOptions::default()
+        };
+        let mount = Arc::new(Mount::start(client.vfs().clone(), &config.mount_point, options).await?);
         tracing::info!(at = %mount.point().display(), "mounted");
         let answered = Arc::new(AtomicBool::new(true));
         let seen = answered.clone();
-        parts.metrics.gauge(
-            "mooseng_mount_masters_answer",
-            "1 while the masters answer this mount",
-            move || plain(f64::from(u8::from(seen.load(Ordering::Relaxed)))),
-        );
+        parts.metrics.gauge(&catalog::MOUNT_ANSWERED, move || {
+            plain(f64::from(u8::from(seen.load(Ordering::Relaxed))))
+        });
+        let served = Arc::downgrade(&mount);
+        parts.metrics.gauge(&catalog::FUSE_IN_FLIGHT, move || {
+            served.upgrade().map(|m| plain(m.under_way() as f64)).unwrap_or_default()
+        });
         let looking = tokio::spawn(look(client.clone(), answered.clone()));
         Ok(Self { mount, client, name: common.peer.name.clone(), answered, looking })
     }

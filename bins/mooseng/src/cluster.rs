@@ -194,6 +194,12 @@ fn tell(args: &InitArgs, cluster: ClusterId, names: &[String], out: &mut impl Wr
 pub(crate) fn issue(args: &IssueArgs, out: &mut impl Write) -> Result<()> {
     let invite = Invite { role: args.role, node: args.node, name: args.name.clone() };
     invite.check().map_err(usage)?;
+    if !args.ca.join("ca.pem").exists() {
+        let ca = args.ca.display();
+        return Err(usage(format!(
+            "no authority is in {ca}: give the directory `ca` that `mooseng cluster init` made"
+        )));
+    }
     let ca = ClusterCa::load(&args.ca)?;
     let identity = ca.issue(args.role, args.node, &args.name, args.validity)?;
     let new = NewDir::begin(&args.out)?;

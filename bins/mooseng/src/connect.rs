@@ -2,15 +2,16 @@
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use mooseng_client::Client;
-use mooseng_core::net::Role;
+use mooseng_client::{Client, ClientBuilder};
+use mooseng_core::net::{Role, Transport};
 use mooseng_net::identity::Identity;
 use mooseng_support::{
     addr,
     node::{TransportKind, load_identity},
+    trace::Traced,
     transport,
 };
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// Longest wait for the end of a session.
 pub(crate) const SHUTDOWN: Duration = Duration::from_secs(30);
@@ -37,8 +38,23 @@ impl Connection {
         load_identity(&self.identity)
     }
 
+    /// The masters, as they were named.
+    pub(crate) fn masters(&self) -> &[String] {
+        &self.masters
+    }
+
+    /// A transport of its own.
+    pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>> {
+        transport(self.transport, &self.identity()?, None)
+    }
+
     /// Opens a session, as the superuser of the filesystem.
     pub(crate) async fn connect(&self) -> Result<Client> {
+        self.builder()?.connect().await.context("no session was opened")
+    }
+
+    /// What a session is opened with.
+    pub(crate) fn builder(&self) -> Result<ClientBuilder> {
         let masters = self.masters.iter().map(|m| addr::with_port(m.trim()).map_err(crate::exit::usage));
         let masters = masters.collect::<Result<Vec<_>>>().context("--masters")?;
         let identity = self.identity()?;
@@ -49,15 +65,12 @@ impl Connection {
             self.identity.display(),
             peer.role
         );
-        Client::builder()
+        Ok(Client::builder()
             .masters(masters)
-            .transport(transport(self.transport, &identity, None)?)
+            .transport(Traced::new(transport(self.transport, &identity, None)?))
             .seams(mooseng_host::host_seams())
             .name(peer.name)
             .host(addr::host_name())
-            .deadline(self.timeout)
-            .connect()
-            .await
-            .context("no session was opened")
+            .deadline(self.timeout))
     }
 }

@@ -3,10 +3,10 @@
 use crate::{connect::Connection, exit::usage};
 use anyhow::{Context as _, Result};
 use clap::Args;
-use mooseng_client::Client;
+use mooseng_client::{Client, report};
 use mooseng_core::{
     ids::{DiskId, ServerId},
-    meta::{Care, Drain, DrainDisk, Draining, DrainingDisk, GetCare},
+    meta::{Care, Drain, DrainDisk},
 };
 use std::io::Write;
 
@@ -25,36 +25,6 @@ pub(crate) struct DrainArgs {
     pub stop: bool,
 }
 
-/// How far a drain is.
-pub(crate) fn line(d: &Draining) -> String {
-    let server = d.server.get();
-    match d.left {
-        0 => format!("chunkserver {server} is empty: no file needs it, it is safe to take away"),
-        n => format!("chunkserver {server} is being emptied: {n} chunks are left, do not stop it yet"),
-    }
-}
-
-/// A disk's id, as people see it.
-pub(crate) fn name(disk: DiskId) -> String {
-    format!("{:016x}", disk.get())
-}
-
-/// How far the drain of a disk is.
-pub(crate) fn disk_line(d: &DrainingDisk) -> String {
-    let path = d.path.as_ref().map_or_else(String::new, |path| format!(" ({path})"));
-    let which = format!("disk {}{path} of chunkserver {}", name(d.disk), d.server.get());
-    match (&d.path, d.left) {
-        (None, _) => format!("{which} is not there, or its chunkserver is silent"),
-        (Some(_), None) => format!("{which} is to be emptied: its chunkserver has not heard of it yet"),
-        (Some(_), Some(0)) => {
-            format!("{which} is empty: it is safe to take away (restart the chunkserver without it)")
-        }
-        (Some(_), Some(n)) => {
-            format!("{which} is being emptied: {n} chunks are left, do not take it away yet")
-        }
-    }
-}
-
 pub(crate) async fn drain(client: &Client, args: &DrainArgs, out: &mut impl Write) -> Result<()> {
     if let Some(disk) = &args.disk {
         return drain_disk(client, args, disk, out).await;
@@ -62,10 +32,10 @@ pub(crate) async fn drain(client: &Client, args: &DrainArgs, out: &mut impl Writ
     let (server, on) = (ServerId(args.server), !args.stop);
     let done = client.request(Drain { server, on }).await;
     done.with_context(|| format!("nothing was changed at chunkserver {}", args.server))?;
-    let care = client.request(GetCare {}).await?;
+    let care = client.care().await?;
     match care.drains.iter().find(|d| d.server == server) {
         Some(d) => {
-            writeln!(out, "{}", line(d))?;
+            writeln!(out, "{}", report::drain_line(d))?;
             told_besides(d.left, &care, || format!("mooseng drain {} --stop", args.server));
         }
         None => writeln!(out, "chunkserver {} gets copies", args.server)?,
@@ -78,14 +48,14 @@ async fn drain_disk(client: &Client, args: &DrainArgs, disk: &str, out: &mut imp
     let disk = disk_of(client, server, disk).await?;
     let done = client.request(DrainDisk { server, disk, on }).await;
     done.with_context(|| format!("nothing was changed at chunkserver {}", args.server))?;
-    let care = client.request(GetCare {}).await?;
+    let care = client.care().await?;
     match care.disks.iter().find(|d| (d.server, d.disk) == (server, disk)) {
         Some(d) => {
-            writeln!(out, "{}", disk_line(d))?;
-            let stop = || format!("mooseng drain {} --disk {} --stop", args.server, name(disk));
+            writeln!(out, "{}", crate::output::shown(&report::disk_drain_line(d)))?;
+            let stop = || format!("mooseng drain {} --disk {} --stop", args.server, report::disk_name(disk));
             told_besides(d.left.unwrap_or(1), &care, stop);
         }
-        None => writeln!(out, "disk {} of chunkserver {} gets copies", name(disk), args.server)?,
+        None => writeln!(out, "disk {} of chunkserver {} gets copies", report::disk_name(disk), args.server)?,
     }
     Ok(())
 }

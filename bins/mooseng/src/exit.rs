@@ -6,6 +6,7 @@ use mooseng_core::{
     error::{Errno, MetaError, NetError},
     join::JoinError,
 };
+use mooseng_fuse::MountError;
 use mooseng_support::config::ConfigError;
 use std::{fmt, io};
 
@@ -53,6 +54,11 @@ impl fmt::Display for Found {
 }
 
 impl std::error::Error for Found {}
+
+/// An error for exit code 6, where more is known than that nobody leads.
+pub(crate) fn unreachable(text: impl fmt::Display) -> anyhow::Error {
+    anyhow!(Found(UNREACHABLE, text.to_string()))
+}
 
 /// An error for exit code 7: damage, or loss.
 pub(crate) fn integrity(text: impl fmt::Display) -> anyhow::Error {
@@ -118,9 +124,24 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(e) = cause.downcast_ref::<JoinError>() {
         return Some(of_join(e));
     }
+    if let Some(e) = cause.downcast_ref::<MountError>() {
+        return of_mount(e);
+    }
     match cause.downcast_ref::<io::Error>()?.kind() {
         io::ErrorKind::NotFound => Some(NOT_FOUND),
         io::ErrorKind::PermissionDenied => Some(PERMISSION),
+        _ => None,
+    }
+}
+
+/// `None`: what is below it tells.
+fn of_mount(e: &MountError) -> Option<u8> {
+    match e {
+        MountError::NotMounted { .. } => Some(NOT_FOUND),
+        MountError::Other { .. } | MountError::Point { .. } => Some(USAGE),
+        MountError::Busy { .. } => Some(TEMPORARY),
+        MountError::Unmount { cause, .. } | MountError::Refused { cause, .. } => code_of(cause),
+        MountError::AllowOther => Some(PERMISSION),
         _ => None,
     }
 }
@@ -202,29 +223,36 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_code() {
-        let unreachable = |last| Error::Masters { tried: "m1:1".into(), millis: 1, last };
+        let masters = |last| Error::Masters { tried: "m1:1".into(), millis: 1, last };
         let identity = NetError::Identity { peer: "m1".into(), cause: "foreign".into() };
+        let unmount = |kind: io::ErrorKind| MountError::Unmount { point: "/m".into(), cause: kind.into() };
         for (error, wanted) in [
             (anyhow!("anything"), ERROR),
             (usage("x"), USAGE),
             (interrupted(), INTERRUPTED),
             (integrity("x"), INTEGRITY),
             (degraded("x"), DEGRADED),
+            (unreachable("x"), UNREACHABLE),
             (Error::from(Errno::ENOENT).into(), NOT_FOUND),
             (Error::from(Errno::EACCES).into(), PERMISSION),
             (Error::from(MetaError::Name(NameError::TooLong)).into(), USAGE),
             (Error::from(Errno::ENOTEMPTY).into(), ERROR),
             (Error::from(MetaError::NoQuorum("1 of 3".into())).into(), TEMPORARY),
-            (unreachable(MetaError::NoQuorum("1 of 3".into())).into(), UNREACHABLE),
-            (unreachable(MetaError::Net(identity.clone())).into(), PERMISSION),
+            (masters(MetaError::NoQuorum("1 of 3".into())).into(), UNREACHABLE),
+            (masters(MetaError::Net(identity.clone())).into(), PERMISSION),
             (identity.into(), PERMISSION),
             (JoinError::Expired(TokenId([0; 32])).into(), PERMISSION),
             (JoinError::Text("x".into()).into(), USAGE),
             (Error::from(MetaError::Join(JoinError::Clash("x".into()))).into(), ERROR),
             (Error::from(MetaError::Join(JoinError::TooMany { limit: 1 })).into(), TEMPORARY),
-            (unreachable(MetaError::Join(JoinError::Busy("x".into()))).into(), UNREACHABLE),
+            (masters(MetaError::Join(JoinError::Busy("x".into()))).into(), UNREACHABLE),
             (Error::from(Errno::ETIMEDOUT).into(), TIMEOUT),
             (io::Error::from(io::ErrorKind::NotFound).into(), NOT_FOUND),
+            (MountError::NotMounted { point: "/m".into() }.into(), NOT_FOUND),
+            (MountError::Other { point: "/m".into(), kind: "tmpfs".into() }.into(), USAGE),
+            (MountError::Busy { point: "/m".into() }.into(), TEMPORARY),
+            (unmount(io::ErrorKind::PermissionDenied).into(), PERMISSION),
+            (unmount(io::ErrorKind::Other).into(), ERROR),
         ] {
             let error: anyhow::Error = error;
             let said = format!("{error:#}");

@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context as _, Result};
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _};
-use mooseng_client::{Client, Filesystem};
+use mooseng_client::{Client, Filesystem, report::FileItem};
 use mooseng_core::{
     attr::{Attr, FileKind},
     error::Errno,
@@ -115,21 +115,8 @@ pub(crate) struct DuArgs {
 /// One file as it is printed.
 #[derive(Serialize)]
 struct Item {
-    path: String,
-    kind: &'static str,
-    mode: String,
-    uid: u32,
-    gid: u32,
-    links: u32,
-    size: u64,
-    allocated: u64,
-    inode: u64,
-    modified: String,
-    accessed: String,
-    changed: String,
-    created: String,
-    /// Of a symbolic link.
-    target: Option<String>,
+    #[serde(flatten)]
+    file: FileItem,
     #[serde(skip)]
     attr: Attr,
 }
@@ -140,28 +127,12 @@ impl Item {
             FileKind::Symlink => Some(String::from_utf8_lossy(&fs.read_link(path).await?).into_owned()),
             _ => None,
         };
-        Ok(Self {
-            path: path.into(),
-            kind: output::kind(attr.kind),
-            mode: format!("{:04o}", attr.mode),
-            uid: attr.uid,
-            gid: attr.gid,
-            links: attr.nlink,
-            size: attr.size,
-            allocated: attr.allocated,
-            inode: attr.inode.get(),
-            modified: output::time(attr.mtime),
-            accessed: output::time(attr.atime),
-            changed: output::time(attr.ctime),
-            created: output::time(attr.crtime),
-            target,
-            attr,
-        })
+        Ok(Self { file: FileItem::new(path, &attr, target), attr })
     }
 
     fn shown(&self) -> String {
-        let target = self.target.as_ref().map(|t| format!(" -> {t}")).unwrap_or_default();
-        format!("{}{target}", self.path)
+        let target = self.file.target.as_ref().map(|t| format!(" -> {t}")).unwrap_or_default();
+        format!("{}{target}", self.file.path)
     }
 }
 
@@ -172,7 +143,7 @@ pub(crate) async fn ls(client: &Client, args: &LsArgs, out: &mut impl Write) -> 
     }
     if args.output == Format::Table && !args.long {
         for item in &listed {
-            writeln!(out, "{}", item.path)?;
+            writeln!(out, "{}", output::shown(&item.file.path))?;
         }
         return Ok(());
     }
@@ -187,8 +158,9 @@ pub(crate) async fn ls(client: &Client, args: &LsArgs, out: &mut impl Write) -> 
     ];
     output::items(out, args.output, "mooseng.files/1", &listed, columns, |i| {
         let mode = output::mode(i.attr.kind, i.attr.mode);
-        let (links, uid, gid) = (i.links.to_string(), i.uid.to_string(), i.gid.to_string());
-        [mode, links, uid, gid, output::size(i.size), i.modified.clone(), i.shown()]
+        let file = &i.file;
+        let (links, uid, gid) = (file.links.to_string(), file.uid.to_string(), file.gid.to_string());
+        [mode, links, uid, gid, output::size(file.size), file.modified.clone(), i.shown()]
     })
 }
 
@@ -211,7 +183,7 @@ async fn list(fs: &Filesystem, path: &str, args: &LsArgs, into: &mut Vec<Item>) 
         let is_dir = attr.kind == FileKind::Dir;
         let mut item = Item::new(fs, &below, attr).await?;
         if !whole {
-            item.path = entry.name.to_string();
+            item.file.path = entry.name.to_string();
         }
         into.push(item);
         if args.recursive && is_dir {
@@ -288,13 +260,13 @@ pub(crate) async fn stat(
         return output::items(out, format, "mooseng.files/1", &items, [], none);
     }
     for i in &items {
-        writeln!(out, "path      {}", i.shown())?;
-        writeln!(out, "kind      {}, inode {}, {} links", i.kind, i.inode, i.links)?;
-        writeln!(out, "size      {} ({} bytes, {} allocated)", output::size(i.size), i.size, i.allocated)?;
-        let shown = output::mode(i.attr.kind, i.attr.mode);
-        writeln!(out, "mode      {} ({shown}), uid {}, gid {}", i.mode, i.uid, i.gid)?;
-        writeln!(out, "accessed  {}\nmodified  {}", i.accessed, i.modified)?;
-        writeln!(out, "changed   {}\ncreated   {}", i.changed, i.created)?;
+        let (f, shown) = (&i.file, output::mode(i.attr.kind, i.attr.mode));
+        writeln!(out, "path      {}", output::shown(&i.shown()))?;
+        writeln!(out, "kind      {}, inode {}, {} links", f.kind, f.inode, f.links)?;
+        writeln!(out, "size      {} ({} bytes, {} allocated)", output::size(f.size), f.size, f.allocated)?;
+        writeln!(out, "mode      {} ({shown}), uid {}, gid {}", f.mode, f.uid, f.gid)?;
+        writeln!(out, "accessed  {}\nmodified  {}", f.accessed, f.modified)?;
+        writeln!(out, "changed   {}\ncreated   {}", f.changed, f.created)?;
     }
     Ok(())
 }

@@ -6,12 +6,11 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use clap::Args;
-use mooseng_client::Client;
+use mooseng_client::{Client, report};
 use mooseng_core::{
     ids::ServerId,
-    meta::{AllowRemovals, Care, GetCare, ServerCare},
+    meta::{AllowRemovals, ServerCare},
 };
-use serde_json::{Value, json};
 use std::{io::Write, time::Duration};
 
 #[derive(Args)]
@@ -27,31 +26,13 @@ pub(crate) struct GcArgs {
     pub output: Format,
 }
 
-/// What becomes of copies without a record at one server.
-fn word(c: &ServerCare) -> &'static str {
-    match c {
-        ServerCare { held: true, .. } => "waits for an operator: --allow",
-        ServerCare { ahead: 1.., .. } => "the masters are older than the chunkserver",
-        ServerCare { unknown: 1.., .. } => "in quarantine",
-        ServerCare { surplus: 1.., .. } => "being removed",
-        _ => "nothing",
-    }
-}
-
-pub(crate) fn care_json(c: &ServerCare) -> Value {
-    json!({
-        "server": c.server.get(), "unknown": c.unknown, "due": c.due, "ahead": c.ahead,
-        "surplus": c.surplus, "removed_last_hour": c.removed, "held": c.held,
-    })
-}
-
 pub(crate) async fn gc(client: &Client, args: &GcArgs, out: &mut impl Write) -> Result<()> {
     if let Some(server) = args.allow {
         let allowed = client.request(AllowRemovals { server: ServerId(server) }).await;
         let allowed = allowed.with_context(|| format!("nothing was allowed at chunkserver {server}"))?;
         eprintln!("{allowed} copies may be removed from chunkserver {server}");
     }
-    let care: Care = client.request(GetCare {}).await?;
+    let care = client.care().await?;
     let columns = [
         words("CHUNKSERVER"),
         numbers("UNKNOWN"),
@@ -63,10 +44,10 @@ pub(crate) async fn gc(client: &Client, args: &GcArgs, out: &mut impl Write) -> 
     ];
     let row = |c: &ServerCare| {
         let n = |n: u64| n.to_string();
-        let (server, state) = (c.server.get().to_string(), word(c).to_owned());
+        let (server, state) = (c.server.get().to_string(), report::care_state(c).to_owned());
         [server, n(c.unknown), n(c.due), n(c.ahead), n(c.surplus), n(c.removed), state]
     };
-    output::list(out, (args.output, "mooseng.gc/1"), &care.servers, care_json, columns, row)?;
+    output::list(out, (args.output, "mooseng.gc/1"), &care.servers, report::care_item, columns, row)?;
     if args.output != Format::Table {
         return Ok(());
     }

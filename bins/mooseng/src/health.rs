@@ -7,9 +7,8 @@ use crate::{
 };
 use anyhow::Result;
 use clap::Args;
-use mooseng_client::Client;
-use mooseng_core::health::{HealthCode, Problem, Severity};
-use serde_json::json;
+use mooseng_client::report;
+use mooseng_core::health::{HealthCode, Problem};
 use std::io::Write;
 
 #[derive(Args)]
@@ -21,36 +20,32 @@ pub(crate) struct HealthArgs {
     pub output: Format,
 }
 
-/// One word for all problems.
-pub(crate) fn word(problems: &[Problem]) -> &'static str {
-    match problems.iter().map(|p| p.severity).max() {
-        None => "healthy",
-        Some(Severity::Warning) => "degraded",
-        Some(Severity::Critical) => "critical",
-    }
+/// Asks without a session of the caller's: where no master leads none can be opened.
+pub(crate) async fn ask(args: &HealthArgs, out: &mut impl Write) -> Result<()> {
+    tell(&args.to.builder()?.health().await?, args.output, out)
 }
 
-/// Ends with 0 when the cluster is healthy, with 7 when data cannot be had, else with 8.
-pub(crate) async fn health(client: &Client, args: &HealthArgs, out: &mut impl Write) -> Result<()> {
-    let problems = client.health().await?;
-    let word = word(&problems);
-    match args.output {
+/// Ends with 0 when the cluster is healthy, with 6 when no master leads, with 7 when data cannot be had, else with 8.
+pub(crate) fn tell(problems: &[Problem], format: Format, out: &mut impl Write) -> Result<()> {
+    match format {
         Format::Table => {
-            writeln!(out, "{word}")?;
-            for p in &problems {
-                writeln!(out, "{} ({}): {}\n  {}", p.code, p.severity, p.cause, p.cure)?;
+            writeln!(out, "{}", report::health_word(problems))?;
+            for p in problems {
+                let cause = output::shown(&p.cause);
+                writeln!(out, "{} ({}): {cause}\n  {}", p.code, p.severity, p.cure)?;
             }
         }
-        format => {
-            let whole = json!({ "schema": "mooseng.health/1", "health": word, "problems": problems });
-            output::json(out, format, &whole)?;
-        }
+        format => output::json(out, format, &report::health(problems))?,
     }
     let count = match problems.len() {
         0 => return Ok(()),
         1 => "the cluster has a problem".to_owned(),
         n => format!("the cluster has {n} problems"),
     };
-    let lost = problems.iter().any(|p| p.code == HealthCode::ChunkMissing);
-    Err(if lost { exit::integrity(count) } else { exit::degraded(count) })
+    let is = |code| problems.iter().any(|p| p.code == code);
+    Err(match (is(HealthCode::MasterNoQuorum), is(HealthCode::ChunkMissing)) {
+        (true, _) => exit::unreachable(count),
+        (_, true) => exit::integrity(count),
+        _ => exit::degraded(count),
+    })
 }

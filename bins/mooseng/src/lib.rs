@@ -8,7 +8,10 @@
 mod bench;
 mod cluster;
 mod connect;
+mod dashboard;
+mod doctor;
 mod drain;
+mod events;
 mod exit;
 mod files;
 mod fsck;
@@ -20,11 +23,16 @@ mod look;
 mod manual;
 mod masters;
 mod mini;
+mod mount_helper;
 mod output;
 mod scrub;
 mod settings;
+mod stats;
+mod top;
+mod trace;
 mod transfer;
 mod tree;
+mod umount;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +64,13 @@ enum Verb {
     Chunkserver(Flags<keys::Chunkserver>),
     /// Mounts the filesystem and serves it until it is told to stop (the same as mooseng-mount).
     Mount(Flags<keys::Mount>),
+    /// Takes a mount of this machine away, also one whose process is gone.
+    Umount(umount::UmountArgs),
+    /// Looks at this machine as a daemon needs it: settings, identity, ports, disks, clock, masters. Begins nothing.
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::DoctorArgs),
+    /// Serves web pages that show the cluster and change nothing, and the same as JSON.
+    Dashboard(Flags<keys::Dashboard>),
     /// Shows, judges and explains the settings of the daemons.
     #[command(subcommand)]
     Config(settings::Verb),
@@ -65,6 +80,9 @@ enum Verb {
     Man(manual::ManArgs),
     /// Tells the version.
     Version(manual::VersionArgs),
+    /// Runs a verb that asks a cluster, and shows where its time went, on all nodes.
+    #[command(after_help = trace::HELP)]
+    Trace(trace::TraceArgs),
     #[command(flatten)]
     Client(ClientVerb),
 }
@@ -82,6 +100,12 @@ enum ClientVerb {
     Disks(lists::ListArgs),
     /// Lists the sessions of clients.
     Sessions(lists::ListArgs),
+    /// Tells what happened since the leading master's election.
+    Events(events::EventsArgs),
+    /// Tells how many calls of each operation come to the leading master, and how long they take.
+    Stats(stats::StatsArgs),
+    /// Shows what is going on, again and again: calls, and who makes and serves the most.
+    Top(top::TopArgs),
     /// Tells where a file's chunks are: replicas, versions, states.
     Info(look::InfoArgs),
     /// Lists directories.
@@ -116,13 +140,16 @@ enum ClientVerb {
     Bench(bench::Args),
 }
 
-/// Parses the command line, runs the verb, tells how it ended.
+/// Parses the command line, runs the verb, tells how it ended. Started as `mount.mooseng`, it is mount(8)'s helper.
 pub fn main() -> ExitCode {
+    if mount_helper::is_asked_for(std::env::args_os().next().as_deref()) {
+        return mount_helper::main();
+    }
     match run(Cli::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if exit::is_closed_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("mooseng: {e:#}");
+            eprintln!("mooseng: {}", output::shown_lines(&format!("{e:#}")));
             if let Some(cure) = exit::cure(&e) {
                 eprintln!("  {cure}");
             }
@@ -136,6 +163,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Master(flags) => mooseng_master::run(&flags),
         Verb::Chunkserver(flags) => mooseng_chunkserver::run(&flags),
         Verb::Mount(flags) => mooseng_mount::run(&flags),
+        Verb::Dashboard(flags) => dashboard::run(&flags),
         Verb::Cluster(cluster::Verb::Token(args)) => with_runtime(join::token(&args, &mut std::io::stdout())),
         Verb::Cluster(cluster::Verb::Join(args)) => with_runtime(join::join(&args, &mut std::io::stdout())),
         Verb::Cluster(cluster::Verb::AddMaster(args)) => changed(&masters::Change::Add(&args)),
@@ -144,6 +172,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Cluster(cluster::Verb::Init(args)) => cluster::init(&args, &mut std::io::stdout()),
         Verb::Cluster(cluster::Verb::Issue(args)) => cluster::issue(&args, &mut std::io::stdout()),
         Verb::Mini(args) => with_runtime(mini::run(args)),
+        Verb::Trace(args) => run_traced(&args),
         Verb::Client(verb) => with_runtime(run_client(verb)),
         local => run_local(&local, &mut std::io::stdout()).context("this verb is not built")?,
     }
@@ -152,6 +181,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
 /// Runs a verb that needs neither a cluster nor a runtime; `None` for others.
 fn run_local(verb: &Verb, out: &mut impl Write) -> Option<anyhow::Result<()>> {
     Some(match verb {
+        Verb::Umount(args) => umount::umount(args, out),
+        Verb::Doctor(args) => doctor::doctor(args, out),
         Verb::Config(verb) => settings::run(verb, out),
         Verb::Completions(args) => manual::completions(args, Cli::command(), out),
         Verb::Man(args) => manual::man(args, Cli::command(), out),
@@ -171,11 +202,15 @@ fn with_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Res
     runtime.context("the runtime does not start")?.block_on(work)
 }
 
-async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
-    let connection = match &verb {
+/// How the cluster of a verb is reached.
+const fn connection_of(verb: &ClientVerb) -> &connect::Connection {
+    match verb {
         ClientVerb::Status(a) => &a.to,
         ClientVerb::Health(a) => &a.to,
         ClientVerb::Df(a) | ClientVerb::Disks(a) | ClientVerb::Sessions(a) => &a.to,
+        ClientVerb::Events(a) => &a.to,
+        ClientVerb::Stats(a) => &a.to,
+        ClientVerb::Top(a) => &a.to,
         ClientVerb::Info(a) => &a.to,
         ClientVerb::Ls(a) => &a.to,
         ClientVerb::Cat(a) => &a.to,
@@ -192,13 +227,32 @@ async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
         ClientVerb::Scrub(a) => &a.to,
         ClientVerb::Drain(a) => &a.to,
         ClientVerb::Bench(a) => &a.to,
-    };
-    let client = connection.connect().await?;
+    }
+}
+
+async fn run_client(verb: ClientVerb) -> anyhow::Result<()> {
+    // Told also where no session can be opened.
+    if let ClientVerb::Health(a) = &verb {
+        return health::ask(a, &mut std::io::stdout()).await;
+    }
+    let client = connection_of(&verb).connect().await?;
     let done = unless_interrupted(&client, &verb).await;
     let flushed = std::io::stdout().flush().map_err(anyhow::Error::from);
     // What a failed verb left open ends by itself; its own error counts.
     let ended = client.shutdown(connect::SHUTDOWN).await.context("the session did not end well");
     done.and(flushed).and(ended)
+}
+
+fn run_traced(args: &trace::TraceArgs) -> anyhow::Result<()> {
+    let words = std::iter::once("mooseng".into()).chain(args.verb.iter().cloned());
+    let Verb::Client(verb) = Cli::try_parse_from(words).unwrap_or_else(|e| e.exit()).verb else {
+        return Err(exit::usage("only a verb that asks a cluster can be traced: status, ls, put and others"));
+    };
+    let work = async |client: &Client| {
+        let done = unless_interrupted(client, &verb).await;
+        done.and(std::io::stdout().flush().map_err(Into::into))
+    };
+    with_runtime(trace::trace(args, connection_of(&verb), work, &mut std::io::stderr()))
 }
 
 /// Runs a verb; Ctrl-C gives it up, and removes what it left half done.
@@ -224,10 +278,13 @@ async fn run_on(
 ) -> anyhow::Result<()> {
     match verb {
         ClientVerb::Status(a) => look::status(client, a.output, out).await,
-        ClientVerb::Health(a) => health::health(client, a, out).await,
+        ClientVerb::Health(a) => health::tell(&client.health().await?, a.output, out),
         ClientVerb::Df(a) => lists::df(client, a.output, out).await,
         ClientVerb::Disks(a) => lists::disks(client, a.output, out).await,
         ClientVerb::Sessions(a) => lists::sessions(client, a.output, out).await,
+        ClientVerb::Events(a) => events::events(client, a, out).await,
+        ClientVerb::Stats(a) => stats::stats(client, a, out).await,
+        ClientVerb::Top(a) => top::top(client, a, out).await,
         ClientVerb::Info(a) => look::info(client, &a.path, a.output, out).await,
         ClientVerb::Ls(a) => files::ls(client, a, out).await,
         ClientVerb::Cat(a) => files::cat(client, &a.paths, out).await,

@@ -131,7 +131,7 @@ fn tell(masters: &[MasterInfo], out: &mut impl Write) -> Result<()> {
             (false, true) => "votes",
             (false, false) => "is being filled",
         };
-        writeln!(out, "master {} at {} {role}", m.id.get(), m.client_addr)?;
+        writeln!(out, "master {} at {} {role}", m.id.get(), crate::output::shown(&m.client_addr))?;
     }
     let voters = masters.iter().filter(|m| m.voter).count();
     if voters.is_multiple_of(2) {

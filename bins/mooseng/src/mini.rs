@@ -4,6 +4,7 @@
 mod board;
 mod mount;
 
+use crate::exit::usage;
 use anyhow::{Context as _, Result, ensure};
 use board::Board;
 use bytes::Bytes;
@@ -49,11 +50,17 @@ pub(crate) struct Args {
 type Entry = (String, Bytes);
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    ensure!(
-        args.masters % 2 == 1,
-        "{} masters: an odd number is needed for a quorum; use 1, 3 or 5",
-        args.masters
-    );
+    if args.masters.is_multiple_of(2) {
+        let cause = format!("{} masters: an odd number is needed for a quorum; use 1, 3 or 5", args.masters);
+        return Err(usage(cause));
+    }
+    let tree = match &args.tree {
+        Some(dir) => read_tree(dir)?,
+        None => made_up(),
+    };
+    if tree.is_empty() {
+        return Err(usage("there is no file to write in the tree given; choose another --tree"));
+    }
     let board = Board::new();
     let _lock = args.dir.as_deref().map(lock).transpose()?;
     let mut builder = Cluster::builder().masters(args.masters).chunkservers(args.chunkservers);
@@ -68,7 +75,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Some(dir) => Some(mount::start(dir, &client).await?),
         None => None,
     };
-    let tree = prove(&args, &board, &mut cluster, &client).await?;
+    prove(&args, &board, &mut cluster, &client, &tree).await?;
     if let Some(mounted) = &mounted {
         mount::prove(mounted, &client.filesystem(), &tree).await?;
         board.shown(&format!("every file is the same through the mount at {}", mounted.point().display()));
@@ -94,13 +101,14 @@ fn lock(dir: &Path) -> Result<DirLock> {
     })
 }
 
-async fn prove(args: &Args, board: &Board, cluster: &mut Cluster, client: &Client) -> Result<Vec<Entry>> {
+async fn prove(
+    args: &Args,
+    board: &Board,
+    cluster: &mut Cluster,
+    client: &Client,
+    tree: &[Entry],
+) -> Result<()> {
     let fs = client.filesystem();
-    let tree = match &args.tree {
-        Some(dir) => read_tree(dir)?,
-        None => made_up(),
-    };
-    ensure!(!tree.is_empty(), "there is no file to write in the tree given; choose another --tree");
     let bytes: usize = tree.iter().map(|(_, d)| d.len()).sum();
     if fs.exists("/proof").await? {
         fs.remove_dir_all("/proof").await?;
@@ -126,14 +134,14 @@ async fn prove(args: &Args, board: &Board, cluster: &mut Cluster, client: &Clien
         tree.len(),
         ByteSize(bytes as u64)
     ));
-    compare(&fs, &tree, board).await?;
+    compare(&fs, tree, board).await?;
     board.shown("every file reads back equal with one chunkserver gone");
     cluster.start_chunkserver(0).await?;
     wait_healthy(client, board).await?;
     board.shown("all chunks have all their copies again");
-    compare(&fs, &tree, board).await?;
+    compare(&fs, tree, board).await?;
     board.shown("every file reads back equal");
-    Ok(tree)
+    Ok(())
 }
 
 async fn write(fs: &Filesystem, files: &[Entry], board: &Board) -> Result<()> {

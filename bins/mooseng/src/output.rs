@@ -1,13 +1,12 @@
 //! How data is printed: tables for people, JSON for programs.
 
 use anyhow::Result;
-use bytesize::ByteSize;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
-use mooseng_core::attr::{FileKind, Timestamp};
+pub(crate) use mooseng_client::report::{kind, mode, size, time};
 use serde::Serialize;
 use serde_json::Value;
-use std::io::Write;
+use std::{borrow::Cow, io::Write};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub(crate) enum Format {
@@ -69,13 +68,35 @@ pub(crate) fn list<T, const N: usize>(
     items(out, format, schema, &all.iter().map(json).collect::<Vec<_>>(), [], |_| [])
 }
 
+/// A text for a terminal in which names may be that others chose: control characters and those that change the
+/// direction of writing are escaped, so that it is one line and steers nothing.
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    if !text.contains(steers) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out.into()
+}
+
+/// The same for a text of several lines.
+pub(crate) fn shown_lines(text: &str) -> String {
+    text.split('\n').map(shown).collect::<Vec<_>>().join("\n")
+}
+
 /// Prints one object: over lines, or in one.
 pub(crate) fn json(out: &mut impl Write, format: Format, whole: &Value) -> Result<()> {
     let text = if format == Format::Json { serde_json::to_string_pretty(whole)? } else { whole.to_string() };
     Ok(writeln!(out, "{text}")?)
 }
 
-/// Prints a table with a head.
+/// Prints a table with a head. Cells are shown as [`shown`] has them.
 pub(crate) fn table<const N: usize>(
     out: &mut impl Write,
     columns: [Column; N],
@@ -85,7 +106,7 @@ pub(crate) fn table<const N: usize>(
     table.load_style(presets::NOTHING);
     table.set_header(columns.map(|(head, _)| head));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.each_ref().map(|cell| shown(cell)));
     }
     for (column, (_, numbers)) in table.column_iter_mut().zip(columns) {
         column.set_padding((0, 2));
@@ -99,68 +120,19 @@ pub(crate) fn table<const N: usize>(
     Ok(())
 }
 
-/// A size for people, in powers of 1024.
-pub(crate) fn size(bytes: u64) -> String {
-    ByteSize(bytes).display().iec().to_string()
-}
-
-/// RFC 3339, in UTC, to the second.
-pub(crate) fn time(t: Timestamp) -> String {
-    jiff::Timestamp::from_second(t.secs()).map_or_else(|_| format!("{} s", t.secs()), |t| t.to_string())
-}
-
-/// As `ls -l` shows kind and permissions.
-pub(crate) fn mode(kind: FileKind, bits: u32) -> String {
-    let kind = match kind {
-        FileKind::File => '-',
-        FileKind::Dir => 'd',
-        FileKind::Symlink => 'l',
-        FileKind::Fifo => 'p',
-        FileKind::Socket => 's',
-        FileKind::CharDev => 'c',
-        FileKind::BlockDev => 'b',
-    };
-    let mut text = String::from(kind);
-    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
-        let rwx = bits >> shift & 7;
-        text.push(if rwx & 4 != 0 { 'r' } else { '-' });
-        text.push(if rwx & 2 != 0 { 'w' } else { '-' });
-        text.push(match (bits & special != 0, rwx & 1 != 0) {
-            (false, false) => '-',
-            (false, true) => 'x',
-            (true, true) => letter,
-            (true, false) => letter.to_ascii_uppercase(),
-        });
-    }
-    text
-}
-
-/// The kind as a word.
-pub(crate) const fn kind(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::File => "file",
-        FileKind::Dir => "directory",
-        FileKind::Symlink => "symlink",
-        FileKind::Fifo => "fifo",
-        FileKind::Socket => "socket",
-        FileKind::CharDev => "chardev",
-        FileKind::BlockDev => "blockdev",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn values_are_written_for_people() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(time(Timestamp::new(1_763_850_000, 5)), "2025-11-22T22:20:00Z");
-        assert_eq!(time(Timestamp::new(-1, 0)), "1969-12-31T23:59:59Z");
-        assert_eq!(mode(FileKind::Dir, 0o1777), "drwxrwxrwt");
-        assert_eq!(mode(FileKind::File, 0o4644), "-rwSr--r--");
-        assert_eq!(mode(FileKind::Symlink, 0o2755), "lrwxr-sr-x");
+    fn names_steer_no_terminal() {
+        assert_eq!(shown("caf\u{e9} \u{65e5}\u{672c} \"a\\b\""), "caf\u{e9} \u{65e5}\u{672c} \"a\\b\"");
+        assert_eq!(shown("a\x1b[2Jb\r\nc\u{7f}\u{9b}"), r"a\u{1b}[2Jb\r\nc\u{7f}\u{9b}");
+        assert_eq!(shown("x\u{202e}gpj.exe"), r"x\u{202e}gpj.exe");
+        assert_eq!(shown_lines("a\n\x07b"), "a\n\\u{7}b");
+        let mut out = Vec::new();
+        table(&mut out, [words("NAME")], std::iter::once(["\x1b]0;owned\x07".to_owned()])).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "NAME\n\\u{1b}]0;owned\\u{7}\n");
     }
 
     #[test]

@@ -7,12 +7,11 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use clap::Args;
-use mooseng_client::Client;
+use mooseng_client::{Client, report};
 use mooseng_core::{
     attr::Timestamp,
-    meta::{DiskScrub, GetScrub, ScrubNow, ServerScrub},
+    meta::{DiskScrub, ScrubNow, ServerScrub},
 };
-use serde_json::{Value, json};
 use std::{
     io::{IsTerminal as _, Write},
     time::Duration,
@@ -49,24 +48,13 @@ fn progress(all: &[ServerScrub], asked: Timestamp) -> (u64, u64, u64, bool) {
     (total, done, found, ended)
 }
 
-fn disk_state(s: &ServerScrub, d: &DiskScrub) -> String {
-    match (s.alive, d.total) {
-        (false, _) => "silent".into(),
-        (true, 0) => "between rounds".into(),
-        (true, total) => {
-            let fast = if d.fast { ", asked for" } else { "" };
-            format!("{} of {total} chunks{fast}", d.done)
-        }
-    }
-}
-
 pub(crate) async fn scrub(client: &Client, args: &ScrubArgs, out: &mut impl Write) -> Result<()> {
     let mut found_now = 0;
     if args.now {
         let asked = client.request(ScrubNow {}).await.context("no round was begun")?;
         let on_terminal = std::io::stderr().is_terminal();
         loop {
-            let (total, done, found, ended) = progress(&client.request(GetScrub {}).await?, asked);
+            let (total, done, found, ended) = progress(&client.scrubs().await?, asked);
             if on_terminal {
                 eprint!("\rscrub: {done} of {total} chunks of the rounds under way, {found} damaged   ");
             }
@@ -80,7 +68,7 @@ pub(crate) async fn scrub(client: &Client, args: &ScrubArgs, out: &mut impl Writ
             eprintln!();
         }
     }
-    let all = client.request(GetScrub {}).await?;
+    let all = client.scrubs().await?;
     show_scrubs(&all, args.output, out)?;
     match found_now {
         0 => Ok(()),
@@ -104,22 +92,13 @@ fn show_scrubs(all: &[ServerScrub], format: Format, out: &mut impl Write) -> Res
     let row = |(s, d): &(&ServerScrub, &DiskScrub)| {
         [
             s.server.get().to_string(),
-            format!("{:016x}", d.disk.get()),
-            disk_state(s, d),
+            report::disk_name(d.disk),
+            report::scrub_state(s, d),
             d.rounds.to_string(),
             size(d.bytes),
             d.damages.to_string(),
             d.ended.map_or("-".into(), time),
         ]
     };
-    output::list(out, (format, "mooseng.scrub/1"), &disks, scrub_json, columns, row)
-}
-
-fn scrub_json((s, d): &(&ServerScrub, &DiskScrub)) -> Value {
-    json!({
-        "server": s.server.get(), "alive": s.alive, "disk": format!("{:016x}", d.disk.get()),
-        "rounds": d.rounds, "chunks": d.chunks, "bytes": d.bytes, "damages": d.damages,
-        "round": { "done": d.done, "total": d.total, "found": d.found, "fast": d.fast },
-        "ended": d.ended.map(time), "answered": d.answered.map(time),
-    })
+    output::list(out, (format, "mooseng.scrub/1"), &disks, |(s, d)| report::scrub_item(s, d), columns, row)
 }

@@ -1,11 +1,16 @@
 //! `config`: settings of a role shown with their origins, judged, and as a template.
 
+use crate::{
+    dashboard,
+    output::{self, Format},
+};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use mooseng_support::{
-    config::{Flags, Settings},
+    config::{ConfigError, Entry, Flags, Settings},
     keys,
 };
+use serde_json::{Value, json};
 use std::io::Write;
 
 #[derive(Subcommand)]
@@ -26,6 +31,9 @@ pub(crate) struct ShowArgs {
     /// Tells with each value where it came from: a flag, the environment, the file or the default.
     #[arg(long)]
     origin: bool,
+    /// Format; JSON tells origins always.
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    output: Format,
     #[command(flatten)]
     of: OfRole,
 }
@@ -36,14 +44,45 @@ pub(crate) struct OfRole {
     role: RoleFlags,
 }
 
+/// A role with the flags of its daemon.
 #[derive(Subcommand)]
-enum RoleFlags {
+pub(crate) enum RoleFlags {
     /// Of a master; takes the flags of `mooseng master`.
     Master(Flags<keys::Master>),
     /// Of a chunkserver; takes the flags of `mooseng chunkserver`.
     Chunkserver(Flags<keys::Chunkserver>),
     /// Of a mount; takes the flags of `mooseng mount`.
     Mount(Flags<keys::Mount>),
+    /// Of a dashboard; takes the flags of `mooseng dashboard`.
+    Dashboard(Flags<keys::Dashboard>),
+}
+
+impl RoleFlags {
+    /// What would be in force.
+    pub(crate) fn load(&self) -> Result<Settings, ConfigError> {
+        match self {
+            Self::Master(f) => Settings::load(f),
+            Self::Chunkserver(f) => Settings::load(f),
+            Self::Mount(f) => Settings::load(f),
+            Self::Dashboard(f) => Settings::load(f),
+        }
+    }
+
+    /// Judges settings and identity as a start would.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Master(f) => mooseng_master::check(f),
+            Self::Chunkserver(f) => mooseng_chunkserver::check(f),
+            Self::Mount(f) => mooseng_mount::check(f),
+            Self::Dashboard(f) => dashboard::check(f),
+        }
+    }
+}
+
+/// A setting for programs.
+pub(crate) fn entry_json(e: &Entry<'_>) -> Value {
+    let (source, from) = e.value.map(|(_, source)| source.parts()).unzip();
+    json!({ "key": e.key, "value": e.value.map(|(text, _)| text), "source": source, "from": from.flatten() })
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -51,6 +90,7 @@ pub(crate) enum RoleName {
     Master,
     Chunkserver,
     Mount,
+    Dashboard,
 }
 
 impl RoleName {
@@ -59,6 +99,7 @@ impl RoleName {
             Self::Master => include_str!("../../../docker/configs/master.toml"),
             Self::Chunkserver => include_str!("../../../docker/configs/chunkserver.toml"),
             Self::Mount => include_str!("../../../docker/configs/client.toml"),
+            Self::Dashboard => include_str!("../../../docker/configs/dashboard.toml"),
         }
     }
 }
@@ -66,19 +107,15 @@ impl RoleName {
 pub(crate) fn run(verb: &Verb, out: &mut impl Write) -> Result<()> {
     match verb {
         Verb::Show(args) => {
-            let settings = match &args.of.role {
-                RoleFlags::Master(f) => Settings::load(f)?,
-                RoleFlags::Chunkserver(f) => Settings::load(f)?,
-                RoleFlags::Mount(f) => Settings::load(f)?,
-            };
-            Ok(out.write_all(settings.print(args.origin).as_bytes())?)
+            let settings = args.of.role.load()?;
+            if args.output == Format::Table {
+                return Ok(out.write_all(settings.print(args.origin).as_bytes())?);
+            }
+            let all: Vec<_> = settings.entries().collect();
+            output::list(out, (args.output, "mooseng.config/1"), &all, entry_json, [], |_| [])
         }
         Verb::Check(of) => {
-            match &of.role {
-                RoleFlags::Master(f) => mooseng_master::check(f)?,
-                RoleFlags::Chunkserver(f) => mooseng_chunkserver::check(f)?,
-                RoleFlags::Mount(f) => mooseng_mount::check(f)?,
-            }
+            of.role.check()?;
             Ok(writeln!(out, "the settings are good")?)
         }
         Verb::Example { role } => Ok(out.write_all(role.template().as_bytes())?),

@@ -4,7 +4,7 @@ use crate::*;
 use mooseng_client::{Client, Filesystem, embedded::Cluster};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-mod looks;
+pub(crate) mod looks;
 
 struct Fixture {
     cluster: Cluster,

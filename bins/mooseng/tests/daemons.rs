@@ -4,6 +4,8 @@
 
 mod bad;
 mod join;
+mod trace;
+mod verbs;
 
 use nix::{
     sys::signal::{Signal, kill},

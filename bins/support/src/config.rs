@@ -27,6 +27,18 @@ pub enum Source {
     Default,
 }
 
+impl Source {
+    /// Its kind in one word, and which one it is where there are several.
+    pub fn parts(&self) -> (&'static str, Option<String>) {
+        match self {
+            Self::Flag => ("flag", None),
+            Self::Env(name) => ("environment", Some((*name).to_owned())),
+            Self::File(path) => ("file", Some(path.display().to_string())),
+            Self::Default => ("default", None),
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,6 +102,9 @@ pub enum ConfigError {
     },
 }
 
+/// The variable that names the file.
+const CONFIG: &str = "MOOSENG_CONFIG";
+
 /// The flags of a role, as part of any clap command: one per key, `--config`, `--print-config`.
 #[derive(Clone, Debug)]
 pub struct Flags<R> {
@@ -98,6 +113,24 @@ pub struct Flags<R> {
     /// Show what is in force, with its sources, and end.
     pub print_config: bool,
     role: PhantomData<R>,
+}
+
+impl<R: Role> Flags<R> {
+    /// The file that is read, as the flag or the environment names it.
+    pub fn file(&self) -> Option<(PathBuf, Source)> {
+        self.file_of(|name| std::env::var(name).ok())
+    }
+
+    fn file_of(&self, env: impl Fn(&str) -> Option<String>) -> Option<(PathBuf, Source)> {
+        let from_env = || Some((env(CONFIG).filter(|v| !v.is_empty())?.into(), Source::Env(CONFIG)));
+        self.config.clone().map(|path| (path, Source::Flag)).or_else(from_env)
+    }
+
+    /// The same flags with another file.
+    #[must_use]
+    pub fn with_file(&self, path: PathBuf) -> Self {
+        Self { config: Some(path), ..self.clone() }
+    }
 }
 
 impl<R: Role> FromArgMatches for Flags<R> {
@@ -144,6 +177,15 @@ struct Found {
     source: Source,
 }
 
+/// A key with what is in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry<'a> {
+    /// Its name in files.
+    pub key: &'static str,
+    /// Its text and where that came from; `None` when it is not set and has no default.
+    pub value: Option<(&'a str, &'a Source)>,
+}
+
 /// Values of a role's keys.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -164,7 +206,7 @@ impl Settings {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let env = |name: &str| env(name).filter(|v| !v.is_empty());
-        let path = flags.config.clone().or_else(|| env("MOOSENG_CONFIG").map(PathBuf::from));
+        let path = flags.file_of(env).map(|(path, _)| path);
         let file = path.map(|p| read_file::<R>(&p).map(|t| (p, t))).transpose()?;
         let mut found = BTreeMap::new();
         for key in R::keys() {
@@ -254,18 +296,26 @@ impl Settings {
         ConfigError::Missing { key: key.name, flag: key.flag(), env, want: key.want }
     }
 
+    /// All keys of the role, with what is in force.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.keys.iter().map(|key| {
+            let value = self.found.get(key.name).map(|f| (f.text.as_str(), &f.source));
+            Entry { key: key.name, value }
+        })
+    }
+
     /// What is in force, as a TOML file that can be given to `--config`; with `origins`, and where each value
     /// came from.
     pub fn print(&self, origins: bool) -> String {
         let mut out = String::new();
-        for key in &self.keys {
+        for Entry { key, value } in self.entries() {
             // Writing to a string cannot fail.
-            let _ = match self.found.get(key.name) {
-                Some(f) => {
-                    let from = if origins { format!(" # from {}", f.source) } else { String::new() };
-                    writeln!(out, "{} = {}{from}", key.name, toml::Value::from(f.text.as_str()))
+            let _ = match value {
+                Some((text, source)) => {
+                    let from = if origins { format!(" # from {source}") } else { String::new() };
+                    writeln!(out, "{key} = {}{from}", toml::Value::from(text))
                 }
-                None => writeln!(out, "# {} is not set", key.name),
+                None => writeln!(out, "# {key} is not set"),
             };
         }
         out

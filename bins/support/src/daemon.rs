@@ -1,14 +1,17 @@
 //! The assembly line of a daemon: runtime, HTTP, service, READY, signal, clean stop.
 
 use crate::{
+    catalog,
     config::{Flags, Settings},
     http::{Endpoints, Health, Server},
     keys::Role,
     meter::Metered,
-    metrics::Metrics,
+    metrics::{Metrics, plain},
     node::Common,
     signals::Signals,
-    telemetry, transport,
+    telemetry,
+    trace::{self, Traced},
+    transport,
 };
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -59,6 +62,7 @@ pub fn begin<R: Role>(flags: &Flags<R>, roles: &[net::Role]) -> anyhow::Result<O
     }
     telemetry::init(&settings)?;
     let common = Common::new(&settings, roles)?;
+    trace::begin(common.slow_call);
     Ok(Some((settings, common)))
 }
 
@@ -84,10 +88,19 @@ where
     F: Future<Output = anyhow::Result<Arc<dyn Service>>>,
 {
     let mut signals = Signals::install().context("signals cannot be taken")?;
+    #[cfg(feature = "otlp")]
+    trace::otlp::begin(&common.peer)?;
     let metrics = Arc::new(Metrics::new(&common.peer)?);
     let endpoints = Endpoints::new(metrics.clone());
+    let ends = common.identity.validity()?.until.secs() as f64;
+    metrics.gauge(&catalog::CERTIFICATE_EXPIRY, move || plain(ends));
     let inner = transport(common.transport, &common.identity, Some(endpoints.take_streams()))?;
-    let transport = Metered::new(inner, &metrics);
+    let measured: Arc<dyn Transport> = match common.peer.role {
+        net::Role::Master | net::Role::Chunkserver => Metered::new(inner, &metrics),
+        // Nobody calls a client.
+        net::Role::Client | net::Role::Admin => inner,
+    };
+    let transport = Traced::new(measured);
     let parts = Parts { transport, metrics, endpoints: endpoints.clone() };
     let mut servers = Vec::new();
     for port in ports {
@@ -127,8 +140,11 @@ where
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(e) = sd_notify::notify(states) {
-        tracing::warn!(error = %e, "systemd was not told");
+    match sd_notify::notify(states) {
+        // Who waited for READY only is gone: mount.mooseng does.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => tracing::warn!(error = %e, "systemd was not told"),
+        Ok(()) => {}
     }
 }
 

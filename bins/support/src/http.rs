@@ -45,6 +45,17 @@ impl Health {
     }
 }
 
+/// What `/health` answers: how the service is, and what others compare.
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    health: Health,
+    /// Of the program.
+    version: &'static str,
+    /// By this machine's clock.
+    time: String,
+}
+
 /// Tells how a service is; may take a moment, not more.
 pub type Probe = Arc<dyn Fn() -> Health + Send + Sync>;
 
@@ -154,7 +165,9 @@ const fn code(good: bool) -> StatusCode {
 
 async fn health(State(e): State<Endpoints>) -> Response {
     let health = e.health().await;
-    (code(health.ready && health.live), Json(health)).into_response()
+    let status = code(health.ready && health.live);
+    let (version, time) = (env!("CARGO_PKG_VERSION"), jiff::Timestamp::now().to_string());
+    (status, Json(Told { health, version, time })).into_response()
 }
 
 async fn livez(State(e): State<Endpoints>) -> Response {

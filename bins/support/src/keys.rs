@@ -54,6 +54,8 @@ role!(/// A chunkserver.
     Chunkserver, "chunkserver", COMMON, SERVER, CHUNKSERVER);
 role!(/// A mount.
     Mount, "mount", COMMON, MOUNT);
+role!(/// A web dashboard.
+    Dashboard, "dashboard", COMMON, DASHBOARD);
 
 const PORT: &str = "a port from 1 to 65535 (0: one that is free)";
 const ADDRS: &str = "host:port, with commas between, [v6]:port for IPv6";
@@ -112,6 +114,14 @@ const COMMON: &[Key] = &[
         "TIME",
         "Longest clean stop after SIGTERM or SIGINT; a second signal ends at once",
         "a time such as 20s or 1m"
+    ),
+    key!(
+        "slow_call",
+        ["MOOSENG_SLOW_CALL"],
+        Some("1s"),
+        "TIME",
+        "What takes as long is told in the log, with its trace and where the time went; 0s: nothing is",
+        "a time such as 1s or 250ms"
     ),
 ];
 
@@ -295,8 +305,8 @@ const MOUNT: &[Key] = &[
         ["MOOSENG_CACHE_SIZE_MB"],
         Some("256"),
         "MIB",
-        "Memory for cached data; this version keeps none between opens and does not use it",
-        "MiB from 0 to 1048576"
+        "Memory for file data: three quarters for what is written and not yet on the disks of chunkservers, a quarter for what is read ahead",
+        "MiB from 16 to 1048576"
     ),
     key!(
         "read_only",
@@ -314,4 +324,33 @@ const MOUNT: &[Key] = &[
         "Other users than the one who mounts may use it (user_allow_other in /etc/fuse.conf unless root)",
         "true or false"
     ),
+    key!(
+        "no_exec",
+        ["MOOSENG_NO_EXEC"],
+        Some("false"),
+        "BOOL",
+        "Programs cannot be run from the mount",
+        "true or false"
+    ),
+];
+
+const DASHBOARD: &[Key] = &[
+    key!(
+        "listen_addr",
+        ["MOOSENG_LISTEN_ADDR"],
+        Some("127.0.0.1"),
+        "ADDR",
+        "Address that pages are served on; another than this machine's own wants a token",
+        "an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+    ),
+    key!("listen_port", ["MOOSENG_LISTEN_PORT"], Some("8080"), "PORT", "Port of the pages", PORT),
+    key!(
+        "token_file",
+        ["MOOSENG_DASHBOARD_TOKEN_FILE"],
+        None,
+        "FILE",
+        "File with the token that opens the pages, readable by its owner only [default: none; then only on this machine]",
+        "a file (mode 0600) with at least 16 characters, as `openssl rand -base64 24` prints them"
+    ),
+    key!("master_addrs", ["MOOSENG_MASTER_ADDRS"], None, "ADDRS", "Client addresses of the masters", ADDRS),
 ];

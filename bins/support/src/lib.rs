@@ -14,8 +14,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may panic"))]
 
 pub mod addr;
+pub mod catalog;
 pub mod config;
 pub mod daemon;
+pub mod disk_meter;
 pub mod http;
 pub mod joins;
 pub mod keys;
@@ -25,6 +27,7 @@ pub mod node;
 pub mod ports;
 pub mod signals;
 pub mod telemetry;
+pub mod trace;
 mod transport;
 
 pub use transport::transport;

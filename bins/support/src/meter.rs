@@ -1,50 +1,147 @@
-//! A transport around a transport that measures the calls answered here: in flight, by outcome,
-//! time to the reply's head.
+//! A transport around a transport that measures the calls answered here: in flight, by outcome, time to the
+//! reply's head; those to masters by operation and answer, too. Each is a span of its trace ([`crate::trace`]).
+//!
+//! A call costs some clock reads and additions: what is counted often is bound to its labels once.
 
-use crate::metrics::Metrics;
+use crate::{
+    catalog,
+    metrics::{Metrics, Point},
+    trace,
+};
 use async_trait::async_trait;
 use mooseng_core::{
     context::CallContext,
     error::NetError,
+    meta::OP_NAMES,
     net::{Connection, Handler, Listening, Message, Method, PeerIdentity, Transport},
-    rpc::method,
+    rpc::{self, method},
 };
 use opentelemetry::{
     KeyValue,
-    metrics::{Histogram, UpDownCounter},
+    metrics::{BoundCounter, BoundHistogram, Counter, Histogram},
 };
-use std::{sync::Arc, time::Instant};
-
-/// Upper bounds of the histogram's buckets in seconds.
-const BUCKETS: [f64; 12] = [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 2.0, 10.0];
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 /// Measures what an inner transport's listeners answer.
 pub struct Metered {
     inner: Arc<dyn Transport>,
-    rpcs: Rpcs,
+    rpcs: Arc<Rpcs>,
 }
 
 impl Metered {
-    /// Around a transport.
+    /// Around a server's transport.
     pub fn new(inner: Arc<dyn Transport>, metrics: &Metrics) -> Arc<Self> {
-        let meter = metrics.meter();
-        let in_flight = meter
-            .i64_up_down_counter("mooseng_rpcs_in_flight")
-            .with_description("Calls being answered")
-            .build();
-        let duration = meter
-            .f64_histogram("mooseng_rpc_duration_seconds")
-            .with_description("From a call's arrival to the head of its reply")
-            .with_boundaries(BUCKETS.to_vec())
-            .build();
-        Arc::new(Self { inner, rpcs: Rpcs { in_flight, duration } })
+        Arc::new(Self { inner, rpcs: Rpcs::new(metrics) })
     }
 }
 
-#[derive(Clone)]
+/// What a call asks for, in the order of [`METHODS`].
+fn kind_of(m: Method) -> usize {
+    match m {
+        method::META_CALL => 0,
+        method::META_EVENTS => 1,
+        method::CHUNK_READ => 2,
+        method::CHUNK_WRITE => 3,
+        method::CHUNK_SYNC => 4,
+        method::CHUNK_CONTROL => 5,
+        method::CHUNK_LIST => 6,
+        Method(0x0100..=0x01ff) => 7,
+        method::TRACE => 8,
+        _ => 9,
+    }
+}
+
+/// Its name in metrics and traces.
+pub(crate) fn name_of(m: Method) -> &'static str {
+    METHODS[kind_of(m)]
+}
+
+const METHODS: [&str; 10] = [
+    "meta_call",
+    "meta_events",
+    "chunk_read",
+    "chunk_write",
+    "chunk_sync",
+    "chunk_control",
+    "chunk_list",
+    "raft",
+    "trace",
+    "unknown",
+];
+const OUTCOMES: [&str; 3] = ["ok", "error", "cancelled"];
+const OK: usize = 0;
+const ERROR: usize = 1;
+const CANCELLED: usize = 2;
+
 struct Rpcs {
-    in_flight: UpDownCounter<i64>,
+    in_flight: Arc<[AtomicI64; METHODS.len()]>,
     duration: Histogram<f64>,
+    /// `duration` by method and outcome, once there was one.
+    durations: [[OnceLock<BoundHistogram<f64>>; OUTCOMES.len()]; METHODS.len()],
+    ops: Option<Ops>,
+}
+
+impl Rpcs {
+    fn new(metrics: &Metrics) -> Arc<Self> {
+        let in_flight: Arc<[AtomicI64; METHODS.len()]> = Arc::default();
+        let now = in_flight.clone();
+        metrics.gauge(&catalog::RPCS_IN_FLIGHT, move || {
+            let point = |(at, n): (usize, &AtomicI64)| -> Point {
+                (n.load(Relaxed) as f64, vec![KeyValue::new("method", METHODS[at])])
+            };
+            now.iter().enumerate().map(point).collect()
+        });
+        let duration = metrics.durations(&catalog::RPC_DURATION);
+        let ops = metrics.is_master().then(|| Ops::new(metrics));
+        Arc::new(Self { in_flight, duration, durations: Default::default(), ops })
+    }
+
+    fn answered(&self, method: usize, outcome: usize, secs: f64) {
+        let bound = self.durations[method][outcome].get_or_init(|| {
+            let labels =
+                [KeyValue::new("method", METHODS[method]), KeyValue::new("outcome", OUTCOMES[outcome])];
+            self.duration.bind(&labels)
+        });
+        bound.record(secs);
+    }
+}
+
+/// Good answers and durations of one operation, once there was one.
+type BoundOp = OnceLock<(BoundCounter<u64>, BoundHistogram<f64>)>;
+
+/// The operations of a master.
+struct Ops {
+    count: Counter<u64>,
+    duration: Histogram<f64>,
+    /// By place in [`OP_NAMES`].
+    bound: Box<[BoundOp]>,
+}
+
+impl Ops {
+    fn new(metrics: &Metrics) -> Self {
+        let (count, duration) =
+            (metrics.count(&catalog::META_OPS), metrics.durations(&catalog::META_OP_DURATION));
+        Self { count, duration, bound: OP_NAMES.iter().map(|_| OnceLock::new()).collect() }
+    }
+
+    fn answered(&self, op: usize, code: &'static str, secs: f64) {
+        let op_label = || KeyValue::new("op", OP_NAMES[op]);
+        let (good, duration) = self.bound[op].get_or_init(|| {
+            let good = self.count.bind(&[op_label(), KeyValue::new("code", "ok")]);
+            (good, self.duration.bind(&[op_label()]))
+        });
+        duration.record(secs);
+        match code {
+            "ok" => good.add(1),
+            code => self.count.add(1, &[op_label(), KeyValue::new("code", code)]),
+        }
+    }
 }
 
 #[async_trait]
@@ -60,37 +157,29 @@ impl Transport for Metered {
 
 struct MeteredHandler {
     inner: Arc<dyn Handler>,
-    rpcs: Rpcs,
+    rpcs: Arc<Rpcs>,
 }
 
-/// Counts down and records when the call ends, also when it is dropped.
+/// Counts down and records when the call ends, also when it is dropped: its caller has gone, and its time counts all the
+/// same, or the slowest ones would be missing.
 struct Call<'a> {
     rpcs: &'a Rpcs,
-    method: &'static str,
+    method: usize,
     begin: Instant,
-    outcome: &'static str,
+    outcome: usize,
+    /// Of a call of a master: the operation, and how it was answered.
+    op: Option<(&'a Ops, usize)>,
+    code: &'static str,
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        let method = KeyValue::new("method", self.method);
-        self.rpcs.in_flight.add(-1, std::slice::from_ref(&method));
-        let labels = [method, KeyValue::new("outcome", self.outcome)];
-        self.rpcs.duration.record(self.begin.elapsed().as_secs_f64(), &labels);
-    }
-}
-
-fn name(m: Method) -> &'static str {
-    match m {
-        method::META_CALL => "meta_call",
-        method::META_EVENTS => "meta_events",
-        method::CHUNK_READ => "chunk_read",
-        method::CHUNK_WRITE => "chunk_write",
-        method::CHUNK_SYNC => "chunk_sync",
-        method::CHUNK_CONTROL => "chunk_control",
-        method::CHUNK_LIST => "chunk_list",
-        Method(0x0100..=0x01ff) => "raft",
-        _ => "unknown",
+        let secs = self.begin.elapsed().as_secs_f64();
+        self.rpcs.in_flight[self.method].fetch_sub(1, Relaxed);
+        self.rpcs.answered(self.method, self.outcome, secs);
+        if let Some((ops, op)) = self.op {
+            ops.answered(op, self.code, secs);
+        }
     }
 }
 
@@ -103,11 +192,17 @@ impl Handler for MeteredHandler {
         method: Method,
         msg: Message,
     ) -> Result<Message, NetError> {
-        let label = name(method);
-        self.rpcs.in_flight.add(1, &[KeyValue::new("method", label)]);
-        let mut call = Call { rpcs: &self.rpcs, method: label, begin: Instant::now(), outcome: "cancelled" };
-        let reply = self.inner.handle(peer, cx, method, msg).await;
-        call.outcome = if reply.is_ok() { "ok" } else { "error" };
+        let kind = kind_of(method);
+        let ops = self.rpcs.ops.as_ref().filter(|_| method == method::META_CALL);
+        let op = ops.and_then(|ops| Some((ops, rpc::op_of_call(&msg.head)?)));
+        self.rpcs.in_flight[kind].fetch_add(1, Relaxed);
+        let (begin, outcome, code) = (Instant::now(), CANCELLED, OUTCOMES[CANCELLED]);
+        let mut call = Call { rpcs: &self.rpcs, method: kind, begin, outcome, op, code };
+        let reply = trace::answered(peer, cx, (method, msg), &self.inner).await;
+        (call.outcome, call.code) = match &reply {
+            Ok(reply) => (OK, rpc::code_of_reply(&reply.head)),
+            Err(_) => (ERROR, OUTCOMES[ERROR]),
+        };
         reply
     }
 }
@@ -116,10 +211,15 @@ impl Handler for MeteredHandler {
 mod tests {
     use super::*;
     use crate::metrics::tests::node;
+    use mooseng_core::{
+        error::{Errno, MetaError},
+        meta::{GetStatus, MetaReply, MetaRequest},
+        wire,
+    };
     use mooseng_net::memory::MemoryNetwork;
     use tokio::sync::Notify;
 
-    /// Answers when it is told to.
+    /// Answers when it is told to, with the message itself; at once with ENOENT where it is asked for the status.
     struct Waits(Notify);
 
     #[async_trait]
@@ -134,8 +234,48 @@ mod tests {
             if m == Method(999) {
                 return Err(NetError::UnknownMethod(999));
             }
+            if m == method::META_CALL && !msg.head.is_empty() {
+                let no = Err::<MetaReply, _>(MetaError::Posix(Errno::ENOENT));
+                return Ok(Message::of_head(wire::encode(&no)));
+            }
             self.0.notified().await;
             Ok(msg)
+        }
+    }
+
+    /// Answers nothing.
+    struct Never;
+
+    #[async_trait]
+    impl Handler for Never {
+        async fn handle(
+            &self,
+            _: &PeerIdentity,
+            _: CallContext,
+            _: Method,
+            _: Message,
+        ) -> Result<Message, NetError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_that_are_dropped_are_counted_with_their_operation() {
+        let metrics = Metrics::new(&node()).unwrap();
+        let handler = MeteredHandler { inner: Arc::new(Never), rpcs: Rpcs::new(&metrics) };
+        let (peer, message) = (node(), Message::of_head(wire::encode(&MetaRequest::from(GetStatus {}))));
+        let mut call = handler.handle(&peer, CallContext::default(), method::META_CALL, message);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(call.as_mut().poll(&mut cx).is_pending());
+        drop(call);
+        let text = metrics.text().unwrap();
+        for line in [
+            "mooseng_rpcs_in_flight{method=\"meta_call\"} 0",
+            "mooseng_rpc_duration_seconds_count{method=\"meta_call\",outcome=\"cancelled\"} 1",
+            "mooseng_meta_ops_total{code=\"cancelled\",op=\"GetStatus\"} 1",
+            "mooseng_meta_op_duration_seconds_count{op=\"GetStatus\"} 1",
+        ] {
+            assert!(text.contains(line), "no {line} in\n{text}");
         }
     }
 
@@ -160,11 +300,17 @@ mod tests {
         };
         let (reply, ()) = tokio::join!(call, look);
         reply.unwrap();
+        let status = wire::encode(&MetaRequest::from(GetStatus {}));
+        for _ in 0..2 {
+            to.call(&cx, method::META_CALL, Message::of_head(status.clone())).await.unwrap();
+        }
         let text = metrics.text().unwrap();
         for line in [
             "mooseng_rpcs_in_flight{method=\"meta_call\"} 0",
-            "mooseng_rpc_duration_seconds_count{method=\"meta_call\",outcome=\"ok\"} 1",
+            "mooseng_rpc_duration_seconds_count{method=\"meta_call\",outcome=\"ok\"} 3",
             "mooseng_rpc_duration_seconds_count{method=\"unknown\",outcome=\"error\"} 1",
+            "mooseng_meta_ops_total{code=\"ENOENT\",op=\"GetStatus\"} 2",
+            "mooseng_meta_op_duration_seconds_count{op=\"GetStatus\"} 2",
         ] {
             assert!(text.contains(line), "no {line} in\n{text}");
         }

@@ -61,6 +61,8 @@ pub struct Common {
     pub worker_threads: usize,
     /// Longest clean stop.
     pub stop_timeout: Duration,
+    /// How long a call takes that is told in the log; `None`: none is.
+    pub slow_call: Option<Duration>,
 }
 
 impl Common {
@@ -80,7 +82,7 @@ impl Common {
             let wanted: Vec<_> = roles.iter().map(|r| r.as_str()).collect();
             let (role, name) = (peer.role, &peer.name);
             let cause =
-                format!("its certificate is a {role}'s ({name}), one of a {} is needed", wanted.join(" or "));
+                format!("its certificate is of role {role} ({name}), role {} is needed", wanted.join(" or "));
             return Err(settings.bad("identity", cause).into());
         }
         let cluster: Option<mooseng_core::ids::ClusterId> = settings.opt("cluster_id")?;
@@ -97,9 +99,17 @@ impl Common {
             Some(_) => settings.get_with("worker_threads", threads)?,
             None => default_threads(peer.role),
         };
-        let stop_timeout =
-            settings.get_with("stop_timeout", |s| humantime::parse_duration(s).map_err(|e| e.to_string()))?;
-        Ok(Self { identity, peer, transport: settings.get("transport")?, worker_threads, stop_timeout })
+        let time = |s: &str| humantime::parse_duration(s).map_err(|e| e.to_string());
+        let stop_timeout = settings.get_with("stop_timeout", time)?;
+        let slow_call = Some(settings.get_with("slow_call", time)?).filter(|slow| !slow.is_zero());
+        Ok(Self {
+            identity,
+            peer,
+            transport: settings.get("transport")?,
+            worker_threads,
+            stop_timeout,
+            slow_call,
+        })
     }
 
     /// Refuses a number in the settings that is not the certificate's (its name is as good).

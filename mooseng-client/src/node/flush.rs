@@ -10,8 +10,8 @@ use crate::{
     writer::{LEFT_AT_ONCE, sync_chunk_left},
 };
 use futures::{
-    StreamExt as _,
-    future::{join, join_all},
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, join, join_all},
     stream,
 };
 use mooseng_core::{
@@ -82,7 +82,11 @@ impl Node {
     /// Syncs what handles that are closed now wrote through this client, and what this one holds no more. Losses are
     /// told once; what is there in spite of them goes to the disks with the next sync, so that its success binds. Whoever
     /// asks, it is this client's own to be synced.
-    async fn sync_left(&self) -> Result<Option<u32>> {
+    fn sync_left(&self) -> BoxFuture<'_, Result<Option<u32>>> {
+        self.sync_all_left().boxed()
+    }
+
+    async fn sync_all_left(&self) -> Result<Option<u32>> {
         let cx = &Context { creds: Credentials::root(), ..self.cx.clone() };
         let sync = |(index, left): (ChunkIndex, Unsynced)| async move {
             self.state.lock().places.remove(&index);
@@ -110,7 +114,11 @@ impl Node {
         failed.map_or(Ok(disks), Err)
     }
 
-    async fn flush_now(&self, to_disk: bool) -> Result<Option<u32>> {
+    fn flush_now(&self, to_disk: bool) -> BoxFuture<'_, Result<Option<u32>>> {
+        self.flush_all(to_disk).boxed()
+    }
+
+    async fn flush_all(&self, to_disk: bool) -> Result<Option<u32>> {
         for _ in 0..CATCH_UPS {
             self.flush_inline().await?;
             let covered = self.cover();

@@ -72,6 +72,19 @@ async fn a_sequential_reader_is_read_ahead_of_and_a_random_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_handles_share_one_bound_of_what_is_read_ahead() {
+    let (cluster, reads) = cluster().await;
+    let data = content(5, 8 * MIB);
+    cluster.client().await.unwrap().filesystem().write("/f", data.clone()).await.unwrap();
+    let reader = cluster.client_with(|b| b.read_ahead_max(0)).await.unwrap();
+    let file = reader.filesystem().open("/f").await.unwrap();
+    for at in (0..8 * MIB).step_by(512 << 10) {
+        assert!(file.read_at(at, 512 << 10).await.unwrap() == data[at as usize..at as usize + (512 << 10)]);
+    }
+    assert_eq!(reads.0.load(Ordering::Relaxed), 16, "what was asked for, and nothing ahead of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_read_ahead_is_void_after_a_change() {
     let (cluster, _) = cluster().await;
     let (a, b) = (cluster.client().await.unwrap().filesystem(), cluster.client().await.unwrap().filesystem());

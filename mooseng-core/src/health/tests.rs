@@ -143,9 +143,21 @@ fn the_worst_comes_first_and_says_what_was_seen() {
 #[test]
 fn names_stay_and_the_worst_are_listed_first() {
     let names: Vec<_> = HealthCode::ALL.iter().map(|c| c.name()).collect();
-    let wanted = "CHUNK_MISSING NO_CHUNKSERVER CHUNK_ENDANGERED CHUNK_UNDERGOAL CHUNKSERVER_SILENT MASTER_SILENT \
-                  MASTER_BEHIND DISK_ERROR SPACE_NEARFULL DISK_NEARFULL MASTERS_BEHIND REMOVALS_HELD";
+    let wanted = "MASTER_NO_QUORUM CHUNK_MISSING NO_CHUNKSERVER CHUNK_ENDANGERED CHUNK_UNDERGOAL CHUNKSERVER_SILENT \
+                  MASTER_SILENT MASTER_BEHIND DISK_ERROR SPACE_NEARFULL DISK_NEARFULL MASTERS_BEHIND REMOVALS_HELD";
     assert_eq!(names.join(" "), wanted);
     assert!(HealthCode::ALL.is_sorted_by_key(|c| std::cmp::Reverse(c.severity())));
     assert!(HealthCode::ALL.iter().all(|c| !c.cure().is_empty()));
+}
+
+#[test]
+fn one_word_tells_how_bad_it_is() {
+    let problem = |code| Problem::new(code, "x".into());
+    assert_eq!(word(&[]), "healthy");
+    assert_eq!(word(&[problem(HealthCode::DiskError)]), "degraded");
+    assert_eq!(word(&[problem(HealthCode::DiskError), problem(HealthCode::ChunkMissing)]), "critical");
+    let alone = no_quorum(3);
+    assert_eq!((alone.code, alone.severity), (HealthCode::MasterNoQuorum, Severity::Critical));
+    assert!(alone.cause.contains("2 of 3 masters"), "{}", alone.cause);
+    assert!(no_quorum(0).cause.contains("no cluster yet"));
 }

@@ -123,6 +123,8 @@ pub struct SessionInfo {
     pub version: String,
     /// Files open, as the leader knows.
     pub open: u64,
+    /// Calls of it that this leader answered.
+    pub calls: u64,
     /// When it was opened.
     pub since: Timestamp,
 }

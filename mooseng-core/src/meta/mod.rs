@@ -1,18 +1,20 @@
 //! The metadata service: one narrow waist, `call(request) -> reply`, and a stream of events.
 //!
 //! Requests, replies, enum variants and the typed extension methods come from the one table in
-//! `ops`; the structs they carry are in `types`, and in `care` those that operators look at. A new operation is one row there and one file
+//! `ops`; the structs they carry are in `types`, and in `care` and `watch` those that operators look at. A new operation is one row there and one file
 //! in `mooseng-meta`.
 
 mod care;
 mod entry;
 mod ops;
 mod types;
+mod watch;
 
 pub use care::*;
 pub use entry::*;
 pub use ops::*;
 pub use types::*;
+pub use watch::*;
 
 use crate::{
     context::CallContext,

@@ -39,6 +39,11 @@ macro_rules! meta_ops {
             pub const fn name(&self) -> &'static str { match self { $(Self::$op(_) => stringify!($op)),* } }
             /// The operation's kind.
             pub const fn kind(&self) -> OpKind { match self { $(Self::$op(_) => OpKind::$kind),* } }
+            /// The operation's place in [`OP_NAMES`].
+            pub const fn number(&self) -> usize {
+                enum Place { $($op),* }
+                match self { $(Self::$op(_) => Place::$op as usize),* }
+            }
         }
         impl MetaReply {
             /// The operation's name.
@@ -51,6 +56,8 @@ macro_rules! meta_ops {
         }
         /// Names of all operations, in wire order.
         pub const OP_NAMES: &[&str] = &[$(stringify!($op)),*];
+        /// Kinds of all operations, in the same order.
+        pub const OP_KINDS: &[OpKind] = &[$(OpKind::$kind),*];
     };
 }
 
@@ -177,9 +184,9 @@ meta_ops! {
     /// are; how many that is. Those in quarantine stay for their time all the same.
     Admin AllowRemovals { server: ServerId } -> u64, fn allow_removals;
 
-    /// How a chunkserver's scrubs stand. The answer tells when a round was last asked for (each asking is
-    /// answered by one round), and what is left of a drain.
-    Server TellScrub { server: ServerId, incarnation: Incarnation, disks: Vec<DiskScrub> } -> ToldServer, fn tell_scrub;
+    /// How a chunkserver's scrubs stand, and what it has served. The answer tells when a round was last asked
+    /// for (each asking is answered by one round), and what is left of a drain.
+    Server TellScrub { server: ServerId, incarnation: Incarnation, disks: Vec<DiskScrub>, served: Served } -> ToldServer, fn tell_scrub;
     /// How the scrubs of all chunkservers stand.
     Look GetScrub {} -> Vec<ServerScrub>, fn get_scrub;
     /// Asks every chunkserver for a round now, faster than usual; when that was, by the leader's clock.
@@ -196,4 +203,20 @@ meta_ops! {
     /// The same with one disk of a chunkserver: its copies are made at others, or, where none has room, on
     /// another disk of the same. Refused when there is nowhere that they could be.
     Admin DrainDisk { server: ServerId, disk: DiskId, on: bool } -> (), fn drain_disk;
+
+    /// What the leader has seen since its election, from a place on, at most `count` events (1,024 at a time).
+    /// Without a place, or with one of another leader: from the oldest that it has not forgotten.
+    Look ListEvents { after: Option<EventMark>, count: u32 } -> EventPage, fn list_events;
+    /// All chunks, by how many copies they want and have.
+    Look GetChunkMatrix {} -> ChunkMatrix, fn get_chunk_matrix;
+    /// Chunks that want and have so many copies, from a chunk on, at most `count` (64 at a time). A page looks at
+    /// so many records only, and may be empty with more behind.
+    Look ListCell { wanted: u8, copies: u8, from: ChunkId, count: u32 } -> CellPage, fn list_cell;
+    /// Calls that the leader answered since its election, by operation.
+    Look GetOpCounts {} -> OpCounts, fn get_op_counts;
+    /// What each chunkserver has served since its start, as it last told; those that told this leader.
+    Look GetLoad {} -> Vec<ServerLoad>, fn get_load;
+
+    /// What a master knows of the masters by itself: each one answers, whether there is a leader or not.
+    Look GetMaster {} -> MasterView, fn get_master;
 }

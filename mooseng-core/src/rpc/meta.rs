@@ -6,7 +6,7 @@ use crate::{
     error::{MetaError, NetError},
     ids::EventSeq,
     limits::TEXT_BYTES_MAX,
-    meta::{Events, MetaReply, MetaRequest, MetadataService, OpKind, SessionEvent},
+    meta::{Events, MetaReply, MetaRequest, MetadataService, OP_NAMES, OpKind, SessionEvent},
     net::{Body, Connection, Handler, Message, Method, PeerIdentity, Piece, Role},
     wire::{decode, encode},
 };
@@ -43,6 +43,24 @@ impl MetadataService for RemoteMeta {
             return Err(NetError::Malformed { what: "events without a stream".into() }.into());
         };
         Ok(pieces.map(|piece| decode::<Result<(EventSeq, SessionEvent), MetaError>>(&piece?.head)?).boxed())
+    }
+}
+
+/// Place in [`OP_NAMES`] of the operation that a call's encoded head asks for, from its first bytes: for those who
+/// count calls that somebody else decodes. `None` when it names none; the rest of the head is not looked at.
+pub fn op_of_call(head: &[u8]) -> Option<usize> {
+    let (variant, _) = postcard::take_from_bytes::<u32>(head).ok()?;
+    usize::try_from(variant).ok().filter(|at| *at < OP_NAMES.len())
+}
+
+/// How a call was answered, from its reply's encoded head: `ok`, or [`MetaError::code`]. Only errors are decoded.
+pub fn code_of_reply(head: &[u8]) -> &'static str {
+    if head.first() == Some(&0) {
+        return "ok";
+    }
+    match decode::<Result<(), MetaError>>(head) {
+        Ok(Err(e)) => e.code(),
+        _ => "malformed",
     }
 }
 
@@ -131,6 +149,50 @@ impl Handler for MetaHandler {
                 }
             }
             other => Err(NetError::UnknownMethod(other.0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        error::Errno,
+        ids::InodeId,
+        meta::{DrainDisk, GetStatus, Lookup, MetaOp as _},
+        name::Name,
+    };
+
+    #[test]
+    fn calls_are_counted_without_being_decoded() {
+        let lookup = Lookup { parent: InodeId(1), name: Name::new("x").unwrap() };
+        let drain = DrainDisk { server: Default::default(), disk: Default::default(), on: true };
+        for (request, name) in [
+            (MetaRequest::from(lookup), Lookup::NAME),
+            (GetStatus {}.into(), GetStatus::NAME),
+            (drain.into(), DrainDisk::NAME),
+        ] {
+            let at = op_of_call(&encode(&request)).unwrap();
+            assert_eq!((OP_NAMES[at], request.name()), (name, name));
+        }
+        let past = u32::try_from(OP_NAMES.len()).unwrap();
+        for bad in [encode(&past), encode(&u32::MAX), Default::default()] {
+            assert_eq!(op_of_call(&bad), None);
+        }
+    }
+
+    #[test]
+    fn answers_are_counted_by_a_bounded_word() {
+        let no = |e: MetaError| encode(&Err::<MetaReply, _>(e));
+        for (head, code) in [
+            (encode(&Ok::<_, MetaError>(MetaReply::Reassert(()))), "ok"),
+            (no(MetaError::Posix(Errno::ENOENT)), "ENOENT"),
+            (no(MetaError::NotLeader { leader: None }), "NOT_LEADER"),
+            (no(MetaError::Invalid("x".into())), "EINVAL"),
+            (encode(&7u32), "malformed"),
+            (Default::default(), "malformed"),
+        ] {
+            assert_eq!(code_of_reply(&head), code);
         }
     }
 }

@@ -8,7 +8,7 @@ mod meta;
 mod refusals;
 
 pub use chunk::{ChunkHandler, RemoteChunks};
-pub use meta::{MetaHandler, RemoteMeta};
+pub use meta::{MetaHandler, RemoteMeta, code_of_reply, op_of_call};
 pub use refusals::Refusals;
 
 use crate::{error::NetError, net::Role};
@@ -30,6 +30,9 @@ pub mod method {
     pub const CHUNK_CONTROL: Method = Method(19);
     /// [`crate::chunk::ChunkStore::list`].
     pub const CHUNK_LIST: Method = Method(20);
+    /// A [`crate::ids::TraceId`], answered with the [`crate::trace::SpanRecord`]s that a node has of it: by what
+    /// is around the services of a daemon.
+    pub const TRACE: Method = Method(32);
 }
 
 pub(crate) fn need_role(what: &str, got: Role, allowed: &[Role]) -> Result<(), NetError> {

@@ -6,7 +6,7 @@ use super::segment::LogPos;
 use super::snapshot::{FileWriter, SnapshotFile};
 use super::starts::{History, Seen};
 use super::state::Shared;
-use super::types::{LogId, Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, log_pos};
+use super::types::{LogId, Mark, Raft, Snapshot, SnapshotMeta, Types, Vote, commands, log_pos};
 use async_trait::async_trait;
 use futures::StreamExt;
 use mooseng_core::context::CallContext;
@@ -18,7 +18,8 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Answers the other masters.
 pub(super) struct RaftHandler {
@@ -28,6 +29,22 @@ pub(super) struct RaftHandler {
     /// One snapshot is received at a time: bounds the space they take.
     pub receiving: tokio::sync::Mutex<()>,
     pub told: Told,
+    pub heard: Arc<Heard>,
+}
+
+/// When a leader was last heard that this node follows.
+#[derive(Default)]
+pub(super) struct Heard(Mutex<Option<Instant>>);
+
+impl Heard {
+    fn now(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// Whether that was within a time.
+    pub(super) fn within(&self, time: Duration) -> bool {
+        self.0.lock().is_some_and(|at| at.elapsed() < time)
+    }
 }
 
 /// Up to where this node has told its leader that it has the log on its disk.
@@ -63,7 +80,13 @@ impl Handler for RaftHandler {
             return Err(refused(format!("Raft is spoken among masters; {} is a {}", peer.name, peer.role)));
         }
         let head = match method {
-            APPEND => encode(&self.append(peer.node, decode_append(message)?).await?)?,
+            APPEND => {
+                let answer = self.append(peer.node, decode_append(message)?).await?;
+                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                    self.heard.now();
+                }
+                encode(&answer)?
+            }
             VOTE => encode(&self.vote(peer.node, decode(&message.head)?, false).await?)?,
             PRE_VOTE => encode(&self.vote(peer.node, decode(&message.head)?, true).await?)?,
             SNAPSHOT => self.snapshot(message).await?,
@@ -96,6 +119,7 @@ impl RaftHandler {
         // What is committed and on its disk, it does not lose.
         let has = request.leader_commit.as_ref().map(log_pos).min(durable);
         let upto = request.entries.last().map(|e| e.log_id).or(prev);
+        let _noted = self.state.under_way.note(commands(&request.entries));
         let sign_of_life = request.entries.is_empty() && self.told.covers(vote, prev);
         let stored = async {
             let answer = self.raft.append_entries(request).await.map_err(refused)?;
@@ -172,6 +196,7 @@ impl RaftHandler {
         let _one = self.receiving.lock().await;
         let file = self.receive(&meta, count, pieces).await?;
         let snapshot = Snapshot { meta, snapshot: file };
+        self.heard.now();
         encode(&self.raft.install_full_snapshot(vote, snapshot).await.map_err(refused)?)
     }
 

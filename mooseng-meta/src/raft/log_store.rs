@@ -1,19 +1,21 @@
 //! The durable log as openraft wants to see it.
 
 use super::log::DurableLog;
+use super::traced::UnderWay;
 use super::types::{Entry, LogId, Types, Vote, entry_of, log_id, log_pos, record_of};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use mooseng_core::planted::{self, Bug};
+use mooseng_core::trace;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds};
+use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds, sync::Arc};
 
 /// Bytes of commands in one message to a follower, about; one larger command goes alone.
 const MESSAGE_BYTES: usize = 4 << 20;
 
-/// The log under openraft.
-#[derive(Clone, Debug)]
-pub(super) struct LogStore(pub DurableLog);
+/// The log under openraft, and which commands are of kept traces.
+#[derive(Clone)]
+pub(super) struct LogStore(pub DurableLog, pub Arc<UnderWay>);
 
 fn bounds(range: &impl RangeBounds<u64>) -> std::ops::Range<u64> {
     let start = match range.start_bound() {
@@ -90,9 +92,11 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let records = entries.into_iter().map(record_of).collect::<io::Result<Vec<_>>>()?;
+        let span = trace::open(self.1.place(records.iter().map(|r| &r.data)), "the log's disk");
         let last = records.last().map(|r| r.pos);
         let log = self.0.clone();
         let done = Box::new(move |outcome: io::Result<()>| {
+            drop(span);
             if let (Some(torn), Some(last), Ok(())) = (log.torn(), last, &outcome)
                 && torn.healed_by(last)
             {

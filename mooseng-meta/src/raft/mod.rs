@@ -29,6 +29,7 @@ mod snapshot;
 mod starts;
 mod state;
 mod tasks;
+mod traced;
 mod types;
 mod vote;
 mod writer;

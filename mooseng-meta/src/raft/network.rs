@@ -4,13 +4,15 @@ use super::gate::{Gate, Told};
 use super::message::{APPEND, LAST, PRE_VOTE, ROOM, SNAPSHOT, TRANSFER, VOTE, decode, encode, encode_append};
 use super::snapshot::SnapshotFile;
 use super::starts::{History, Seen};
-use super::types::{MasterNode, Snapshot, Types, Vote, log_pos};
+use super::traced::UnderWay;
+use super::types::{MasterNode, Snapshot, Types, Vote, commands, log_pos};
 use bytes::Bytes;
 use mooseng_core::context::CallContext;
 use mooseng_core::error::NetError;
 use mooseng_core::net::{Body, Connection, Message, Method, Piece, Role, Transport};
 use mooseng_core::planted::{self, Bug};
 use mooseng_core::seam::{Lane, on_lane};
+use mooseng_core::trace;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -127,6 +129,7 @@ pub(super) struct Factory {
     pub links: Arc<Links>,
     pub gate: Arc<Gate>,
     pub file_lane: Arc<dyn Lane>,
+    pub under_way: Arc<UnderWay>,
 }
 
 impl RaftNetworkFactory<Types> for Factory {
@@ -137,6 +140,7 @@ impl RaftNetworkFactory<Types> for Factory {
             links: Arc::clone(&self.links),
             gate: Arc::clone(&self.gate),
             file_lane: Arc::clone(&self.file_lane),
+            under_way: Arc::clone(&self.under_way),
             target,
             addr: node.raft_addr.clone(),
         }
@@ -148,6 +152,7 @@ pub(super) struct Client {
     links: Arc<Links>,
     gate: Arc<Gate>,
     file_lane: Arc<dyn Lane>,
+    under_way: Arc<UnderWay>,
     target: u64,
     addr: String,
 }
@@ -233,7 +238,9 @@ impl RaftNetworkV2<Types> for Client {
         let term = rpc.vote.leader_id.term;
         let upto = rpc.entries.last().map(|e| e.log_id).or(rpc.prev_log_id);
         let has_entries = !rpc.entries.is_empty();
-        let answer = self.ask(APPEND, encode_append(rpc, self.gate.durable()), budget).await;
+        let place = self.under_way.place(commands(&rpc.entries));
+        let ask = self.ask(APPEND, encode_append(rpc, self.gate.durable()), budget);
+        let answer = trace::within(place, ask).await;
         if planted::is(Bug::AckBeforeQuorum) && has_entries && answer.is_err() {
             return Ok(AppendEntriesResponse::Success);
         }

@@ -3,7 +3,7 @@
 use super::barrier::{self, Barrier};
 use super::error::{RaftFailure, StartError};
 use super::gate::Gate;
-use super::handler::RaftHandler;
+use super::handler::{Heard, RaftHandler};
 use super::log::DurableLog;
 use super::log_store::{LogStore, term_of_vote};
 use super::network::{Factory, Links};
@@ -17,12 +17,20 @@ use mooseng_core::checksum::crc32c;
 use mooseng_core::ids::{MasterId, Revision, Term};
 use mooseng_core::net::Listening;
 use mooseng_core::seam::{Disk, Lane, Seams};
+use mooseng_core::trace;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::type_config::alias::InstantOf;
-use openraft::{ChangeMembers, Instant as _, ServerState};
+use openraft::{ChangeMembers, Instant as _, RaftMetrics, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// Bytes of one command at most: fits one message to a follower with room to spare.
@@ -50,8 +58,13 @@ pub struct RaftStatus {
     pub id: MasterId,
     /// Who leads.
     pub leadership: Leadership,
+    /// Whether there surely is a leader: within the time that an election takes a quorum has answered this node that
+    /// leads, or this node has heard from the leader that it follows. Raft's own memory of a leader outlives a quorum.
+    pub led: bool,
     /// The last entry of the log, from 0.
     pub last_log: Option<Revision>,
+    /// The last entry that this node knows to be on a quorum of disks.
+    pub committed: Option<Revision>,
     /// The last entry in the state machine.
     pub applied: Option<Revision>,
     /// Where the newest snapshot ends.
@@ -66,6 +79,8 @@ pub struct RaftStatus {
     pub lag: BTreeMap<MasterId, Option<u64>>,
     /// At the leader: how long each other member has not answered; `None` when it never did.
     pub silent: BTreeMap<MasterId, Option<Duration>>,
+    /// Leaders that this node has seen taking over since its start, the first one included.
+    pub leader_changes: u64,
     /// Whether the log's last batch was cut off, the log began empty, or the directory was restored from an older
     /// copy, and it is not known yet that nothing is missing: it does not vote for everybody then.
     pub torn: bool,
@@ -115,6 +130,10 @@ struct Inner {
     links: Arc<Links>,
     barrier: Barrier,
     leadership: watch::Receiver<Leadership>,
+    /// Leaders that were seen taking over.
+    leaders: Arc<AtomicU64>,
+    /// When a leader was last heard.
+    heard: Arc<Heard>,
     timings: RaftTimings,
     addr: String,
     listening: tokio::sync::Mutex<Option<Box<dyn Listening>>>,
@@ -148,15 +167,19 @@ impl RaftNode {
         let gate = Arc::new(Gate::new(log.clone(), starts, timings.election_min / 2));
         let config = Arc::new(timings.config(!gate.is_torn())?);
         let links = Links::new(Arc::clone(&transport));
-        let factory = Factory { links: Arc::clone(&links), gate: Arc::clone(&gate), file_lane };
-        let starting = Raft::new(id.get(), config, factory, LogStore(log), state);
+        let under_way = Arc::clone(&shared.under_way);
+        let store = LogStore(log, Arc::clone(&under_way));
+        let factory = Factory { links: Arc::clone(&links), gate: Arc::clone(&gate), file_lane, under_way };
+        let starting = Raft::new(id.get(), config, factory, store, state);
         let raft = Runtime::scope(seams.rng.next_u64(), starting)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
+        let heard = Arc::new(Heard::default());
         let handler = RaftHandler {
             raft: raft.clone(),
             gate: Arc::clone(&gate),
             state: Arc::clone(&shared),
+            heard: Arc::clone(&heard),
             told: Default::default(),
             receiving: tokio::sync::Mutex::new(()),
         };
@@ -168,7 +191,7 @@ impl RaftNode {
             }
         };
         let tasks = Tasks::default();
-        let leadership = tasks::watch_leadership(&tasks, &raft, id.get());
+        let (leadership, leaders) = tasks::watch_leadership(&tasks, &raft, id.get());
         tasks::flush_at_intervals(&tasks, &raft, &shared, timings.flush);
         tasks::ask_all_voters(&tasks, &raft, &gate, &links, (id.get(), members));
         let barrier = barrier::start(&tasks, &raft, timings.patience());
@@ -182,6 +205,8 @@ impl RaftNode {
             links,
             barrier,
             leadership,
+            leaders,
+            heard,
             timings,
             addr,
             listening,
@@ -239,8 +264,11 @@ impl RaftNode {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(RaftFailure::TooLarge { bytes: command.len(), limit: COMMAND_BYTES_MAX });
         }
-        let reply = self.while_electing(|| self.0.raft.client_write(Command(command.clone()))).await?;
-        Ok(reply.data.0)
+        let write = async {
+            let _noted = self.0.state.under_way.note(std::iter::once(&command));
+            self.while_electing(|| self.0.raft.client_write(Command(command.clone()))).await
+        };
+        Ok(trace::step("log, quorum, apply", write).await?.data.0)
     }
 
     /// Retries what found no leader, which is before anything was logged.
@@ -269,18 +297,30 @@ impl RaftNode {
     ///
     /// Only at the leader. Idempotent. Errors: nothing was changed.
     pub async fn read_barrier(&self) -> Result<Revision, RaftFailure> {
-        self.0.barrier.wait().await.map(Revision)
+        trace::step("a quorum confirms", self.0.barrier.wait()).await.map(Revision)
     }
 
     /// Whether this node leads and a quorum said so within the leader's lease. One that is
     /// cut off stops being sure before, or soon after, the others have elected another.
     pub fn leads_surely(&self) -> bool {
-        let metrics = self.0.raft.metrics();
-        let m = metrics.borrow_watched();
+        self.leads_within(&self.0.raft.metrics().borrow_watched(), self.0.timings.election_max)
+    }
+
+    /// Whether this node leads, and a quorum said so within a time.
+    fn leads_within(&self, m: &RaftMetrics<Types>, within: Duration) -> bool {
         let alone = m.membership_config.membership().voter_ids().eq([self.0.id]);
-        let lately = |at: InstantOf<Types>| at.elapsed() < self.0.timings.election_max;
+        let lately = |at: InstantOf<Types>| at.elapsed() < within;
         m.state == ServerState::Leader
             && (alone || m.last_quorum_acked.is_some_and(|at| lately(at.into_inner())))
+    }
+
+    /// Whether this node leads or follows a leader, as heard within the time that an election takes.
+    fn is_led(&self, m: &RaftMetrics<Types>) -> bool {
+        let patience = self.0.timings.patience();
+        match m.current_leader {
+            Some(leader) if leader != self.0.id => self.0.heard.within(patience),
+            _ => self.leads_within(m, patience),
+        }
     }
 
     /// Bytes of each voter's disk, all and free; `None` of those that do not answer within `budget`.
@@ -315,7 +355,9 @@ impl RaftNode {
         RaftStatus {
             id: MasterId(self.0.id),
             leadership: self.0.leadership.borrow().clone(),
+            led: self.is_led(&m),
             last_log: last.map(Revision),
+            committed: m.cluster_committed.map(|l| Revision(l.index)),
             applied: m.last_applied.map(|l| Revision(l.index)),
             snapshot: m.snapshot.map(|l| Revision(l.index)),
             purged: m.purged.map(|l| Revision(l.index)),
@@ -323,6 +365,7 @@ impl RaftNode {
             learners: members.learner_ids().filter_map(member).collect(),
             lag: lag.map(|(id, at)| (MasterId(*id), at.map(|l| behind(Some(l.index))))).collect(),
             silent: silent.map(|(id, at)| (MasterId(*id), at.map(|at| at.elapsed()))).collect(),
+            leader_changes: self.0.leaders.load(Ordering::Relaxed),
             torn: self.0.gate.is_torn(),
             failed: m.running_state.err().map(|e| e.to_string()),
         }

@@ -2,10 +2,14 @@
 //! made durable at intervals, snapshots as files.
 
 use super::snapshot::{FileWriter, Place, SnapshotFile};
+use super::traced::UnderWay;
 use super::types::{Entry, LogId, Mark, Payload, Reply, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::machine::{Committed, Machine, SnapshotReader};
 use futures::{Stream, StreamExt};
-use mooseng_core::seam::{Disk, Lane, on_lane};
+use mooseng_core::{
+    seam::{Disk, Lane, on_lane},
+    trace,
+};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::Mutex;
 use std::{io, sync::Arc};
@@ -24,6 +28,8 @@ pub(super) struct Shared {
     files: Arc<Place>,
     snapshot: Mutex<Option<SnapshotFile>>,
     unflushed: Mutex<u64>,
+    /// Which commands are of kept traces.
+    pub under_way: Arc<UnderWay>,
 }
 
 /// The state machine under openraft. Clones are handles to the same one.
@@ -87,8 +93,8 @@ impl State {
         };
         let reader = Arc::clone(&machine);
         let mark = Mark::decode(joined(on_lane(&lane, move || reader.mark()).await)?)?;
-        let shared =
-            Shared { machine, lane, files, snapshot: Mutex::new(snapshot), unflushed: Mutex::new(0) };
+        let (snapshot, unflushed) = (Mutex::new(snapshot), Mutex::new(0));
+        let shared = Shared { machine, lane, files, snapshot, unflushed, under_way: Arc::default() };
         Ok(Self { shared: Arc::new(shared), mark })
     }
 
@@ -112,7 +118,9 @@ impl State {
             responders.push(responder);
         }
         let (machine, mark) = (Arc::clone(&self.shared.machine), self.mark.encode()?);
-        let replies = joined(on_lane(&self.shared.lane, move || machine.apply(&committed, &mark)).await)?;
+        let place = self.shared.under_way.place(committed.iter().flatten());
+        let apply = on_lane(&self.shared.lane, move || machine.apply(&committed, &mark));
+        let replies = joined(trace::within(place, trace::step("apply", apply)).await)?;
         if replies.len() != responders.len() {
             return Err(io::Error::other("the state machine did not reply to every entry"));
         }

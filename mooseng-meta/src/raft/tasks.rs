@@ -9,7 +9,16 @@ use mooseng_core::{error::NetError, ids::Term};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
-use std::{collections::BTreeSet, future::Future, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -38,11 +47,18 @@ impl Drop for Tasks {
     }
 }
 
-/// Tells who leads, at each change.
-pub(super) fn watch_leadership(tasks: &Tasks, raft: &Raft, me: u64) -> watch::Receiver<Leadership> {
+/// Tells who leads, at each change, and how many leaders there have been.
+pub(super) fn watch_leadership(
+    tasks: &Tasks,
+    raft: &Raft,
+    me: u64,
+) -> (watch::Receiver<Leadership>, Arc<AtomicU64>) {
     let mut metrics = raft.server_metrics();
     let (tx, rx) = watch::channel(Leadership::default());
+    let leaders = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&leaders);
     tasks.spawn(async move {
+        let mut last = None;
         loop {
             let now = {
                 let m = metrics.borrow_and_update();
@@ -54,6 +70,11 @@ pub(super) fn watch_leadership(tasks: &Tasks, raft: &Raft, me: u64) -> watch::Re
                     is_me: m.state == ServerState::Leader && m.current_leader == Some(me),
                 }
             };
+            let leads = now.leader.as_ref().map(|m| (now.term, m.id));
+            if leads.is_some() && leads != last {
+                counted.fetch_add(1, Ordering::Relaxed);
+                last = leads;
+            }
             tx.send_if_modified(|before| {
                 let changed = *before != now;
                 *before = now;
@@ -66,7 +87,7 @@ pub(super) fn watch_leadership(tasks: &Tasks, raft: &Raft, me: u64) -> watch::Re
             }
         }
     });
-    rx
+    (rx, leaders)
 }
 
 /// Makes the state durable every `period`. A failure stops the node: what it would go on to answer

@@ -12,6 +12,14 @@ use std::{fmt, io};
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Command(pub Bytes);
 
+/// The commands among entries.
+pub(super) fn commands(entries: &[Entry]) -> impl Iterator<Item = &Bytes> {
+    entries.iter().filter_map(|e| match &e.payload {
+        Payload::Normal(command) => Some(&command.0),
+        _ => None,
+    })
+}
+
 /// A reply of the state machine.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reply(pub Bytes);

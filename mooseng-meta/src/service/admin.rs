@@ -1,6 +1,9 @@
 //! Looking at the cluster, and changing it.
 
-use super::{Inner, Lead, answer, internal};
+use super::{
+    Inner, Lead, answer, internal,
+    walk::{Step, step},
+};
 use crate::{
     namespace,
     raft::Member,
@@ -19,17 +22,33 @@ impl Inner {
     ) -> Result<MetaReply, MetaError> {
         let view = self.fresh_view(cx.budget).await?;
         match req {
-            MetaRequest::GetStatus(_) => self.status(lead, &view).map(MetaReply::GetStatus),
+            MetaRequest::GetStatus(_) => self.status(lead, &view, |_, _| ()).await.map(MetaReply::GetStatus),
             MetaRequest::GetChunks(r) => self.chunks(lead, &view, &r).await.map(MetaReply::GetChunks),
             MetaRequest::ListSessions(_) => self.sessions(lead, &view).map(MetaReply::ListSessions),
             MetaRequest::CheckChunks(r) => self.check_chunks(lead, &r).await.map(MetaReply::CheckChunks),
             MetaRequest::GetScrub(_) => Ok(MetaReply::GetScrub(self.scrubs(lead))),
-            MetaRequest::GetCare(_) => self.care(lead, &view).map(MetaReply::GetCare),
+            MetaRequest::GetCare(_) => self.care(lead, &view).await.map(MetaReply::GetCare),
+            MetaRequest::ListEvents(r) => Ok(MetaReply::ListEvents(self.list_events(lead, &r))),
+            MetaRequest::GetChunkMatrix(_) => {
+                self.chunk_matrix(lead, &view).await.map(MetaReply::GetChunkMatrix)
+            }
+            MetaRequest::ListCell(r) => self.cell(lead, &view, &r).await.map(MetaReply::ListCell),
+            MetaRequest::GetOpCounts(_) => {
+                let since = self.now().saturating_sub(lead.since);
+                Ok(MetaReply::GetOpCounts(lead.counts.tell(lead.term, since)))
+            }
+            MetaRequest::GetLoad(_) => Ok(MetaReply::GetLoad(self.loads(lead))),
             other => Err(MetaError::Invalid(format!("{} does not look at the cluster", other.name()))),
         }
     }
 
-    fn status(&self, lead: &Lead, view: &RedbView) -> Result<ClusterStatus, MetaError> {
+    /// State of the cluster; `each` hears of every chunk how many copies are wanted, and how many are good.
+    pub(super) async fn status(
+        &self,
+        lead: &Lead,
+        view: &RedbView,
+        each: impl FnMut(u8, usize) + Send,
+    ) -> Result<ClusterStatus, MetaError> {
         let raft = self.raft.status();
         let (now, me) = (self.now(), |m: &Member| m.id == self.id);
         let silent = |m: &Member| {
@@ -47,44 +66,9 @@ impl Inner {
         };
         let voters = raft.voters.iter().map(|m| master(m, true));
         let masters = voters.chain(raft.learners.iter().map(|m| master(m, false))).collect();
-        let m = lead.memory.lock();
-        let mut servers = Vec::new();
-        scan_recs(view, Table::Server, &[], &[], |k, rec: ServerRec| {
-            let id = ServerId(number(k));
-            let heard = m.servers.get(&id);
-            let silent = now.saturating_sub(heard.map_or(lead.since, |s| s.heard));
-            servers.push(ServerInfo {
-                id,
-                addr: heard.map_or(rec.addr, |s| s.addr.clone()),
-                alive: m.is_alive(id, now, self.timings.server_dead),
-                silent_ms: silent.as_millis() as u64,
-                disks: heard.map_or_else(Vec::new, |s| s.disks.clone()),
-                silent: silent >= self.timings.server_dead,
-            });
-            true
-        })
-        .map_err(internal)?;
-        let mut chunks = ChunkHealth::default();
-        scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
-            let id = ChunkId(number(k));
-            let copies = m.copies(id, &rec.members, |s| m.is_alive(*s, now, self.timings.server_dead));
-            chunks.total += 1;
-            match risk_of(copies, usize::from(rec.wanted)) {
-                None => chunks.healthy += 1,
-                Some(Risk::Undergoal) => chunks.undergoal += 1,
-                Some(Risk::Endangered) => chunks.endangered += 1,
-                Some(Risk::Missing) => chunks.missing += 1,
-                Some(Risk::Overgoal) => chunks.overgoal += 1,
-            }
-            true
-        })
-        .map_err(internal)?;
-        view.scan(Table::Deleting, &[], &[], &mut |_, _| {
-            chunks.deleting += 1;
-            true
-        })
-        .map_err(internal)?;
-        let (total, free) = m.space();
+        let servers = self.server_infos(lead, view)?;
+        let chunks = self.chunk_health(lead, view, each).await?;
+        let (total, free) = lead.memory.lock().space();
         Ok(ClusterStatus {
             cluster: self.cluster,
             term: lead.term,
@@ -95,6 +79,61 @@ impl Inner {
             sessions: self.all_sessions(view)?.len() as u64,
             fs: answer(namespace::fs_stat(view, total, free))?,
         })
+    }
+
+    fn server_infos(&self, lead: &Lead, view: &RedbView) -> Result<Vec<ServerInfo>, MetaError> {
+        let mut servers = Vec::new();
+        scan_recs(view, Table::Server, &[], &[], |k, rec: ServerRec| {
+            servers.push((ServerId(number(k)), rec.addr));
+            true
+        })
+        .map_err(internal)?;
+        let (m, now) = (lead.memory.lock(), self.now());
+        let info = |(id, addr): (ServerId, String)| {
+            let heard = m.servers.get(&id);
+            let silent = now.saturating_sub(heard.map_or(lead.since, |s| s.heard));
+            ServerInfo {
+                id,
+                addr: heard.map_or(addr, |s| s.addr.clone()),
+                alive: m.is_alive(id, now, self.timings.server_dead),
+                silent_ms: silent.as_millis() as u64,
+                disks: heard.map_or_else(Vec::new, |s| s.disks.clone()),
+                silent: silent >= self.timings.server_dead,
+            }
+        };
+        Ok(servers.into_iter().map(info).collect())
+    }
+
+    async fn chunk_health(
+        &self,
+        lead: &Lead,
+        view: &RedbView,
+        mut each: impl FnMut(u8, usize) + Send,
+    ) -> Result<ChunkHealth, MetaError> {
+        let mut chunks = ChunkHealth::default();
+        let now = self.now();
+        self.walk_chunks(lead, view, ChunkId(0), |m, id, rec| {
+            let copies = m.copies(id, &rec.members, |s| m.is_alive(*s, now, self.timings.server_dead));
+            chunks.total += 1;
+            each(rec.wanted, copies.0);
+            match risk_of(copies, usize::from(rec.wanted)) {
+                None => chunks.healthy += 1,
+                Some(Risk::Undergoal) => chunks.undergoal += 1,
+                Some(Risk::Endangered) => chunks.endangered += 1,
+                Some(Risk::Missing) => chunks.missing += 1,
+                Some(Risk::Overgoal) => chunks.overgoal += 1,
+            }
+            true
+        })
+        .await?;
+        let mut at = Some(ChunkId(0));
+        while let Some(from) = at {
+            let Step { records, next } = step::<DeletingRec>(view, Table::Deleting, from)?;
+            chunks.deleting += records.len() as u64;
+            at = next;
+            tokio::task::yield_now().await;
+        }
+        Ok(chunks)
     }
 
     async fn chunks(&self, lead: &Lead, view: &RedbView, r: &GetChunks) -> Result<Vec<ChunkInfo>, MetaError> {
@@ -122,22 +161,23 @@ impl Inner {
     }
 
     fn sessions(&self, lead: &Lead, view: &RedbView) -> Result<Vec<SessionInfo>, MetaError> {
-        let mut infos = Vec::new();
-        let m = lead.memory.lock();
+        let mut all = Vec::new();
         scan_recs(view, Table::Session, &[], &[], |k, s: SessionRec| {
-            let id = SessionId(number(k));
-            infos.push(SessionInfo {
-                stamp: SessionStamp { id, epoch: s.epoch },
-                client: s.client,
-                host: s.host,
-                version: s.version,
-                open: m.opens.get(&id).copied().unwrap_or_default() as u64,
-                since: s.since,
-            });
+            all.push((SessionId(number(k)), s));
             true
         })
         .map_err(internal)?;
-        Ok(infos)
+        let m = lead.memory.lock();
+        let info = |(id, s): (SessionId, SessionRec)| SessionInfo {
+            stamp: SessionStamp { id, epoch: s.epoch },
+            client: s.client,
+            host: s.host,
+            version: s.version,
+            open: m.opens.get(&id).copied().unwrap_or_default() as u64,
+            calls: m.calls.get(&id).copied().unwrap_or_default(),
+            since: s.since,
+        };
+        Ok(all.into_iter().map(info).collect())
     }
 
     pub(super) async fn admin(

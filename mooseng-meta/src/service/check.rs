@@ -5,6 +5,7 @@
 use super::{
     Inner, Lead, internal,
     lead::Odd,
+    paths::Paths,
     quarantine::{self, Name},
 };
 use crate::{namespace, store::*};
@@ -25,10 +26,10 @@ use std::{
 const ASK_MAX: usize = 16;
 /// Wait for one page of a server's list: an answer of ours that takes long is asked for again.
 const LIST: Duration = Duration::from_secs(2);
-/// Paths that one page tells: each costs a walk over a directory.
+/// Chunks whose paths one page tells: their files cost walks over directories.
 const PATHS_MAX: usize = 64;
-/// Directories above a file that a path may have.
-const DEPTH_MAX: usize = 1024;
+/// Entries of directories that one page looks through for paths.
+const ENTRIES_MAX: usize = 1 << 22;
 
 /// What servers say of a range of ids.
 struct Listed {
@@ -65,7 +66,7 @@ impl Inner {
         let asked = stream::iter(odd).map(ask).buffered(ASK_MAX);
         let found: Vec<_> = asked.collect::<Vec<_>>().await.into_iter().collect::<Result<_, _>>()?;
         let mut findings: Vec<_> = found.into_iter().flatten().collect();
-        self.add_paths(&mut findings)?;
+        self.add_paths(&mut findings).await?;
         let (records, next) = (records.len() as u64, upto.map(ChunkId::next));
         Ok(ChunkCheck { records, copies, changing, findings, next })
     }
@@ -236,12 +237,15 @@ impl Inner {
     }
 
     /// Names the files that lack data, as far as a page may.
-    fn add_paths(&self, findings: &mut [ChunkFinding]) -> Result<(), MetaError> {
+    async fn add_paths(&self, findings: &mut [ChunkFinding]) -> Result<(), MetaError> {
         let view = self.view()?;
-        let lacking = findings.iter_mut().filter(|f| f.good == 0 && f.wanted > 0);
-        for f in lacking.take(PATHS_MAX) {
+        let lacking = |f: &&mut ChunkFinding| f.good == 0 && f.wanted > 0;
+        let mut lacking: Vec<_> = findings.iter_mut().filter(lacking).take(PATHS_MAX).collect();
+        let files: Vec<_> = lacking.iter().filter_map(|f| f.file.map(|(inode, _)| inode)).collect();
+        let mut paths = Paths::new(&view, files, ENTRIES_MAX);
+        for f in &mut lacking {
             let Some((inode, _)) = f.file else { continue };
-            f.path = path_of(&view, inode).map_err(internal)?.map(Into::into);
+            f.path = paths.of(inode).await?.map(Into::into);
         }
         Ok(())
     }
@@ -275,30 +279,4 @@ fn is_stray(view: &RedbView, id: ChunkId, rec: &ChunkRec) -> Result<bool, MetaEr
     let named = view.get(Table::Map, &map_key(rec.inode, rec.index)).map_err(internal)?;
     let there = view.get(Table::Inode, &key(rec.inode.get())).map_err(internal)?.is_some();
     Ok(!there || named.is_none_or(|v| number(&v) != id.get()))
-}
-
-/// One path of an inode; `None` when it has no name, as after a removal while it is open.
-fn path_of(view: &RedbView, inode: InodeId) -> std::io::Result<Option<Vec<u8>>> {
-    let (mut at, mut names) = (inode, Vec::new());
-    while at != InodeId::ROOT {
-        let rec: Option<InodeRec> = load(view, Table::Inode, &key(at.get()))?;
-        let Some(rec) = rec.filter(|_| names.len() < DEPTH_MAX) else { return Ok(None) };
-        let (from, to) = range_of(rec.parent.get());
-        let mut name = None;
-        scan_recs(view, Table::Entry, &from, &to, |k, e: EntryRec| {
-            if e.inode == at {
-                name = k.get(8..).map(<[u8]>::to_vec);
-            }
-            name.is_none()
-        })?;
-        let Some(name) = name else { return Ok(None) };
-        names.push(name);
-        at = rec.parent;
-    }
-    let mut path = Vec::new();
-    for name in names.iter().rev() {
-        path.push(b'/');
-        path.extend_from_slice(name);
-    }
-    Ok(Some(path))
 }

@@ -1,7 +1,11 @@
 //! Removing replicas: of chunks that no file has any more, and copies that no set names. Each
 //! server has its own queue: one that is dead or slow delays its own only.
 
-use super::{Inner, Lead, internal, quarantine::May};
+use super::{
+    Inner, Lead, internal,
+    quarantine::May,
+    walk::{Step, step},
+};
 use crate::{repair::Found, store::*};
 use futures::{StreamExt as _, future::join_all, stream};
 use mooseng_core::{
@@ -41,37 +45,42 @@ impl Inner {
         }
     }
 
-    /// The next deletions by server, from where the last round ended.
-    fn deletions(
+    /// The next deletions by server, from where the last round ended; `at` becomes where the next one begins.
+    async fn deletions(
         &self,
         lead: &Lead,
         at: &mut Option<ChunkId>,
     ) -> Result<BTreeMap<ServerId, Vec<ChunkRef>>, MetaError> {
         let mut queues: BTreeMap<ServerId, Vec<ChunkRef>> = BTreeMap::new();
-        let (view, now) = (self.view()?, self.now());
-        let m = lead.memory.lock();
-        let from = at.take().map_or(ChunkId(0), ChunkId::next);
-        let (mut rows, mut all) = (0, 0);
-        scan_recs(&view, Table::Deleting, &key(from.get()), &[], |k, rec: DeletingRec| {
-            let id = ChunkId(number(k));
-            for server in rec.holders.iter().filter(|s| m.is_alive(**s, now, self.timings.server_dead)) {
-                let queue = queues.entry(*server).or_default();
-                if queue.len() < EACH_MAX {
-                    queue.push(ChunkRef { id, version: rec.version });
-                    all += 1;
+        let (view, now, dead) = (self.view()?, self.now(), self.timings.server_dead);
+        let (mut rows, mut all, mut from) = (0, 0, at.take().unwrap_or_default());
+        loop {
+            let Step { records, next } = step::<DeletingRec>(&view, Table::Deleting, from)?;
+            rows += records.len();
+            {
+                let m = lead.memory.lock();
+                for (id, rec) in records {
+                    for server in rec.holders.iter().filter(|s| m.is_alive(**s, now, dead)) {
+                        let queue = queues.entry(*server).or_default();
+                        if queue.len() < EACH_MAX {
+                            queue.push(ChunkRef { id, version: rec.version });
+                            all += 1;
+                        }
+                    }
                 }
             }
-            rows += 1;
-            let goes_on = rows < ROWS_MAX && all < ALL_MAX;
-            *at = (!goes_on).then_some(id);
-            goes_on
-        })
-        .map_err(internal)?;
-        Ok(queues)
+            let Some(next) = next else { return Ok(queues) };
+            if rows >= ROWS_MAX || all >= ALL_MAX {
+                *at = Some(next);
+                return Ok(queues);
+            }
+            from = next;
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn delete(&self, lead: &Lead, at: &mut Option<ChunkId>) -> Result<(), MetaError> {
-        let queues = self.deletions(lead, at)?;
+        let queues = self.deletions(lead, at).await?;
         let at_server = |(server, chunks): (ServerId, Vec<ChunkRef>)| async move {
             let send = |chunk: ChunkRef| async move {
                 let op = Control::Delete { chunk, term: lead.term };

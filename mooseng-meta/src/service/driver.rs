@@ -5,6 +5,7 @@ use super::{
     Inner, Lead,
     drain::{disks, draining},
     internal, room,
+    watch::Watch,
 };
 use crate::{namespace::meta_key, store::*};
 use futures::{StreamExt as _, stream};
@@ -79,6 +80,8 @@ impl Inner {
             bumped: Default::default(),
             cramped: Default::default(),
             wake: Default::default(),
+            counts: Default::default(),
+            watch: Watch::new(term),
         };
         {
             let mut m = lead.memory.lock();
@@ -91,6 +94,11 @@ impl Inner {
                 (draining(&view).map_err(internal)?, disks(&view).map_err(internal)?);
             m.look_at_all = true;
         }
+        self.tell(
+            &lead,
+            EventCode::MasterElected,
+            format!("master {} leads from term {} on", self.id.get(), term.get()),
+        );
         Ok(Arc::new(lead))
     }
 
@@ -101,6 +109,7 @@ impl Inner {
             self.keep_chunks(lead),
             self.keep_deleting(lead),
             self.keep_keys(lead),
+            self.keep_watch(lead),
             room::keep(self, lead)
         );
     }
@@ -139,11 +148,21 @@ impl Inner {
         Ok(())
     }
 
+    /// What a session's client called itself, and its host.
+    fn name_of(&self, id: SessionId) -> Result<String, MetaError> {
+        let rec: Option<SessionRec> =
+            load(&self.view()?, Table::Session, &key(id.get())).map_err(internal)?;
+        Ok(rec.map_or_else(String::new, |s| format!("{} at {}", s.client, s.host)))
+    }
+
     async fn end_silent(&self, lead: &Lead, id: SessionId) -> Result<(), MetaError> {
         match self.epoch_of(&self.view()?, id) {
             Ok(epoch) => {
-                tracing::info!(%id, "session ended: nothing was heard of it");
-                self.end_session(lead, SessionStamp { id, epoch }, COMMIT).await
+                let who = self.name_of(id)?;
+                self.end_session(lead, SessionStamp { id, epoch }, COMMIT).await?;
+                let text = format!("session {} ({who}) was not heard of and has ended", id.get());
+                self.tell(lead, EventCode::SessionFenced, text);
+                Ok(())
             }
             Err(MetaError::SessionEnded) => {
                 lead.memory.lock().forget(id);

@@ -11,7 +11,7 @@ use mooseng_core::{
     error::MetaError,
     ids::*,
     limits::OPEN_FILES_MAX,
-    meta::{DiskReport, DiskScrub, ReplicaState},
+    meta::{DiskReport, DiskScrub, ReplicaState, ServerLoad},
     net::CertHash,
 };
 use std::{
@@ -89,6 +89,8 @@ pub(super) struct Memory {
     pub progress: Progress,
     /// How the scrubs of each server stand.
     pub scrubs: BTreeMap<ServerId, Vec<DiskScrub>>,
+    /// What each server has served, as it last told.
+    pub loads: BTreeMap<ServerId, ServerLoad>,
     /// When an operator last asked for a scrub now.
     pub scrub_asked: Option<Timestamp>,
     /// Open files by inode and session.
@@ -101,6 +103,8 @@ pub(super) struct Memory {
     pub removing: BTreeMap<InodeId, u32>,
     /// When each session was last heard of.
     pub contacts: BTreeMap<SessionId, Duration>,
+    /// How many calls of each were answered.
+    pub calls: BTreeMap<SessionId, u64>,
     /// Sessions whose end is under way.
     pub ending: BTreeSet<SessionId>,
     /// Sessions that have told this leader what they have open.
@@ -318,6 +322,14 @@ impl Memory {
         (there().filter(good).count(), there().filter(source).count())
     }
 
+    /// A call of a session was answered.
+    pub fn answered(&mut self, session: SessionId, now: Duration) {
+        if let Some(heard) = self.contacts.get_mut(&session) {
+            *heard = now;
+            *self.calls.entry(session).or_default() += 1;
+        }
+    }
+
     /// A server came, or came back: what failed without it may be done now.
     pub fn came(&mut self, server: ServerId) {
         self.avoid.remove(&server);
@@ -426,6 +438,7 @@ impl Memory {
         self.open.retain(|(_, s), _| *s != session);
         self.opens.remove(&session);
         self.contacts.remove(&session);
+        self.calls.remove(&session);
         self.asserted.remove(&session);
     }
 }

@@ -14,15 +14,19 @@ mod admin;
 mod ahead;
 mod bump;
 mod check;
+mod counts;
 mod deleting;
 mod drain;
 mod driver;
+mod events;
 mod fs;
 mod joins;
 mod keys;
 mod layout;
 mod lead;
+mod matrix;
 mod outlook;
+mod paths;
 mod peers;
 mod progress;
 mod quarantine;
@@ -30,9 +34,13 @@ mod reports;
 mod room;
 mod servers;
 mod sessions;
+mod survey;
 mod upkeep;
+mod walk;
+mod watch;
 
 pub use room::reserve_of;
+pub use survey::Survey;
 
 use crate::{
     namespace::Fail,
@@ -40,6 +48,7 @@ use crate::{
     store::{RedbStore, RedbView},
 };
 use async_trait::async_trait;
+use counts::Counts;
 use futures::StreamExt as _;
 use keys::Keys;
 use lead::Memory;
@@ -63,6 +72,7 @@ use std::{
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use watch::Watch;
 
 /// Times of the service. The same on all masters.
 #[derive(Clone, Debug)]
@@ -128,6 +138,10 @@ pub(crate) struct Lead {
     cramped: AtomicBool,
     /// The driver has work before its next tick.
     wake: Notify,
+    /// Calls that came to it.
+    counts: Counts,
+    /// What operators are told of.
+    watch: Watch,
 }
 
 /// The service of one master.
@@ -231,6 +245,13 @@ impl Inner {
         Err(MetaError::NotLeader { leader: l.leader.map(|m| (m.id, m.client_addr)) })
     }
 
+    /// What this master knows of the masters by itself.
+    fn master_view(&self) -> MasterView {
+        let s = self.raft.status();
+        let leader = s.leadership.leader.filter(|_| s.led).map(|m| m.id);
+        MasterView { id: self.id, term: s.leadership.term, leader, voters: s.voters.len() as u32 }
+    }
+
     /// Puts a command through the log and returns what applying it answered.
     async fn propose(&self, command: Command, budget: Duration) -> Result<Applied, MetaError> {
         let entry = LogEntry { format: ENTRY_FORMAT, time: self.wall(), command };
@@ -262,7 +283,12 @@ impl Inner {
 impl MetadataService for MasterService {
     async fn call(&self, cx: &CallContext, req: MetaRequest) -> Result<MetaReply, MetaError> {
         let s = &self.0;
+        // The one question that is not the leader's.
+        if let MetaRequest::GetMaster(_) = req {
+            return Ok(MetaReply::GetMaster(s.master_view()));
+        }
         let lead = s.lead()?;
+        let counted = lead.counts.begin(req.number(), &*s.seams.clock);
         let answer = match req.kind() {
             OpKind::FsRead => s.fs_read(&lead, cx, req).await,
             OpKind::FsWrite => s.fs_write(&lead, cx, req).await,
@@ -271,12 +297,12 @@ impl MetadataService for MasterService {
             OpKind::Look => s.look(&lead, cx, req).await,
             OpKind::Admin => s.admin(&lead, cx, req).await,
         };
+        counted.answered(&answer);
         // Whoever speaks under an epoch that is over is not heard of.
         if let Some(session) = cx.session
             && !matches!(answer, Err(MetaError::SessionEnded | MetaError::Fenced { .. }))
-            && let Some(heard) = lead.memory.lock().contacts.get_mut(&session.id)
         {
-            *heard = s.now();
+            lead.memory.lock().answered(session.id, s.now());
         }
         answer
     }

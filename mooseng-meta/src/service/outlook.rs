@@ -1,8 +1,12 @@
 //! What is left to be copied, and how long that takes.
 
-use super::{Inner, Lead, internal, lead::Memory};
+use super::{
+    Inner, Lead, internal,
+    lead::Memory,
+    walk::{Step, step},
+};
 use crate::{placement::ROOM_BYTES_MIN, store::*};
-use mooseng_core::{error::MetaError, ids::*, limits::CHUNK_BYTES, meta::*};
+use mooseng_core::{attr::Timestamp, error::MetaError, ids::*, limits::CHUNK_BYTES, meta::*};
 use std::{io, time::Duration};
 
 /// Bytes of a chunk by its file's size; a whole chunk when there is no file.
@@ -14,53 +18,60 @@ pub(super) fn bytes_of(view: &(impl View + ?Sized), rec: &ChunkRec) -> io::Resul
 
 impl Inner {
     /// How far repairs are, and what is left at servers that are being emptied.
-    pub(super) fn outlook(
+    pub(super) async fn outlook(
         &self,
         lead: &Lead,
         view: &RedbView,
     ) -> Result<(Repairs, Vec<Draining>), MetaError> {
-        let (m, now) = (lead.memory.lock(), self.now());
-        let mut left: Vec<_> =
-            m.draining.iter().map(|(s, t)| Draining { server: *s, since: *t, left: 0 }).collect();
-        let room = m.candidates(now, self.timings.server_dead);
-        let room = room.iter().filter(|c| c.free_bytes >= ROOM_BYTES_MIN).count();
-        let mut r = Repairs {
-            running: m.progress.running as u64,
-            done: m.progress.done,
-            bytes_per_s: m.progress.bytes_per_s(now),
-            ..Repairs::default()
+        let now = self.now();
+        let (mut left, room) = {
+            let m = lead.memory.lock();
+            let draining = |(s, t): (&ServerId, &Timestamp)| Draining { server: *s, since: *t, left: 0 };
+            let left: Vec<_> = m.draining.iter().map(draining).collect();
+            let room = m.candidates(now, self.timings.server_dead);
+            (left, room.iter().filter(|c| c.free_bytes >= ROOM_BYTES_MIN).count())
         };
-        let mut failed = None;
-        scan_recs(view, Table::Chunk, &[], &[], |k, rec: ChunkRec| {
-            let id = ChunkId(number(k));
-            for d in &mut left {
-                d.left += u64::from(names(&rec, d.server));
+        let (mut r, mut at) = (Repairs::default(), Some(ChunkId(0)));
+        while let Some(from) = at {
+            let Step { records, next } = step::<ChunkRec>(view, Table::Chunk, from)?;
+            at = next;
+            for (_, rec) in &records {
+                left.iter_mut().for_each(|d| d.left += u64::from(names(rec, d.server)));
             }
-            let alive = |s: &ServerId| m.is_alive(*s, now, self.timings.server_dead);
-            let (_, sources) = m.copies(id, &rec.members, alive);
-            let (stay, _) = m.copies(id, &rec.members, |s| alive(s) && !m.draining.contains_key(s));
-            let lack = usize::from(rec.wanted).saturating_sub(stay);
-            // Nothing can be copied of what has no copy.
-            if lack == 0 || sources == 0 {
-                return true;
+            // The files are read when the memory is free again.
+            let lacking = self.lacking(&lead.memory.lock(), now, &records);
+            for (rec, lack) in lacking {
+                r.bytes += bytes_of(view, rec).map_err(internal)? * lack;
+                r.chunks += 1;
+                r.stuck += u64::from(room < usize::from(rec.wanted));
             }
-            match bytes_of(view, &rec) {
-                Ok(bytes) => r.bytes += bytes * lack as u64,
-                Err(e) => failed = Some(e),
-            }
-            r.chunks += 1;
-            r.stuck += u64::from(room < usize::from(rec.wanted));
-            failed.is_none()
-        })
-        .map_err(internal)?;
-        if let Some(e) = failed {
-            return Err(internal(e));
+            tokio::task::yield_now().await;
         }
+        let (m, now) = (lead.memory.lock(), self.now());
+        (r.running, r.done) = (m.progress.running as u64, m.progress.done);
+        r.bytes_per_s = m.progress.bytes_per_s(now);
         let waits = self.waits(&m, lead, now);
         r.waits_secs = if r.chunks > 0 { waits.as_secs() } else { 0 };
         let takes = m.progress.takes(now, r.chunks, r.bytes).filter(|_| r.stuck == 0);
         r.until_safe_secs = takes.map(|t| r.waits_secs + t.as_secs());
         Ok((r, left))
+    }
+
+    /// Those of some chunks that lack copies and have one to copy from, and how many they lack.
+    fn lacking<'a>(
+        &self,
+        m: &Memory,
+        now: Duration,
+        records: &'a [(ChunkId, ChunkRec)],
+    ) -> Vec<(&'a ChunkRec, u64)> {
+        let alive = |s: &ServerId| m.is_alive(*s, now, self.timings.server_dead);
+        let lack = |(id, rec): &'a (ChunkId, ChunkRec)| {
+            let (_, sources) = m.copies(*id, &rec.members, alive);
+            let (stay, _) = m.copies(*id, &rec.members, |s| alive(s) && !m.draining.contains_key(s));
+            let lack = usize::from(rec.wanted).saturating_sub(stay);
+            (lack > 0 && sources > 0).then_some((rec, lack as u64))
+        };
+        records.iter().filter_map(lack).collect()
     }
 
     /// How long silent servers are still waited for before their chunks are copied elsewhere.

@@ -24,6 +24,8 @@ pub(super) struct Progress {
     pub running: usize,
     /// Chunks mended in this leader's term.
     pub done: u64,
+    /// Attempts in this leader's term to mend or settle a chunk that failed.
+    pub failed: u64,
 }
 
 impl Progress {

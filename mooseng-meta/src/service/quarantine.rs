@@ -286,8 +286,8 @@ impl Memory {
 }
 
 impl Inner {
-    pub(super) fn care(&self, lead: &Lead, view: &RedbView) -> Result<Care, MetaError> {
-        let (repairs, drains) = self.outlook(lead, view)?;
+    pub(super) async fn care(&self, lead: &Lead, view: &RedbView) -> Result<Care, MetaError> {
+        let (repairs, drains) = self.outlook(lead, view).await?;
         let (m, now, quarantine) = (lead.memory.lock(), self.now(), self.timings.quarantine);
         let servers = m.care(now, quarantine).into_values().collect();
         Ok(Care { quarantine_secs: quarantine.as_secs(), servers, drains, repairs, disks: m.disks_left() })

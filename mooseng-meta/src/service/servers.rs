@@ -66,6 +66,22 @@ impl Inner {
         if known.as_ref() != Some(&rec) {
             let (server, addr, incarnation) = (r.server, r.addr.clone(), r.incarnation);
             self.propose(Command::ServerSeen { server, addr, incarnation }, cx.budget).await?;
+            let (id, addr) = (r.server.get(), &r.addr);
+            match known {
+                None => self.tell(
+                    lead,
+                    EventCode::ChunkserverJoined,
+                    format!("chunkserver {id} ({addr}) has joined"),
+                ),
+                Some(k) if k.incarnation != incarnation => {
+                    self.tell(
+                        lead,
+                        EventCode::ChunkserverBack,
+                        format!("chunkserver {id} ({addr}) has started anew"),
+                    );
+                }
+                Some(_) => {}
+            }
         }
         let now = self.now();
         let server = Server {
@@ -123,6 +139,8 @@ impl Inner {
         if r.disks.len() > DISKS_MAX {
             return Err(MetaError::Invalid(format!("a server has at most {DISKS_MAX} disks")));
         }
+        let (server, incarnation, served) = (r.server, r.incarnation, r.served);
+        m.loads.insert(server, ServerLoad { server, incarnation, told: self.wall(), served });
         m.scrubs.insert(r.server, r.disks);
         let drain_left = m.drain_left.get(&r.server).copied();
         Ok(ToldServer { scrub_asked: m.scrub_asked, drain_left })

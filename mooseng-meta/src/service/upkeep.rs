@@ -145,7 +145,9 @@ impl Inner {
         };
         if let Err(e) = done {
             tracing::warn!(%id, error = %e, "a chunk could not be settled, it is tried again");
-            lead.memory.lock().back_off(id, self.now());
+            let mut m = lead.memory.lock();
+            m.back_off(id, self.now());
+            m.progress.failed += 1;
         }
         asked.all.len()
     }

@@ -18,4 +18,5 @@ mod repairs;
 mod room;
 mod short;
 mod unheard;
+mod watched;
 mod world;

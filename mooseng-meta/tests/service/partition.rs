@@ -57,6 +57,47 @@ async fn trio(net: &MemoryNetwork) -> Vec<Master> {
     masters
 }
 
+/// Raft's own memory of a leader outlives the quorum: masters tell by whom they heard.
+#[tokio::test(start_paused = true)]
+async fn a_master_without_a_quorum_says_so_whether_it_leads_or_follows() {
+    let cut = Arc::new(Cut::default());
+    let net = MemoryNetwork::with_faults(cut.clone());
+    let mut masters = trio(&net).await;
+    let leading = async || masters.iter().position(|m| m.status().leading);
+    let leader = until_some("one leads", leading).await;
+    until("all know it", async || masters.iter().all(|m| m.status().ready())).await;
+    let view = async |id: u64| {
+        let client = net.transport(identity(Role::Client, 1));
+        let meta = RemoteMeta::new(client.connect(&format!("master-{id}")).await.unwrap());
+        meta.get_master(&cx(), GetMaster {}).await.unwrap()
+    };
+    let (old, follower) = (leader as u64 + 1, (leader as u64 + 1) % 3 + 1);
+    for id in [old, follower] {
+        let told = view(id).await;
+        assert_eq!((told.id, told.leader, told.voters), (MasterId(id), Some(MasterId(old)), 3));
+    }
+    // One goes, and nothing changes; then the leader is cut off from the last, which so is alone as well.
+    let gone = (1..=3).find(|id| ![old, follower].contains(id)).unwrap();
+    masters.remove(gone as usize - 1).stop().await;
+    tokio::time::sleep(RaftTimings::default().election_max * 10).await;
+    assert_eq!(view(follower).await.leader, Some(MasterId(old)));
+    *cut.0.lock() = Some(format!("master-{old}"));
+    let begin = tokio::time::Instant::now();
+    until("both know no leader", async || {
+        masters.iter().all(|m| !m.status().ready() && !m.status().leading && !m.status().raft.led)
+    })
+    .await;
+    assert!(begin.elapsed() < RaftTimings::default().election_max * 6, "{:?}", begin.elapsed());
+    for id in [old, follower] {
+        assert_eq!(view(id).await.leader, None, "master {id}");
+    }
+    *cut.0.lock() = None;
+    until("one leads again", async || masters.iter().all(|m| m.status().ready())).await;
+    for m in masters {
+        m.stop().await;
+    }
+}
+
 /// Rights come with what the log or a quorum has confirmed: a repeat's, too, whose answer was saved.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_signs_nothing_for_a_repeat() {

@@ -181,3 +181,12 @@ fn no_request_and_no_file_breaks_its_reader() {
         assert!(std::panic::catch_unwind(read).is_ok(), "a file panicked: {input:02x?}");
     }
 }
+
+#[test]
+fn a_certificate_tells_when_it_is_valid() {
+    let now = UnixTime::now().as_secs() as i64;
+    let valid = ca(1).issue(Role::Client, 0, "c", DAY).unwrap().validity().unwrap();
+    let skew = CLOCK_SKEW.as_secs() as i64;
+    assert!((valid.from.secs() - (now - skew)).abs() <= 5, "{valid:?}");
+    assert!((valid.until.secs() - (now + 86_400)).abs() <= 5, "{valid:?}");
+}

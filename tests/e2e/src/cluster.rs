@@ -122,6 +122,7 @@ pub struct Daemon {
     /// HTTP port of metrics and health.
     pub metrics_port: u16,
     program: PathBuf,
+    args: Vec<&'static str>,
     env: Vec<(String, String)>,
     log: PathBuf,
     child: Option<Child>,
@@ -140,10 +141,18 @@ impl Daemon {
                 inside
             }
         };
+        command.args(&self.args);
         command.envs(self.env.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().with_context(|| format!("cannot start {}", self.name))?);
         Ok(())
+    }
+
+    /// With another setting, which counts instead of one of the same name.
+    #[must_use]
+    pub fn with_env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
@@ -389,6 +398,19 @@ impl ProcessCluster {
         self.daemon("mooseng-mount", name, host, self.with_identity(env, "client-1"))
     }
 
+    /// A web dashboard on this program's network, not yet started. Its HTTP port is that of the pages.
+    pub fn dashboard(&self, name: &str, port: u16, token: Option<&Path>) -> Result<Daemon> {
+        let mut env = vec![
+            ("MOOSENG_MASTER_ADDRS".into(), self.master_addrs.join(",")),
+            ("MOOSENG_LISTEN_PORT".into(), port.to_string()),
+        ];
+        let file = token.map(|t| ("MOOSENG_DASHBOARD_TOKEN_FILE".into(), t.display().to_string()));
+        env.extend(file);
+        let mut daemon = self.daemon("mooseng", name, &Host::local(), self.with_identity(env, "client-1"))?;
+        (daemon.args, daemon.metrics_port) = (vec!["dashboard"], port);
+        Ok(daemon)
+    }
+
     /// Position of the leading master, as the masters' health tells.
     pub fn leader(&self) -> Result<usize> {
         wait_for("a master leads", PATIENCE, || self.leads(None))
@@ -449,6 +471,7 @@ impl ProcessCluster {
             host: host.clone(),
             metrics_port,
             program: self.bin.join(program),
+            args: vec![],
             env,
             log: self.dir.join(format!("{name}.log")),
             child: None,

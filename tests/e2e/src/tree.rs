@@ -114,8 +114,9 @@ pub fn rust_toolchain() -> Result<PathBuf> {
 }
 
 /// Gathers real files into `to`: at least `files` of them and `bytes`, from what every machine with
-/// Rust has, the toolchain's own directory and the sources that cargo fetched.
-pub fn gather(to: &Path, files: u64, bytes: u64) -> Result<()> {
+/// Rust has, the toolchain's own directory and the sources that cargo fetched. They are dealt out to
+/// `shares` directories, 0 and so on, which can be copied side by side.
+pub fn gather(to: &Path, files: u64, bytes: u64, shares: u64) -> Result<()> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|h| h.join(".cargo")));
     let sources = home.map(|h| h.join("registry/src")).filter(|p| p.is_dir());
@@ -139,7 +140,8 @@ pub fn gather(to: &Path, files: u64, bytes: u64) -> Result<()> {
                 if !wanted {
                     continue;
                 }
-                let at = to.join(n.to_string()).join(path.strip_prefix(&root)?);
+                let share = to.join((have_files % shares).to_string());
+                let at = share.join(n.to_string()).join(path.strip_prefix(&root)?);
                 fs::create_dir_all(at.parent().context("a file has a directory")?)?;
                 if meta.is_symlink() {
                     std::os::unix::fs::symlink(fs::read_link(&path)?, &at)?;

@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mooseng-client", &["mooseng-core"]),
     ("mooseng-support", &["mooseng-core", "mooseng-net"]),
     ("mooseng-fuse", &["mooseng-core", "mooseng-client"]),
+    ("mooseng-dashboard", &["mooseng-core", "mooseng-client"]),
 ];
 /// What the client's `embedded` feature may add.
 const EMBEDDED: &[&str] = &["mooseng-host", "mooseng-net", "mooseng-meta", "mooseng-chunk"];

@@ -4,7 +4,7 @@ use super::*;
 use serde_json::Value;
 
 /// Each place of a value with its kind, items of arrays once: what a program that reads it relies on.
-fn shape(value: &Value) -> String {
+pub(crate) fn shape(value: &Value) -> String {
     fn walk(at: &str, value: &Value, out: &mut std::collections::BTreeSet<String>) {
         match value {
             Value::Object(fields) => {
@@ -23,6 +23,17 @@ fn shape(value: &Value) -> String {
     let mut out = Default::default();
     walk("", value, &mut out);
     out.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+/// Compares the shape of a verb's JSON with the one that is kept.
+pub(crate) fn pinned(name: &str, json: &Value) {
+    assert!(json["schema"].as_str().is_some_and(|s| s.starts_with("mooseng.")), "{name}: {json}");
+    let wanted = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/schemas").join(format!("{name}.txt"));
+    let is = format!("{}\n", shape(json));
+    if std::env::var_os("MOOSENG_WRITE_SCHEMAS").is_some() {
+        make(&wanted, is.as_bytes());
+    }
+    assert_eq!(fs::read_to_string(&wanted).unwrap_or_default(), is, "{name}: {}", wanted.display());
 }
 
 impl Fixture {
@@ -61,6 +72,7 @@ async fn what_is_wrong_is_told_with_cause_and_cure() {
     f.cluster.kill_master(follower).await;
     let (code, told) = f.until_health_is(&["MASTER_SILENT"]).await;
     assert_eq!((code, &told["health"]), (8, &"degraded".into()));
+    pinned("health", &told);
     let problem = &told["problems"][0];
     let cause = problem["cause"].as_str().unwrap();
     let wanted = format!("master {} ", follower + 1);
@@ -121,22 +133,75 @@ async fn room_disks_and_sessions_are_listed() {
     f.cluster.shutdown().await;
 }
 
+/// The master that is left tells what it knows by itself, to whom has a session and to whom could not open one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_quorum_is_told_with_cause_and_cure() {
+    let mut f = Fixture::of(3).await;
+    let leader = f.cluster.leader().unwrap();
+    for m in [leader, (leader + 1) % 3] {
+        f.cluster.kill_master(m).await;
+    }
+    let left = (leader + 2) % 3;
+    until("the master that is left knows no leader", async || {
+        (!f.cluster.master(left).unwrap().status().ready()).then_some(())
+    })
+    .await;
+    let (code, told) = f.until_health_is(&["MASTER_NO_QUORUM"]).await;
+    assert_eq!((code, &told["health"]), (6, &"critical".into()));
+    pinned("health", &told);
+    let builder = Client::builder()
+        .masters((1..=3).map(|m| format!("master-{m}")))
+        .transport(f.cluster.transport(mooseng_core::net::Role::Client, 77, "late"))
+        .seams(mooseng_host::host_seams());
+    let problems = builder.health().await.unwrap();
+    assert_eq!(problems.len(), 1);
+    let (cause, id) = (&problems[0].cause, left + 1);
+    let wanted =
+        format!("2 of 3 have to answer each other; master {id} answers and knows none; no answer from ");
+    assert!(cause.contains(&wanted), "{cause}");
+    assert!(problems[0].cure.contains("start masters"));
+    f.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_load_are_told_as_they_are_now() {
+    let f = Fixture::new().await;
+    f.fs.write("/f", bytes(200_000)).await.unwrap();
+    let stats = f.json("stats --all -o json").await;
+    pinned("stats", &stats);
+    let create = |i: &&Value| i["op"] == "Create";
+    assert!(stats["items"].as_array().unwrap().iter().any(|i| create(&i)), "{stats}");
+    let (stats, _) = tokio::join!(f.json("stats --window 300ms -o json"), f.says("stat /f"));
+    assert!(
+        !stats["items"].as_array().unwrap().iter().any(|i| create(&i)),
+        "only what came meanwhile: {stats}"
+    );
+    assert!((0.3..30.0).contains(&stats["seconds"].as_f64().unwrap()), "{stats}");
+    assert!(f.says("stats --window 100ms").await.lines().nth(2).unwrap().contains("CALLS/S"));
+
+    let top = until("all chunkservers have told twice", async || {
+        let top = f.json("top --once --every 6s -o json").await;
+        let all = top["chunkservers"].as_array().unwrap();
+        (all.len() == 2 && all.iter().all(|s| s["reads_per_s"].is_number())).then_some(top)
+    })
+    .await;
+    pinned("top", &top);
+    assert_eq!(top["sessions"].as_array().unwrap().len(), 1);
+    let said = f.says("top --once --every 100ms").await;
+    assert!(said.contains("1 sessions, 2 chunkservers") && !said.contains('\x1b'), "{said}");
+    f.cluster.shutdown().await;
+}
+
 /// A change of these is a change of what programs read: it wants a new number in the schema's name.
 #[tokio::test(flavor = "multi_thread")]
 async fn schemas_stay() {
     let f = Fixture::new().await;
     f.fs.write("/f", bytes(200_000)).await.unwrap();
-    for verb in ["status", "df", "disks", "sessions", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"] {
+    for verb in
+        ["status", "df", "disks", "sessions", "events", "gc", "fsck", "info /f", "stat /f", "du /", "ls -l /"]
+    {
         let name = verb.split(' ').next().unwrap();
-        let json = f.json(&format!("{verb} -o json")).await;
-        assert!(json["schema"].as_str().is_some_and(|s| s.starts_with("mooseng.")), "{verb}: {json}");
-        let wanted =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/schemas").join(format!("{name}.txt"));
-        let is = format!("{}\n", shape(&json));
-        if std::env::var_os("MOOSENG_WRITE_SCHEMAS").is_some() {
-            make(&wanted, is.as_bytes());
-        }
-        assert_eq!(fs::read_to_string(&wanted).unwrap_or_default(), is, "{verb}: {}", wanted.display());
+        pinned(name, &f.json(&format!("{verb} -o json")).await);
     }
     f.cluster.shutdown().await;
 }
@@ -164,7 +229,13 @@ fn settings_are_shown_judged_and_explained() {
     }
     let said = local(&format!("mooseng config show master --config {file}")).unwrap();
     assert!(said.lines().any(|l| l == "copies = \"3\""), "{said}");
-    for role in ["master", "chunkserver", "mount"] {
+    let said = local(&format!("mooseng config show master --config {file} -o json")).unwrap();
+    let json: Value = serde_json::from_str(&said).unwrap();
+    pinned("config", &json);
+    let of = |key: &str| json["items"].as_array().unwrap().iter().find(|i| i["key"] == key).unwrap();
+    assert_eq!((&of("copies")["source"], &of("copies")["from"]), (&"file".into(), &file.to_string().into()));
+    assert_eq!((&of("raft_port")["source"], &of("node_id")["value"]), (&"default".into(), &Value::Null));
+    for role in ["master", "chunkserver", "mount", "dashboard"] {
         let template = local(&format!("mooseng config example {role}")).unwrap();
         assert!(template.contains("#identity = \"/etc/mooseng/identity\""), "{template}");
     }

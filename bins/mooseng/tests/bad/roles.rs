@@ -40,8 +40,13 @@ fn requests() -> Vec<(MetaRequest, &'static [Role])> {
         (DrainDisk { server: ServerId(9), disk: DiskId(9), on: true }.into(), &[Admin]),
         (AllowRemovals { server: ServerId(9) }.into(), &[Admin]),
         (ScrubNow {}.into(), &[Admin]),
-        (TellScrub { server, incarnation, disks: vec![] }.into(), &[Chunkserver]),
+        (TellScrub { server, incarnation, disks: vec![], served: Served::default() }.into(), &[Chunkserver]),
         (GetCare {}.into(), &[Master, Chunkserver, Client, Admin]),
+        (ListEvents { after: None, count: 1 }.into(), &[Master, Chunkserver, Client, Admin]),
+        (
+            ListCell { wanted: 2, copies: 0, from: ChunkId(0), count: 1 }.into(),
+            &[Master, Chunkserver, Client, Admin],
+        ),
         (token_for_a_stranger().into(), &[Admin]),
     ]
 }

@@ -120,6 +120,7 @@ fn the_templates_show_every_key() {
     template::<keys::Master>("master.toml");
     template::<keys::Chunkserver>("chunkserver.toml");
     template::<keys::Mount>("client.toml");
+    template::<keys::Dashboard>("dashboard.toml");
 }
 
 #[test]
@@ -134,4 +135,5 @@ fn rows_of_a_role_do_not_clash() {
     check::<keys::Master>();
     check::<keys::Chunkserver>();
     check::<keys::Mount>();
+    check::<keys::Dashboard>();
 }

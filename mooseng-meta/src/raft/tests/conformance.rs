@@ -20,7 +20,7 @@ impl StoreBuilder<Types, LogStore, State> for Builder {
         let log = DurableLog::open(disk.clone(), writing, reading, options, term_of_vote).await.unwrap();
         let machine = Arc::new(TestMachine::default());
         let state = State::open(machine, disk, lanes.lane("apply"), lanes.lane("files")).await.unwrap();
-        Ok(((), LogStore(log), state))
+        Ok(((), LogStore(log, Arc::default()), state))
     }
 }
 

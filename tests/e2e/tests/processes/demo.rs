@@ -87,7 +87,9 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
     let demo = Demo { root, program: mooseng_e2e::cluster::binaries()?.join("mooseng") };
     demo.run("demo-real-services.sh", &["build", "host"])?;
-    demo.run("start-demo.sh", &[])?;
+    let said = demo.run("start-demo.sh", &[])?;
+    let has_grafana = said.contains("http://localhost:3000") || said.contains("Grafana is left out");
+    ensure!(has_grafana, "it tells where Grafana is, or that there is none");
     let status = demo.run("start-demo.sh", &["status"])?;
     ensure!(status.contains("healthy") && status.contains("leader"), "it tells who leads");
     demo.run("start-demo.sh", &["test"])?;

@@ -23,6 +23,8 @@ use std::{
 /// What goes in through the mount.
 const FILES: u64 = 10_000;
 const BYTES: u64 = 300 << 20;
+/// Programs that copy it at the same time: one waits for disks more than it works.
+const COPIES: u64 = 4;
 /// What goes in through the SDK.
 const SDK_FILES: u64 = 1_000;
 const SDK_BYTES: u64 = 60 << 20;
@@ -121,8 +123,8 @@ async fn the_main_job() -> Result<()> {
     let say = |text: &str| println!("[{:6.1} s] {text}", begin.elapsed().as_secs_f64());
     let dir = tempfile::tempdir()?;
     let (source, sdk_source) = (dir.path().join("source"), dir.path().join("sdk-source"));
-    gather(&source, FILES, BYTES)?;
-    gather(&sdk_source, SDK_FILES, SDK_BYTES)?;
+    gather(&source, FILES, BYTES, COPIES)?;
+    gather(&sdk_source, SDK_FILES, SDK_BYTES, 1)?;
     let (tree, sdk_tree) = (scan(&source)?, scan(&sdk_source)?);
     let (files, bytes) = totals(&tree);
     let (sdk_files, sdk_bytes) = totals(&sdk_tree);
@@ -138,7 +140,12 @@ async fn the_main_job() -> Result<()> {
     let mut mount_a = mounted(&cluster, "mount-a", &a)?;
     let client = connect(&cluster).await?;
     let fs = client.filesystem();
-    let mut copy = Command::new("cp").arg("-a").arg(&source).arg(a.join("tree")).spawn()?;
+    std::fs::create_dir(a.join("tree"))?;
+    let copy = |share: u64| {
+        let share = share.to_string();
+        Command::new("cp").arg("-a").arg(source.join(&share)).arg(a.join("tree").join(&share)).spawn()
+    };
+    let mut copies = (0..COPIES).map(copy).collect::<Result<Vec<_>, _>>()?;
     let sdk = {
         let (fs, from, tree) = (fs.clone(), sdk_source.clone(), sdk_tree.clone());
         tokio::spawn(async move { put_tree(&fs, &from, "/sdk", &tree).await })
@@ -165,8 +172,10 @@ async fn the_main_job() -> Result<()> {
     cluster.chunkservers[0].start()?;
     cluster.chunkservers[0].wait_ready()?;
     say("it was started again");
-    let copied = wait_for("the copy ends", LONG, || copy.try_wait().ok().flatten())?;
-    ensure!(copied.success(), "cp through the mount failed: {copied}");
+    for copy in &mut copies {
+        let copied = wait_for("the copy ends", LONG, || copy.try_wait().ok().flatten())?;
+        ensure!(copied.success(), "cp through the mount failed: {copied}");
+    }
     sdk.await??;
     say("both trees are in");
 

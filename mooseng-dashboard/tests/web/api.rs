@@ -1,0 +1,128 @@
+//! JSON, in the command line's schemas.
+
+use super::world::World;
+use std::time::Duration;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_answers_what_the_command_line_prints() {
+    let w = World::new().await;
+    w.fs.write("/f", vec![7; 200_000]).await.unwrap();
+    w.fs.write("/small", "x").await.unwrap();
+    w.until("the file is seen", async |w| {
+        (w.json("/api/status", "mooseng.status/1").await["chunks"]["healthy"] == 1).then_some(())
+    })
+    .await;
+    let health = w.json("/api/health", "mooseng.health/1").await;
+    assert_eq!((&health["health"], health["problems"].as_array().unwrap().len()), (&"healthy".into(), 0));
+    assert_eq!(w.json("/api/df", "mooseng.df/1").await["files_bytes"], 200_001);
+    assert_eq!(w.json("/api/disks", "mooseng.disks/1").await["items"].as_array().unwrap().len(), 4);
+    assert_eq!(w.json("/api/gc", "mooseng.gc/1").await["items"].as_array().unwrap().len(), 2);
+    let sessions = w.json("/api/sessions", "mooseng.sessions/2").await;
+    assert!(
+        sessions["items"].as_array().unwrap().iter().all(|s| s["calls"].as_u64() > Some(0)),
+        "{sessions}"
+    );
+    let events = w.json("/api/events", "mooseng.events/1").await;
+    assert_eq!(events["items"][0]["code"], "MASTER_ELECTED");
+    let (term, last) = (&events["items"][0]["term"], events["items"].as_array().unwrap().len());
+    let later = w.json(&format!("/api/events?term={term}&number={last}"), "mooseng.events/1").await;
+    assert_eq!(later["items"].as_array().unwrap().len(), 0, "{later}");
+    for page in [&events, &later] {
+        let place = serde_json::json!({ "term": term, "number": last });
+        assert_eq!((&page["next"], page["lost"].as_u64()), (&place, Some(0)), "{page}");
+    }
+    let matrix = w.json("/api/matrix", "mooseng.matrix/1").await;
+    assert_eq!(matrix["items"], serde_json::json!([{ "wanted": 2, "copies": 2, "chunks": 1 }]));
+    let cell = w.json("/api/cell?wanted=2&copies=2", "mooseng.cell/1").await;
+    assert_eq!((&cell["items"][0]["path"], &cell["next"]), (&"/f".into(), &serde_json::Value::Null));
+    let info = w.json("/api/info?path=/f", "mooseng.info/1").await;
+    assert_eq!(info["chunks"][0]["replicas"].as_array().unwrap().len(), 2);
+    assert_eq!(w.json("/api/info?path=/small", "mooseng.info/1").await["inline"], true);
+    let ls = w.json("/api/ls?path=/", "mooseng.files/1").await;
+    assert_eq!((&ls["items"][0]["path"], &ls["next"]), (&"f".into(), &serde_json::Value::Null));
+    assert_eq!(w.json("/api/stat?path=/f", "mooseng.files/1").await["items"][0]["size"], 200_000);
+    let ops = w.json("/api/operations", "mooseng.operations/1").await;
+    let looks = ops["items"].as_array().unwrap().iter().find(|o| o["op"] == "GetStatus").unwrap();
+    assert!(looks["calls"].as_u64() > Some(0) && looks["p99_us"].is_u64(), "{ops}");
+    w.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rates_come_from_the_dashboards_own_memory() {
+    let w = World::new().await;
+    let rates = w
+        .until("rates of calls and bytes", async |w| {
+            w.fs.write("/f", vec![7; 1 << 18]).await.unwrap();
+            w.fs.read("/f").await.unwrap();
+            let rates = w.json("/api/rates", "mooseng.rates/1").await;
+            let last = rates["samples"].as_array().unwrap().last().cloned()?;
+            let known = |name: &str| last[name].as_f64() > Some(0.0);
+            (known("calls_per_s") && known("read_bytes_per_s") && known("written_bytes_per_s"))
+                .then_some(rates)
+        })
+        .await;
+    let ops = rates["last_minute"].as_array().unwrap();
+    assert!(ops.iter().any(|o| o["per_s"].as_f64() > Some(0.0) && o["p99_us"].as_u64() > Some(0)), "{rates}");
+    let page = w.page("/operations").await;
+    assert!(page.contains("GetStatus") && page.contains("<polyline class=\"line p99\""), "{page}");
+    let scrubs = w.json("/api/scrub", "mooseng.scrub/1").await;
+    assert_eq!(scrubs["items"].as_array().unwrap().len(), 4);
+    assert_eq!(w.json("/api/load", "mooseng.load/1").await["items"].as_array().unwrap().len(), 2);
+    w.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_a_status_and_say_why() {
+    let w = World::new().await;
+    for (path, status, kind) in [
+        ("/api/info?path=/nothing", 404, "not_found"),
+        ("/api/info?path=/", 400, "invalid"),
+        ("/api/ls?path=/nothing", 404, "not_found"),
+        ("/api/cell?wanted=2&copies=2&from=x", 400, "invalid"),
+        ("/api/nothing", 404, "not_found"),
+        ("/api/status/nothing", 404, "not_found"),
+        ("/api/", 404, "not_found"),
+        ("/api", 404, "not_found"),
+        ("/api/cell?wanted=1000&copies=2", 400, "invalid"),
+        ("/api/cell", 400, "invalid"),
+        ("/api/events?term=x&number=1", 400, "invalid"),
+        ("/api/ls?after=-1", 400, "invalid"),
+        ("/api/info", 400, "invalid"),
+    ] {
+        let a = w.get(path).await;
+        assert_eq!((a.status, &a.json()["kind"]), (status, &kind.into()), "{path}: {a:?}");
+        assert_eq!(a.json()["schema"], "mooseng.error/1", "{path}");
+    }
+    for path in ["/", "/api/status", "/files"] {
+        for method in ["POST", "PUT", "DELETE"] {
+            assert_eq!(w.ask(method, path, "", "").await.status, 405, "{method} {path}: it changes nothing");
+        }
+    }
+    let changes = w.ask("POST", "/api/status", "", "").await;
+    assert_eq!(changes.json()["schema"], "mooseng.error/1", "{changes:?}");
+    w.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_hear_of_each_look() {
+    let w = World::new().await;
+    let mut s = TcpStream::connect(w.at).await.unwrap();
+    s.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let (mut lines, mut looks) = (BufReader::new(s).lines(), Vec::new());
+    let hear = async {
+        while looks.len() < 3 || looks.last().is_some_and(|l: &serde_json::Value| l["health"] != "healthy") {
+            let line = lines.next_line().await.unwrap().unwrap();
+            if let Some(data) = line.strip_prefix("data: ") {
+                looks.push(serde_json::from_str::<serde_json::Value>(data).unwrap());
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), hear).await.unwrap();
+    let numbers: Vec<_> = looks.iter().map(|l| l["number"].as_u64().unwrap()).collect();
+    assert!(numbers.is_sorted(), "{looks:?}");
+    w.cluster.shutdown().await;
+}
