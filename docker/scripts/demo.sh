@@ -25,6 +25,7 @@ need_docker() {
         fail "docker is missing. On Debian: apt-get install docker.io docker-compose; elsewhere: https://docs.docker.com/engine/install/"
     docker info >/dev/null 2>&1 ||
         fail "the Docker daemon does not answer: start it (systemctl start docker), or use an account that may (sudo, group docker)"
+    command -v curl >/dev/null || fail "curl is missing. On Debian: apt-get install curl"
     if docker compose version >/dev/null 2>&1; then
         compose() { docker compose "$@"; }
     elif command -v docker-compose >/dev/null; then

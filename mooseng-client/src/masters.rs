@@ -10,7 +10,7 @@ use futures::{
 use mooseng_core::{
     attr::Access,
     context::{CallContext, Credentials},
-    error::{MetaError, Outcome},
+    error::{MetaError, NetError, Outcome},
     ids::*,
     meta::*,
     net::{Connection, Transport},
@@ -260,14 +260,16 @@ impl Masters {
                 reply
             };
             let tried = tokio::time::timeout(left.min(longest), tried);
-            let e = tokio::select! {
+            let (e, is_cut) = tokio::select! {
                 biased;
                 done = tried => match done {
                     Ok(Ok(reply)) => return Ok(reply),
-                    Ok(Err(e)) => e,
-                    Err(_) => MetaError::Deadline("a master did not answer".into()),
+                    // The transport's clock of the same time.
+                    Ok(Err(e @ MetaError::Net(NetError::Deadline { .. }))) => (e, true),
+                    Ok(Err(e)) => (e, false),
+                    Err(_) => (MetaError::Deadline("a master did not answer".into()), true),
                 },
-                () = self.elsewhere(&asked) => MetaError::Deadline("another master leads".into()),
+                () = self.elsewhere(&asked) => (MetaError::Deadline("another master leads".into()), false),
             };
             let full = matches!(e, MetaError::NoServers { .. }) && begin.elapsed() >= NO_SPACE;
             if !e.is_retryable() || full {
@@ -275,8 +277,8 @@ impl Masters {
             }
             maybe_applied |= e.outcome() != Outcome::NotApplied;
             // A look may go through all chunks, and never ends where it is cut at the same time again and again.
-            if matches!(e, MetaError::Deadline(_)) && req.kind() == OpKind::Look {
-                longest *= 2;
+            if is_cut && req.kind() == OpKind::Look {
+                longest = longest.saturating_mul(2);
             }
             // A leader that can only say "no quorum" or nothing may be cut off: ask another.
             if matches!(e, MetaError::NoQuorum(_) | MetaError::Deadline(_)) {

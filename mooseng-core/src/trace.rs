@@ -232,13 +232,17 @@ enum State<N: Fn() -> String> {
     /// Where; `None` for where it is polled. Whether it is what was asked for.
     Waits(Option<Here>, bool, N),
     GoesOn(Open<N>),
-    Unseen,
+    /// Nobody records: only the place is kept, `None` where it is what it is.
+    Unseen(Option<Here>),
 }
 
 impl<N: Fn() -> String> State<N> {
     fn begin(&mut self) {
-        let Self::Waits(at, is_asked, name) = std::mem::replace(self, Self::Unseen) else { return };
-        let Some(recorder) = RECORDER.get() else { return };
+        let Self::Waits(at, is_asked, name) = std::mem::replace(self, Self::Unseen(None)) else { return };
+        let Some(recorder) = RECORDER.get() else {
+            *self = Self::Unseen(at);
+            return;
+        };
         let at = at.unwrap_or_else(here);
         let at = if is_asked { at.or_fresh(&**recorder) } else { at };
         if at.is_known() {
@@ -256,12 +260,18 @@ impl<F: Future, N: Fn() -> String> Future for Spanned<F, N> {
         if let State::Waits(..) = this.state {
             this.state.begin();
         }
-        let State::GoesOn(open) = this.state else { return this.work.poll(cx) };
-        let back = enter(open.at);
+        let at = match &*this.state {
+            State::GoesOn(open) => Some(open.at),
+            State::Unseen(at) => *at,
+            State::Waits(..) => None,
+        };
+        let back = at.map(enter);
         let done = ready!(this.work.poll(cx));
         drop(back);
-        open.whole = true;
-        *this.state = State::Unseen;
+        if let State::GoesOn(open) = this.state {
+            open.whole = true;
+        }
+        *this.state = State::Unseen(None);
         Poll::Ready(done)
     }
 }

@@ -4,6 +4,9 @@
 (() => {
   const root = document.documentElement;
   const follows = document.body.dataset.live === "true";
+  // Longest wait for a page, and the longest silence of the server, which tells of each look, every few seconds.
+  const patience = 20000;
+  const silence = 60000;
   let busy = false;
   let again = false;
 
@@ -43,7 +46,7 @@
     if (document.hidden || (marked && !marked.isCollapsed)) return;
     busy = true;
     try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(patience) });
       if (answer.redirected && new URL(answer.url).pathname === "/login") {
         location.reload();
         return;
@@ -71,9 +74,18 @@
   let first = true;
   let events = null;
   let timer = 0;
+  let heard = 0;
+  const leave = () => {
+    clearTimeout(timer);
+    if (events) events.close();
+    events = null;
+  };
   const follow = () => {
+    leave();
+    heard = Date.now();
     events = new EventSource("/live");
     events.addEventListener("look", (event) => {
+      heard = Date.now();
       connected(true);
       pause = shortest;
       const look = JSON.parse(event.data);
@@ -84,7 +96,7 @@
     });
     events.addEventListener("error", () => {
       connected(false);
-      if (events.readyState !== EventSource.CLOSED) return;
+      if (!events || events.readyState !== EventSource.CLOSED) return;
       // A login that has ended leads to the form.
       if (follows) refresh();
       timer = setTimeout(follow, pause * (0.5 + Math.random() / 2));
@@ -92,15 +104,20 @@
     });
   };
   follow();
-  // A page that is kept for the way back would keep its connection, and browsers have six for a server.
-  window.addEventListener("pagehide", () => {
-    clearTimeout(timer);
-    events.close();
-  });
+  // A connection whose other end is gone without a word is not told as broken for many minutes.
+  setInterval(() => {
+    if (!events || Date.now() - heard < silence) return;
+    connected(false);
+    follow();
+  }, 5000);
+  // A page that nobody sees, or that is kept for the way back, would keep its connection, and browsers have six for a
+  // server. When it is seen again, its first look brings it up to date.
+  window.addEventListener("pagehide", leave);
   window.addEventListener("pageshow", (event) => {
     if (event.persisted) follow();
   });
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && follows) refresh();
+    if (document.hidden) leave();
+    else follow();
   });
 })();

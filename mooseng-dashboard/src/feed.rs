@@ -37,6 +37,8 @@ pub(crate) struct Picture {
     pub status: ClusterStatus,
     pub care: Care,
     pub problems: Vec<Problem>,
+    /// Chunks that this leader had mended when the repair began that is going on.
+    pub mended_before: u64,
     taken: Instant,
 }
 
@@ -122,8 +124,12 @@ impl Seen {
         match looked {
             Ok((status, care)) => {
                 let problems = problems(&status, &care);
+                let going_on = self.picture.as_ref().filter(|p| {
+                    p.care.repairs.chunks > 0 && care.repairs.chunks > 0 && p.status.term == status.term
+                });
+                let mended_before = going_on.map_or(care.repairs.done, |p| p.mended_before);
                 let taken = Instant::now();
-                self.picture = Some(Arc::new(Picture { status, care, problems, taken }));
+                self.picture = Some(Arc::new(Picture { status, care, problems, mended_before, taken }));
                 self.late = None;
             }
             Err(e) => self.late = Some(format!("a look at all chunks failed: {e}")),
@@ -285,6 +291,21 @@ mod tests {
             disks: vec![],
         };
         (status, care)
+    }
+
+    #[test]
+    fn progress_is_of_the_repair_that_is_going_on() {
+        let mut seen = Seen::default();
+        let mut before = |term, chunks, done| {
+            let (mut status, mut care) = calm();
+            status.term = Term(term);
+            care.repairs = Repairs { chunks, done, ..Repairs::default() };
+            seen.looked(Ok((status, care)));
+            seen.picture.as_ref().unwrap().mended_before
+        };
+        assert_eq!([before(1, 0, 500), before(1, 10, 500), before(1, 4, 506)], [500; 3]);
+        assert_eq!([before(1, 0, 510), before(1, 3, 512), before(1, 1, 514)], [510, 512, 512]);
+        assert_eq!(before(2, 1, 7), 7, "another leader counts anew");
     }
 
     #[tokio::test]

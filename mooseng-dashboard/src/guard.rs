@@ -9,8 +9,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Redirect, Response},
 };
+use parking_lot::Mutex;
 use serde::Deserialize;
 use std::{net::IpAddr, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// The cookie's name.
 const COOKIE: &str = "mooseng_dashboard";
@@ -24,6 +26,11 @@ pub(crate) const REQUESTS_MAX: usize = 64;
 const BODY: Duration = Duration::from_secs(5);
 /// Bytes of a form at most.
 const FORM_BYTES_MAX: usize = 16 << 10;
+
+/// By these a proxy tells for whom it asks.
+const FORWARDED: &[&str] = &["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+/// Wrong tokens are told of once in this time.
+const TELL: Duration = Duration::from_secs(10);
 
 /// Nothing from elsewhere, nothing written inside a page, in nobody's frame.
 const POLICY: &str =
@@ -101,9 +108,11 @@ fn refusal(shared: &Shared, request: &Request) -> Option<Response> {
     }
     let Some(token) = &shared.token else {
         // Without a token it is for this machine. A page of somewhere else whose name was made to lead here (DNS
-        // rebinding) is not.
-        let is_here = host_of(request.headers()).is_none_or(is_loopback);
-        let why = "without a token this dashboard answers on this machine's own names only (localhost)";
+        // rebinding) is not, nor is whom a proxy on this machine lets in.
+        let headers = request.headers();
+        let is_here =
+            host_of(headers).is_none_or(is_loopback) && !FORWARDED.iter().any(|h| headers.contains_key(*h));
+        let why = "without a token this dashboard answers on this machine's own names only (localhost), and no proxy";
         return (!is_here).then(|| error(StatusCode::MISDIRECTED_REQUEST, "host", why));
     };
     let path = request.uri().path();
@@ -204,12 +213,21 @@ pub(crate) async fn login(State(shared): State<Arc<Shared>>, Form(form): Form<Lo
     let next = next_of(&form.next);
     let Some(token) = &shared.token else { return Redirect::to("/").into_response() };
     if !token.accepts(&form.token) {
-        tracing::warn!("somebody came with a wrong token");
+        tell_of_wrong_token();
         return page::login(StatusCode::UNAUTHORIZED, next, true);
     }
     let cookie =
         format!("{COOKIE}={}; Path=/; Max-Age={COOKIE_SECS}; HttpOnly; SameSite=Strict", token.cookie());
     ([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response()
+}
+
+fn tell_of_wrong_token() {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock();
+    if last.is_none_or(|at| at.elapsed() >= TELL) {
+        *last = Some(Instant::now());
+        tracing::warn!("somebody came with a wrong token");
+    }
 }
 
 pub(crate) async fn logout() -> Response {

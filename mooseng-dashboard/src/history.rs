@@ -26,16 +26,9 @@ pub(crate) struct Sample {
     /// When the second was.
     pub at: Duration,
     /// `None` when nobody answered, or another leader.
-    calls: Option<Calls>,
+    calls: Option<OpCounts>,
     /// What chunkservers served, and what was written to their disks; `None` when nobody answered.
     pub load: Option<LoadRate>,
-}
-
-#[derive(Clone, Debug)]
-struct Calls {
-    /// By the leader's clock.
-    micros: u64,
-    ops: Vec<OpCount>,
 }
 
 /// Whether an operation is about files. The others are looks, as a dashboard's own, upkeep of sessions, and what
@@ -52,8 +45,7 @@ impl Sample {
 
     /// Calls about files a second, when it is known.
     pub fn calls_per_s(&self) -> Option<f64> {
-        let micros = self.calls.as_ref()?.micros;
-        Some(per_s(self.of_files().map(|o| o.calls).sum(), micros))
+        Some(self.calls.as_ref()?.per_s(self.of_files().map(|o| o.calls).sum()))
     }
 
     /// The time in microseconds that `q` of them did not pass.
@@ -106,24 +98,6 @@ fn per_s(n: u64, micros: u64) -> f64 {
     if micros == 0 { 0.0 } else { n as f64 * 1e6 / micros as f64 }
 }
 
-/// What was called between two counts of one leader; `None` of two leaders.
-fn between(before: &OpCounts, after: &OpCounts) -> Option<Calls> {
-    let micros = after.micros.checked_sub(before.micros).filter(|_| before.term == after.term)?;
-    let more = |o: &OpCount| {
-        let none =
-            OpCount { op: String::new(), calls: 0, failed: 0, micros: 0, latencies: Latencies::default() };
-        let was = before.ops.iter().find(|b| b.op == o.op).unwrap_or(&none);
-        OpCount {
-            op: o.op.clone(),
-            calls: o.calls.saturating_sub(was.calls),
-            failed: o.failed.saturating_sub(was.failed),
-            micros: o.micros.saturating_sub(was.micros),
-            latencies: o.latencies.since(&was.latencies),
-        }
-    };
-    Some(Calls { micros, ops: after.ops.iter().map(more).filter(|o| o.calls > 0).collect() })
-}
-
 impl History {
     /// A pulse at `at` was answered.
     pub fn add(&mut self, at: Duration, ops: OpCounts, loads: &[ServerLoad]) {
@@ -135,7 +109,7 @@ impl History {
         };
         let load = self.told.values().map(|t| self.rate(t)).fold(LoadRate::default(), sum);
         let first = self.ops.is_none();
-        let calls = self.ops.as_ref().and_then(|before| between(before, &ops));
+        let calls = self.ops.as_ref().and_then(|before| ops.since(before));
         self.ops = Some(ops);
         // One pulse tells no rate.
         if !first {

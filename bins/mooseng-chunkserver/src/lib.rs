@@ -5,7 +5,6 @@
 
 mod telling;
 
-use anyhow::ensure;
 use async_trait::async_trait;
 use mooseng_chunk::{Chunkserver, ChunkserverOptions, StartError, Timings};
 use mooseng_core::{ids::ServerId, net::Role, seam::Disk};
@@ -23,6 +22,7 @@ use mooseng_support::{
 };
 use parking_lot::Mutex;
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -55,11 +55,18 @@ impl Config {
     pub fn new(settings: &Settings, common: &Common) -> Result<Self, ConfigError> {
         common.check_number(settings, "server_id")?;
         let listen = bind_addr(settings, "listen_port")?;
+        if listen.port() == 0 && settings.text("advertise_addr").is_some() {
+            return Err(settings.bad("listen_port", "with advertise_addr others must find it again"));
+        }
         let data_dirs: Vec<PathBuf> = settings.list("data_dirs").into_iter().map(Into::into).collect();
         match data_dirs.len() {
             0 => return Err(settings.missing("data_dirs")),
             1..=DISKS_MAX => {}
             n => return Err(settings.bad("data_dirs", format!("{n} are over the limit of {DISKS_MAX}"))),
+        }
+        let mut named = BTreeSet::new();
+        if let Some(twice) = data_dirs.iter().find(|dir| !named.insert(*dir)) {
+            return Err(settings.bad("data_dirs", format!("{} is named twice", twice.display())));
         }
         Ok(Self {
             listen,
@@ -87,10 +94,6 @@ pub fn check(flags: &Flags<keys::Chunkserver>) -> anyhow::Result<()> {
 pub fn run(flags: &Flags<keys::Chunkserver>) -> anyhow::Result<()> {
     let Some((settings, common)) = daemon::begin(flags, ROLES)? else { return Ok(()) };
     let config = Config::new(&settings, &common)?;
-    ensure!(
-        config.listen.port() != 0 || settings.text("advertise_addr").is_none(),
-        "advertise_addr needs a listen_port that is not 0: others must find it again"
-    );
     let (mut locks, mut disks) = (Vec::new(), Vec::new());
     for dir in &config.data_dirs {
         let unusable = |e| data_dir_error(dir, &e);

@@ -58,7 +58,9 @@ const ROLES: &[Role] = &[Role::Master];
 /// Judges settings and the identity as [`run`] would, and begins nothing.
 pub fn check(flags: &Flags<keys::Master>) -> anyhow::Result<()> {
     let settings = Settings::load(flags)?;
-    Config::new(&settings, &Common::new(&settings, ROLES)?)?;
+    let common = Common::new(&settings, ROLES)?;
+    Config::new(&settings, &common)?;
+    authority(Path::new(&settings.get::<String>("identity")?), &common)?;
     Ok(())
 }
 

@@ -34,8 +34,8 @@ impl Node {
 
     /// Of what it saw lately of the cluster, while it leads.
     fn seen<T>(&self, look: impl FnOnce(&Survey) -> T) -> Option<T> {
-        self.status().filter(|s| s.leading)?;
-        self.survey.lock().as_ref().map(look)
+        let term = self.status().filter(|s| s.leading)?.raft.leadership.term;
+        self.survey.lock().as_ref().filter(|survey| survey.status.term == term).map(look)
     }
 }
 

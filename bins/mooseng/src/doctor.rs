@@ -22,12 +22,16 @@ use mooseng_support::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{fmt, io, io::Write, path::Path};
+use std::{
+    fmt, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 /// Shown below `doctor --help`.
 pub(crate) const HELP: &str = "Exit codes: 0 all is well, 8 it would run and something should be better, 1 it would not \
-run, or not well. Without --config, the file of the systemd units is read where it is there: /etc/mooseng/ROLE.toml. A small \
-file is written into data directories that are there, and removed, to measure how fast they sync.";
+run, or not well, 2 usage. Without --config, the file of the systemd units is read where it is there: /etc/mooseng/ROLE.toml, of \
+a mount the only /etc/mooseng/mount-NAME.toml. A small file is written into data directories that are there, and removed, to measure how fast they sync.";
 
 /// Where the packages' units have the file of each role.
 const CONFIG_DIR: &str = "/etc/mooseng";
@@ -92,7 +96,15 @@ fn with_file<R: Role>(flags: &Flags<R>, dir: &Path) -> (Flags<R>, Check) {
     if let Some((file, source)) = flags.file() {
         return (flags.clone(), Check::ok(NAME, format!("{}, from {source}", file.display())));
     }
-    let file = dir.join(format!("{}.toml", R::NAME));
+    let file = match unit_files(R::NAME, dir).as_slice() {
+        [] => dir.join(format!("{}.toml", R::NAME)),
+        [only] => only.clone(),
+        several => {
+            let names: Vec<_> = several.iter().map(|f| f.display().to_string()).collect();
+            let found = format!("{} are there, and none was read", names.join(" and "));
+            return (flags.clone(), Check::warning(NAME, found, "tell by --config which one is meant"));
+        }
+    };
     match file.metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let found = format!("no file: --config names none, and there is no {}", file.display());
@@ -104,6 +116,21 @@ fn with_file<R: Role>(flags: &Flags<R>, dir: &Path) -> (Flags<R>, Check) {
             (flags.with_file(file), Check::ok(NAME, found))
         }
     }
+}
+
+/// Files of a role's units that are named by more than the role, in order: of mounts there may be several.
+fn unit_files(role: &str, dir: &Path) -> Vec<PathBuf> {
+    if role != "mount" {
+        return vec![];
+    }
+    let is_one = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("mount-") && name.ends_with(".toml")
+    };
+    let entries = dir.read_dir().into_iter().flatten().filter_map(Result::ok);
+    let mut files: Vec<_> = entries.map(|e| e.path()).filter(is_one).collect();
+    files.sort();
+    files
 }
 
 impl RoleFlags {

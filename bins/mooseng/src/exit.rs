@@ -12,7 +12,7 @@ use std::{fmt, io};
 
 /// Shown below `--help`.
 pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 permission, 5 temporary, \
-6 cluster unreachable, 7 integrity problem, 8 degraded, 10 timeout.";
+6 cluster unreachable, 7 integrity problem, 8 degraded, 10 timeout, 130 interrupted.";
 
 const ERROR: u8 = 1;
 const USAGE: u8 = 2;

@@ -9,7 +9,7 @@ use clap::Parser;
 use rustix::process::{Pid, Signal};
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::{net::UnixDatagram, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -261,26 +261,20 @@ fn end_of(log: &Path, since: u64) -> io::Result<String> {
 
 /// Where a daemon says that it is ready, as to systemd.
 struct Ready {
-    dir: PathBuf,
+    dir: tempfile::TempDir,
     socket: UnixDatagram,
 }
 
 impl Ready {
     fn new() -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("mooseng-mount-").tempdir()?.keep();
-        let socket = UnixDatagram::bind(dir.join("ready"));
-        let socket = socket.and_then(|s| s.set_read_timeout(Some(LOOK)).map(|()| s));
-        match socket {
-            Ok(socket) => Ok(Self { dir, socket }),
-            Err(e) => {
-                let _ = fs::remove_dir_all(dir);
-                Err(e)
-            }
-        }
+        let dir = tempfile::Builder::new().prefix("mooseng-mount-").tempdir()?;
+        let socket = UnixDatagram::bind(dir.path().join("ready"))?;
+        socket.set_read_timeout(Some(LOOK))?;
+        Ok(Self { dir, socket })
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.join("ready")
+        self.dir.path().join("ready")
     }
 
     /// Until the daemon is ready.
@@ -306,12 +300,6 @@ impl Ready {
     }
 }
 
-impl Drop for Ready {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
 /// Whether a program was started under this name.
 pub(crate) fn is_asked_for(argv0: Option<&OsStr>) -> bool {
     argv0.is_some_and(|a| Path::new(a).file_name() == Some(OsStr::new(NAME)))
@@ -320,6 +308,7 @@ pub(crate) fn is_asked_for(argv0: Option<&OsStr>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn planned(line: &str) -> Result<(String, PathBuf), String> {
         let cli = Cli::try_parse_from([NAME].into_iter().chain(line.split(' '))).unwrap();
@@ -387,8 +376,10 @@ mod tests {
         let (begun, said) = (dir.path().join("begun"), dir.path().join("said"));
         let script = "trap 'echo asked > \"$1\"; exit 0' TERM; echo > \"$0\"; while :; do sleep 0.01; done";
         let mut child = Command::new("sh").args(["-c", script]).args([&begun, &said]).spawn().unwrap();
+        let start = Instant::now();
         while !begun.exists() {
-            thread::yield_now();
+            assert!(start.elapsed() < Duration::from_secs(60), "the script does not begin");
+            thread::sleep(Duration::from_millis(5));
         }
         end(&mut child);
         assert_eq!(fs::read_to_string(said).unwrap(), "asked\n");
@@ -408,7 +399,7 @@ mod tests {
         ready.wait(&mut child).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        let dir = ready.dir.clone();
+        let dir = ready.dir.path().to_owned();
         drop(ready);
         assert!(!dir.exists());
     }

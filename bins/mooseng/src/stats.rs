@@ -99,12 +99,7 @@ pub(crate) fn operations(counts: &OpCounts, most: usize, out: &mut impl Write) -
 }
 
 fn quantile(times: &Latencies, q: f64) -> String {
-    match times.quantile(q) {
-        None => "-".into(),
-        Some(us @ 0..1000) => format!("{us} µs"),
-        Some(us @ 1000..1_000_000) => format!("{:.1} ms", us as f64 / 1e3),
-        Some(us) => format!("{:.1} s", us as f64 / 1e6),
-    }
+    times.quantile(q).map_or_else(|| "-".into(), report::micros)
 }
 
 #[cfg(test)]

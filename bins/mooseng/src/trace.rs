@@ -15,7 +15,7 @@ use mooseng_core::{
     ids::TraceId,
     net::{Message, Role, Transport},
     rpc::method,
-    trace::{self, Here, SpanRecord},
+    trace::{self, Here, SPANS_MAX, SpanRecord},
     wire,
 };
 use mooseng_support::trace::{fresh_trace, spans_of};
@@ -27,6 +27,9 @@ pub(crate) const HELP: &str = "\
 Example: mooseng trace -- put report.pdf /
 The waterfall goes to the standard error, what the verb prints to the standard output. Only an admin's identity is \
 told traces. Nodes that do not answer are named: what they did is missing.";
+
+/// Why a node may have told a part only.
+const TOO_MANY: &str = "it did more than is told of one trace: the steps that ended first are missing";
 
 /// Longest wait for what a node has of a trace.
 const ASK: Duration = Duration::from_secs(5);
@@ -72,14 +75,23 @@ pub(crate) async fn trace(
     let title = args.title();
     let place = Here { trace: id, ..Here::NOWHERE };
     let done = trace::within(place, trace::step_as(|| output::shown(&title).into_owned(), verb)).await;
-    let (told, missing) = gather(connection, id).await?;
+    let shown = show(args, connection, id, to).await;
+    // What the verb came to counts before that.
+    done.and(shown)
+}
+
+/// Gathers the trace, and shows it.
+async fn show(args: &TraceArgs, connection: &Connection, id: TraceId, to: &mut impl Write) -> Result<()> {
+    let (told, mut missing) = gather(connection, id).await?;
     let here = spans_of(id);
+    if here.len() >= SPANS_MAX {
+        missing.push(Missing { node: "here".into(), cause: TOO_MANY.into() });
+    }
     #[cfg(feature = "otlp")]
     if let Err(e) = mooseng_support::trace::otlp::send_now(&connection.identity()?.peer(), id, &here).await {
         tracing::error!(error = format_args!("{e:#}"), "the spans of this process were not sent");
     }
-    Waterfall::new(here, told, missing).show(args.output, id, to)?;
-    done
+    Waterfall::new(here, told, missing).show(args.output, id, to)
 }
 
 /// What the nodes have of a trace, and which do not tell.
@@ -99,7 +111,12 @@ async fn gather(
     let (mut told, mut missing) = (Vec::new(), Vec::new());
     for (node, spans) in futures::future::join_all(asks).await {
         match spans {
-            Ok(spans) => told.push((node, spans)),
+            Ok(spans) => {
+                if spans.len() >= SPANS_MAX {
+                    missing.push(Missing { node: node.clone(), cause: TOO_MANY.into() });
+                }
+                told.push((node, spans));
+            }
             Err(e) => missing.push(Missing { node, cause: format!("{e:#}") }),
         }
     }

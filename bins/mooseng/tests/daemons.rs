@@ -145,6 +145,16 @@ impl Site {
         c
     }
 
+    /// Of a mount by the cluster's client, with HTTP at `port`.
+    fn mount_command(&self, at: &Path, port: u16) -> Command {
+        let mut c = self.verb(&["mount", "--mount-point", at.to_str().unwrap()]);
+        c.env("MOOSENG_IDENTITY_DIR", self.path("c/client-1"));
+        c.env("MOOSENG_METRICS_PORT", port.to_string());
+        // fusermount3, for who is not the superuser.
+        c.env("PATH", "/usr/bin:/bin");
+        c
+    }
+
     fn start_master(&self) -> Daemon {
         Daemon::start(self.master_command(&self.path("m")), self.path("m.log").into())
     }
@@ -335,13 +345,7 @@ fn a_mount_is_used_and_goes_with_its_process() {
     chunkserver.wait_ready(site.chunkserver[1]);
     let (port, at) = (free_port(), site.dir.path().join("mnt"));
     fs::create_dir(&at).unwrap();
-    let mut command = site.verb(&["mount", "--mount-point", at.to_str().unwrap()]);
-    command
-        .env("MOOSENG_IDENTITY_DIR", site.path("c/client-1"))
-        .env("MOOSENG_METRICS_PORT", port.to_string());
-    // fusermount3, for who is not the superuser.
-    command.env("PATH", "/usr/bin:/bin");
-    let mut mount = Daemon::start(command, site.path("mount.log").into());
+    let mut mount = Daemon::start(site.mount_command(&at, port), site.path("mount.log").into());
     mount.wait_ready(port);
 
     fs::write(at.join("from-mount"), "hello").unwrap();

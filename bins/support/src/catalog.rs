@@ -79,7 +79,7 @@ metrics! {
     DISK_IO_DURATION = "mooseng_disk_io_duration_seconds", Histogram ["disk", "op"], "seconds", SERVERS,
         "Time of one read, write, sync or change of names or lengths in a data directory";
     DISK_IO_ERRORS = "mooseng_disk_io_errors_total", Counter ["disk", "op"], "operations", SERVERS,
-        "Operations in a data directory that failed otherwise than for want of room";
+        "Operations in a data directory that failed, but for want of room, or because a name was not there or taken, or a file shorter";
 
     RAFT_IS_LEADER = "mooseng_raft_is_leader", Gauge [], "1 or 0", MASTERS,
         "1 where this master leads and has taken over";
@@ -222,8 +222,9 @@ mod tests {
 
     const HEAD: &str = "# Metrics
 
-Every daemon answers `GET /metrics` in Prometheus' text format on its metrics port (9423 of a master, 9425 of a
-chunkserver, 9427 of a mount), and on TCP of a server's service port. This table is made from
+Masters, chunkservers and mounts answer `GET /metrics` in Prometheus' text format on their metrics port (9423 of a master,
+9425 of a chunkserver, 9427 of a mount), servers on TCP of their service port, too; the dashboard has `/livez` and `/readyz`
+on the port of its pages, and no metrics. This table is made from
 `bins/support/src/catalog.rs`, by which the daemons register what they measure; `MOOSENG_WRITE_DOCS=1 cargo test -p
 mooseng-support catalog` writes it anew.
 

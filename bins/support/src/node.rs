@@ -3,7 +3,7 @@
 use crate::{
     addr,
     config::{ConfigError, Settings},
-    ports,
+    ports, telemetry,
 };
 use anyhow::Context as _;
 use mooseng_core::net::{PeerIdentity, Role};
@@ -99,6 +99,7 @@ impl Common {
             Some(_) => settings.get_with("worker_threads", threads)?,
             None => default_threads(peer.role),
         };
+        settings.get_with("log_level", telemetry::filter)?;
         let time = |s: &str| humantime::parse_duration(s).map_err(|e| e.to_string());
         let stop_timeout = settings.get_with("stop_timeout", time)?;
         let slow_call = Some(settings.get_with("slow_call", time)?).filter(|slow| !slow.is_zero());

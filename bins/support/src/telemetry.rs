@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 const QUIET: &str = "openraft=warn,quinn=warn,rustls=warn";
 
 /// The filter of a level or of a filter expression.
-fn filter(level: &str) -> Result<EnvFilter, String> {
+pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
     let bare = level.parse::<tracing::Level>().is_ok();
     let text = if bare { format!("{level},{QUIET}") } else { level.to_owned() };
     EnvFilter::builder().parse(text).map_err(|e| e.to_string())

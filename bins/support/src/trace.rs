@@ -48,8 +48,8 @@ const NAME_MAX: usize = 200;
 /// A span of a passing trace is noted from this part of what is slow.
 const NOTED_PART: u64 = 16;
 
-/// Spans that have ended, the oldest first.
-type Ring = Mutex<VecDeque<(TraceId, SpanRecord)>>;
+/// Spans that have ended, the oldest first. Those who tell of them copy them when the ring is free again.
+type Ring = Mutex<VecDeque<(TraceId, Arc<SpanRecord>)>>;
 
 struct Keeper {
     start: Instant,
@@ -86,14 +86,16 @@ pub fn fresh_trace() -> TraceId {
     TraceId::kept(Process.random())
 }
 
-/// What this process has of a trace, by the time at which they began; at most [`SPANS_MAX`].
+/// What this process has of a trace, by the time at which they began; of more than [`SPANS_MAX`] those that ended last, as
+/// what is above others does.
 #[must_use]
 pub fn spans_of(trace: TraceId) -> Vec<SpanRecord> {
     let ring = if trace.is_kept() { &KEEPER.kept } else { &KEEPER.passing };
     let kept = ring.lock();
-    let its = kept.iter().filter(|(t, _)| *t == trace).map(|(_, span)| span.clone());
-    let mut spans: Vec<_> = its.take(SPANS_MAX).collect();
+    let its = kept.iter().rev().filter(|(t, _)| *t == trace).map(|(_, span)| Arc::clone(span));
+    let its: Vec<_> = its.take(SPANS_MAX).collect();
     drop(kept);
+    let mut spans: Vec<_> = its.iter().map(|span| SpanRecord::clone(span)).collect();
     spans.sort_by_key(|s| s.begin);
     spans
 }
@@ -103,7 +105,7 @@ fn keep(ring: &Ring, max: usize, trace: TraceId, span: SpanRecord) {
     if ring.len() >= max {
         ring.pop_front();
     }
-    ring.push_back((trace, span));
+    ring.push_back((trace, Arc::new(span)));
 }
 
 impl Recorder for Process {

@@ -1,9 +1,10 @@
 //! Words for states, sizes, times: the same in every place that shows them.
 
+pub use mooseng_core::health::word as health_word;
+
 use bytesize::ByteSize;
 use mooseng_core::{
     attr::{FileKind, Timestamp},
-    health::{Problem, Severity},
     ids::DiskId,
     meta::{
         Care, DiskReport, DiskScrub, Draining, DrainingDisk, MasterInfo, Repairs, ReplicaState, ServerCare,
@@ -12,18 +13,18 @@ use mooseng_core::{
 };
 use std::time::Duration;
 
-/// One word for all problems.
-pub fn health_word(problems: &[Problem]) -> &'static str {
-    match problems.iter().map(|p| p.severity).max() {
-        None => "healthy",
-        Some(Severity::Warning) => "degraded",
-        Some(Severity::Critical) => "critical",
-    }
-}
-
 /// A size for people, in powers of 1024.
 pub fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
+}
+
+/// Microseconds.
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1000 => format!("{us} µs"),
+        1000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
 }
 
 /// RFC 3339, in UTC, to the second.

@@ -4,7 +4,13 @@
 use crate::common::{DEADLINE, until};
 use bytes::Bytes;
 use mooseng_client::{Client, Error, ErrorKind, embedded::Cluster};
-use mooseng_core::{error::Errno, ids::ChunkVersion, rpc::method};
+use mooseng_core::{
+    error::Errno,
+    ids::{ChunkVersion, SpanId, TraceId},
+    meta::GetStatus,
+    rpc::method,
+    trace::{self, Here},
+};
 use mooseng_meta::service::ServiceTimings;
 use mooseng_net::memory::{Event, Fate, Faults, MemoryNetwork};
 use parking_lot::Mutex;
@@ -29,6 +35,8 @@ struct Cuts {
     streams: AtomicU64,
     /// A client heard that its writes are on the disks.
     synced: AtomicBool,
+    /// Answers of masters to clients take longer than a try.
+    slow: AtomicBool,
 }
 
 impl Cuts {
@@ -60,6 +68,9 @@ impl Faults for Cuts {
         }
         if event == Event::Reply(method::CHUNK_SYNC) && to.starts_with("client") {
             self.synced.store(true, SeqCst);
+        }
+        if event == Event::Reply(method::META_CALL) && to.starts_with("client") && self.slow.load(SeqCst) {
+            return Fate::Deliver(Duration::from_secs(5));
         }
         Fate::Deliver(Duration::ZERO)
     }
@@ -193,4 +204,31 @@ async fn a_stream_that_breaks_goes_on_behind_what_is_on_the_disks() {
 
 fn rw() -> mooseng_client::OpenFlags {
     mooseng_client::OpenFlags { read: true, write: true, ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_takes_long_is_given_more_time_by_each_try() {
+    let (cluster, cuts, _) = cluster(2, Duration::from_secs(600)).await;
+    let client = cluster.client().await.unwrap();
+    cuts.slow.store(true, SeqCst);
+    let status = client.request_within(GetStatus {}, Duration::from_secs(40)).await.unwrap();
+    assert_eq!(status.servers.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_are_made_in_one_trace_have_a_session_each() {
+    let (cluster, ..) = cluster(2, Duration::from_secs(600)).await;
+    let here = Here { trace: TraceId::kept(8), span: SpanId(5) };
+    let make =
+        async { [cluster.client_named("twin", |b| b).await, cluster.client_named("twin", |b| b).await] };
+    let [a, b] = trace::within(here, make).await.map(Result::unwrap);
+    // The first mutations of both have the same slot and number: those of one session would be one.
+    for (client, path) in [(&a, "/a"), (&b, "/b")] {
+        trace::within(here, client.filesystem().create_dir(path)).await.unwrap();
+    }
+    assert!(a.filesystem().exists("/a").await.unwrap() && a.filesystem().exists("/b").await.unwrap());
+    let sessions: BTreeSet<_> = a.sessions().await.unwrap().iter().map(|s| s.stamp.id).collect();
+    assert_eq!(sessions.len(), 2);
+    // Nobody records here: the place is kept all the same.
+    assert_eq!(trace::asked(here, String::new, async { trace::here() }).await, here);
 }

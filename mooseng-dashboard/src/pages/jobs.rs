@@ -64,6 +64,7 @@ fn scrub(s: &ServerScrub, d: &DiskScrub) -> ScrubRow {
 fn body(p: &Picture, pulse: &Pulse) -> Body {
     let (r, care) = (&p.care.repairs, &p.care);
     let drains = care.drains.iter().map(report::drain_line);
+    let mended = r.done.saturating_sub(p.mended_before);
     let until_safe = match (r.chunks, r.until_safe_secs) {
         (0, _) => "safe now".into(),
         (_, Some(secs)) => format!("some {}", report::secs(secs.max(1))),
@@ -72,7 +73,7 @@ fn body(p: &Picture, pulse: &Pulse) -> Body {
     Body {
         repair: *r,
         repair_line: report::repair_line(r),
-        repair_bar: chart::bar(r.done, r.done + r.chunks, "good"),
+        repair_bar: chart::bar(mended, mended + r.chunks, "good"),
         bytes: report::size(r.bytes),
         speed: format!("{}/s", report::size(r.bytes_per_s)),
         until_safe,

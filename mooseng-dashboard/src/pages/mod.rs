@@ -66,15 +66,6 @@ fn or_unknown(value: Option<f64>, name: impl Fn(f64) -> String) -> String {
     value.map_or_else(|| "?".into(), name)
 }
 
-/// Microseconds for people.
-fn micros(us: u64) -> String {
-    match us {
-        0..1000 => format!("{us} µs"),
-        1000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
-        _ => format!("{:.1} s", us as f64 / 1e6),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +74,5 @@ mod tests {
     fn numbers_are_written_for_people() {
         assert_eq!([rate(0.04), rate(12.34), rate(1234.5)], ["0.0", "12.3", "1234"]);
         assert_eq!([or_unknown(None, rate), or_unknown(Some(2048.0), bytes_per_s)], ["?", "2.0 KiB/s"]);
-        assert_eq!([micros(7), micros(1500), micros(2_500_000)], ["7 µs", "1.5 ms", "2.5 s"]);
     }
 }

@@ -1,6 +1,6 @@
 //! How many calls the leading master answers, and how fast.
 
-use super::{line, micros, over_time, rate};
+use super::{line, over_time, rate};
 use crate::{
     Shared,
     chart::round_up,
@@ -9,6 +9,7 @@ use crate::{
 };
 use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
+use mooseng_client::report;
 use std::sync::Arc;
 
 struct Row {
@@ -49,8 +50,8 @@ fn body(h: &History) -> Body {
         per_s: rate(o.per_s),
         calls: o.calls,
         failed: o.failed,
-        p50: micros(o.p50_us),
-        p99: micros(o.p99_us),
+        p50: report::micros(o.p50_us),
+        p99: report::micros(o.p99_us),
     };
     let empty = match h.samples().next_back() {
         None => "Two pulses are needed for a rate: it comes in some seconds.",
@@ -68,7 +69,7 @@ fn body(h: &History) -> Body {
             &times,
             "median and 99th percentile of the time of calls about files",
             round_up,
-            |us| micros(us as u64),
+            |us| report::micros(us as u64),
         ),
         rows: h.lately().into_iter().map(row).collect(),
         empty,

@@ -28,13 +28,11 @@ async fn the_api_answers_what_the_command_line_prints() {
     );
     let events = w.json("/api/events", "mooseng.events/1").await;
     assert_eq!(events["items"][0]["code"], "MASTER_ELECTED");
-    let (term, last) = (&events["items"][0]["term"], events["items"].as_array().unwrap().len());
+    let (term, last) = (&events["next"]["term"], events["next"]["number"].as_u64().unwrap());
+    assert_eq!(last as usize, events["items"].as_array().unwrap().len(), "all so far: {events}");
     let later = w.json(&format!("/api/events?term={term}&number={last}"), "mooseng.events/1").await;
-    assert_eq!(later["items"].as_array().unwrap().len(), 0, "{later}");
-    for page in [&events, &later] {
-        let place = serde_json::json!({ "term": term, "number": last });
-        assert_eq!((&page["next"], page["lost"].as_u64()), (&place, Some(0)), "{page}");
-    }
+    assert!(later["items"].as_array().unwrap().iter().all(|e| e["number"].as_u64() > Some(last)), "{later}");
+    assert_eq!((events["lost"].as_u64(), later["lost"].as_u64()), (Some(0), Some(0)), "{later}");
     let matrix = w.json("/api/matrix", "mooseng.matrix/1").await;
     assert_eq!(matrix["items"], serde_json::json!([{ "wanted": 2, "copies": 2, "chunks": 1 }]));
     let cell = w.json("/api/cell?wanted=2&copies=2", "mooseng.cell/1").await;
@@ -121,8 +119,8 @@ async fn browsers_hear_of_each_look() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), hear).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(120), hear).await.unwrap();
     let numbers: Vec<_> = looks.iter().map(|l| l["number"].as_u64().unwrap()).collect();
-    assert!(numbers.is_sorted(), "{looks:?}");
+    assert!(numbers.windows(2).all(|n| n[0] < n[1]), "{looks:?}");
     w.cluster.shutdown().await;
 }

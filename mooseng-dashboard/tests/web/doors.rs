@@ -10,7 +10,7 @@ use tokio::{
 const TOKEN: &str = "a-token-of-this-test-only";
 
 async fn locked() -> World {
-    World::with(1, Options::default().with_token(Token::new(TOKEN).unwrap())).await
+    World::with(Options::default().with_token(Token::new(TOKEN).unwrap())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,10 +159,49 @@ async fn without_a_token_it_is_for_this_machine_only() {
     ] {
         assert_eq!(w.ask("GET", "/", &format!("Host: {host}\r\n"), "").await.status, status, "{host}");
     }
+    for proxy in ["Forwarded: for=10.0.0.1", "X-Forwarded-For: 10.0.0.1", "Via: 1.1 proxy"] {
+        let lines = format!("Host: localhost\r\n{proxy}\r\n");
+        assert_eq!(w.ask("GET", "/", &lines, "").await.status, 421, "{proxy}");
+    }
     assert_eq!(w.get("/login").await.status, 303, "there is nothing to log in to");
     let everywhere = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let open = Dashboard::new(w.cluster.client().await.unwrap(), Options::default());
     let e = open.serve(everywhere).await.unwrap_err();
     assert!(matches!(e, ServeError::NoToken { .. }), "{e}");
+    w.cluster.shutdown().await;
+}
+
+/// Who watches, and the first line of the answer.
+async fn watch(w: &World) -> (TcpStream, String) {
+    let mut s = TcpStream::connect(w.at).await.unwrap();
+    s.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.push(s.read_u8().await.unwrap());
+    }
+    (s, String::from_utf8(line).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_may_watch_and_a_form_has_a_size() {
+    const VIEWERS: usize = 64;
+    const FORM: usize = 16 << 10;
+    let w = World::new().await;
+    let mut viewers = Vec::new();
+    for n in 1..=VIEWERS {
+        let (viewer, line) = watch(&w).await;
+        assert!(line.contains("200"), "{n}: {line}");
+        viewers.push(viewer);
+    }
+    let (_, line) = watch(&w).await;
+    assert!(line.contains("503"), "{line}");
+    viewers.pop();
+    w.until("there is a place again", async |w| watch(w).await.1.contains("200").then_some(())).await;
+    let form = async |bytes: usize| {
+        w.ask("POST", "/login", "Content-Type: application/x-www-form-urlencoded\r\n", &"x".repeat(bytes))
+            .await
+    };
+    assert_ne!(form(FORM).await.status, 413);
+    assert_eq!(form(FORM + 1).await.status, 413);
     w.cluster.shutdown().await;
 }

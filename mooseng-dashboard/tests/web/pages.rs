@@ -2,7 +2,6 @@
 
 use super::world::World;
 use mooseng_core::meta::StorageClass;
-use mooseng_dashboard::Options;
 
 const PAGES: &[&str] = &["/", "/topology", "/chunks", "/sessions", "/operations", "/jobs", "/files"];
 
@@ -100,7 +99,7 @@ async fn a_lost_chunkserver_is_shown_with_reason_and_cure_until_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_masters_pages_say_so_and_what_was_seen_stays() {
-    let mut w = World::new().await;
+    let mut w = World::hasty(1).await;
     w.until_shown("healthy", &["Room"]).await;
     w.cluster.kill_master(0).await;
     let html = w.until_shown("unreachable", &["was seen", "Look whether most masters run"]).await;
@@ -120,7 +119,7 @@ async fn without_masters_pages_say_so_and_what_was_seen_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn masters_without_a_leader_are_told_as_mooseng_health_tells_them() {
-    let mut w = World::with(3, Options::default()).await;
+    let mut w = World::hasty(3).await;
     w.until_shown("healthy", &["Room"]).await;
     for _ in 0..2 {
         let leader = w.until("somebody leads", async |w| w.cluster.leader()).await;

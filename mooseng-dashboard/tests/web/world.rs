@@ -47,13 +47,22 @@ impl Answer {
 
 impl World {
     pub async fn new() -> Self {
-        Self::with(1, Options::default()).await
+        Self::with(Options::default()).await
     }
 
-    pub async fn with(masters: u64, options: Options) -> Self {
+    pub async fn with(options: Options) -> Self {
+        Self::of(1, options, Duration::from_secs(60)).await
+    }
+
+    /// Of so many masters, of which some are to end: a call is given up soon.
+    pub async fn hasty(masters: u64) -> Self {
+        Self::of(masters, Options::default(), Duration::from_secs(3)).await
+    }
+
+    async fn of(masters: u64, options: Options, deadline: Duration) -> Self {
         let cluster = Cluster::builder().masters(masters).chunkservers(2).start().await.unwrap();
         let fs = cluster.client().await.unwrap().filesystem();
-        let deadline = |b: mooseng_client::ClientBuilder| b.deadline(Duration::from_secs(3));
+        let deadline = |b: mooseng_client::ClientBuilder| b.deadline(deadline);
         let dashboard = Dashboard::new(cluster.client_with(deadline).await.unwrap(), options);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();

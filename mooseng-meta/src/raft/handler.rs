@@ -196,8 +196,12 @@ impl RaftHandler {
         let _one = self.receiving.lock().await;
         let file = self.receive(&meta, count, pieces).await?;
         let snapshot = Snapshot { meta, snapshot: file };
-        self.heard.now();
-        encode(&self.raft.install_full_snapshot(vote, snapshot).await.map_err(refused)?)
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(refused)?;
+        // One of a leader that is over is refused.
+        if answer.vote == vote {
+            self.heard.now();
+        }
+        encode(&answer)
     }
 
     /// A disk that does not keep what it is given stops its master, as at every other flush. One that is

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const DEPTH_MAX: usize = 1024;
 /// Entries that are looked through before others have their turn.
 const TURN: usize = 4096;
+/// Bytes of all paths of a page, which go into one reply.
+const BYTES_MAX: usize = 1 << 20;
 
 /// Finds paths of inodes.
 pub(super) struct Paths<'a> {
@@ -21,18 +23,36 @@ pub(super) struct Paths<'a> {
     names: BTreeMap<InodeId, (InodeId, Vec<u8>)>,
     /// Where the look through a directory goes on.
     at: BTreeMap<InodeId, Vec<u8>>,
+    /// Paths that were told.
+    told: BTreeMap<InodeId, Vec<u8>>,
+    /// Bytes of paths that may still be told.
+    bytes: usize,
 }
 
 impl<'a> Paths<'a> {
     /// Of inodes whose paths will be asked for, within so many entries of directories in all.
     pub fn new(view: &'a RedbView, wanted: impl IntoIterator<Item = InodeId>, entries: usize) -> Self {
         let wanted = wanted.into_iter().collect();
-        Self { view, wanted, entries, names: BTreeMap::new(), at: BTreeMap::new() }
+        let (names, at, told) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { view, wanted, entries, names, at, told, bytes: BYTES_MAX }
     }
 
-    /// One path of an inode; `None` when it has no name, as after a removal while it is open, or when more entries
-    /// would have to be looked through than are left.
+    /// One path of an inode; `None` when it has no name, as after a removal while it is open, when more entries
+    /// would have to be looked through than are left, or when it is longer than the page has room for.
     pub async fn of(&mut self, inode: InodeId) -> Result<Option<Vec<u8>>, MetaError> {
+        let path = match self.told.get(&inode) {
+            Some(path) => Some(path.clone()),
+            None => self.find(inode).await?,
+        };
+        let Some(path) = path.filter(|path| path.len() <= self.bytes) else { return Ok(None) };
+        self.bytes -= path.len();
+        self.told.entry(inode).or_insert_with(|| path.clone());
+        Ok(Some(path))
+    }
+
+    async fn find(&mut self, inode: InodeId) -> Result<Option<Vec<u8>>, MetaError> {
+        // A deep one costs a thousand small reads, also where all names are known.
+        tokio::task::yield_now().await;
         let (mut at, mut names) = (inode, Vec::new());
         while at != InodeId::ROOT {
             let rec: Option<InodeRec> = load(self.view, Table::Inode, &key(at.get())).map_err(internal)?;
@@ -161,5 +181,21 @@ mod tests {
         assert_eq!(paths.of(InodeId(20)).await.unwrap(), Some(b"/dir/f020".to_vec()));
         assert_eq!(Paths::new(&view, [], 40).of(InodeId(109)).await.unwrap(), None);
         assert_eq!(Paths::new(&view, [], 40).of(InodeId(9999)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_paths_of_a_page_fit_into_a_reply() {
+        let store = tree();
+        let view = store.view().unwrap();
+        let mut paths = Paths::new(&view, [InodeId(50)], 1000);
+        let len = b"/dir/f050".len();
+        paths.bytes = 2 * len;
+        for told in [true, true, false] {
+            assert_eq!(paths.of(InodeId(50)).await.unwrap().is_some(), told, "each time it is told counts");
+        }
+        paths.bytes = len - 1;
+        assert_eq!(paths.of(InodeId(51)).await.unwrap(), None);
+        paths.bytes = len;
+        assert_eq!(paths.of(InodeId(51)).await.unwrap(), Some(b"/dir/f051".to_vec()));
     }
 }

@@ -17,7 +17,7 @@ use tungstenite::{Message, WebSocket};
 /// Names that it goes by.
 const NAMES: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
 /// Longest wait for an answer of the browser, or for a page to be loaded.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Wait for events that may come.
 const READ: Duration = Duration::from_millis(50);
 
@@ -129,6 +129,8 @@ impl Browser {
 
     /// Goes to a page and waits until it is loaded.
     pub fn go(&mut self, url: &str) -> Result<()> {
+        // The page before stays for a moment, and is as complete as the next one.
+        self.eval("window.isBefore = true")?;
         let answer = self.call("Page.navigate", &json!({ "url": url }))?;
         ensure!(answer["errorText"].is_null(), "{url}: {}", answer["errorText"]);
         self.until_loaded(url)
@@ -138,8 +140,9 @@ impl Browser {
     fn until_loaded(&mut self, what: &str) -> Result<()> {
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
-            if self.eval("document.readyState")? == "complete" && self.eval("location.href")? != "about:blank"
-            {
+            const LOADED: &str = "!window.isBefore && document.readyState === 'complete'";
+            // While another page comes there is none to ask.
+            if self.eval(LOADED).is_ok_and(|v| v == true) {
                 return Ok(());
             }
             std::thread::sleep(READ);

@@ -88,8 +88,8 @@ pub fn free_port() -> Result<u16> {
 /// `GET path` of a daemon's HTTP port: status and body.
 pub fn http_get(host: &str, port: u16, path: &str) -> Result<(u16, String)> {
     let at = std::net::SocketAddr::new(host.parse()?, port);
-    let mut s = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
-    s.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut s = TcpStream::connect_timeout(&at, Duration::from_secs(10))?;
+    s.set_read_timeout(Some(Duration::from_secs(30)))?;
     write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     s.read_to_string(&mut text)?;

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Longest wait for its start.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(120);
 
 /// The configuration of the demo, and its rules.
 pub fn sources() -> PathBuf {
@@ -79,8 +79,8 @@ impl Prometheus {
 
     /// Status and body of a GET. As HTTP/1.0: the body is whole and ends with the connection.
     fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut s = TcpStream::connect_timeout(&self.at, Duration::from_secs(2))?;
-        s.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut s = TcpStream::connect_timeout(&self.at, Duration::from_secs(10))?;
+        s.set_read_timeout(Some(Duration::from_secs(60)))?;
         write!(s, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
         let mut text = String::new();
         s.read_to_string(&mut text)?;

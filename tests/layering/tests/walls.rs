@@ -76,6 +76,38 @@ fn sources(dir: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
+/// What documents point to within the tree, with the part before `#`.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let marked = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let pictures = text.split("src=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let within = |link: &&str| !link.contains(':') && !link.contains(char::is_whitespace);
+    marked
+        .chain(pictures)
+        .filter(within)
+        .filter_map(|link| link.split('#').next())
+        .filter(|link| !link.is_empty())
+}
+
+#[test]
+fn documents_point_to_what_is_there() {
+    let root = root();
+    let mut documents = Vec::new();
+    for dir in [root.clone(), root.join("docs"), root.join("packaging")] {
+        let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+        documents.extend(entries.filter(|p| p.extension().is_some_and(|e| e == "md")));
+    }
+    let mut seen = 0;
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in links(&text) {
+            seen += 1;
+            let to = document.parent().unwrap().join(link);
+            assert!(to.exists(), "{} points to {link}, which is not there", document.display());
+        }
+    }
+    assert!(seen > 20, "no links were found");
+}
+
 #[test]
 fn the_tree_is_tidy() {
     let root = root();

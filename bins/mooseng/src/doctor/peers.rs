@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Wait for a connection, and for each part of an answer.
-pub(super) const ANSWER: Duration = Duration::from_secs(3);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// Bytes of an answer at most.
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
 /// Clocks that are further apart are told of: times of files and events then surprise people.
@@ -86,8 +86,14 @@ fn ask(at: &str) -> Result<(Told, f64), String> {
 
 /// `GET` of a plain HTTP port: the body, whatever the status.
 pub(super) fn get(at: &str, path: &str) -> io::Result<String> {
-    let to = at.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
-    let mut s = TcpStream::connect_timeout(&to, ANSWER)?;
+    let mut connected = Err(io::Error::other("the name has no address"));
+    for to in at.to_socket_addrs()? {
+        connected = TcpStream::connect_timeout(&to, ANSWER);
+        if connected.is_ok() {
+            break;
+        }
+    }
+    let mut s = connected?;
     s.set_read_timeout(Some(ANSWER))?;
     s.set_write_timeout(Some(ANSWER))?;
     s.write_all(format!("GET {path} HTTP/1.0\r\nHost: {at}\r\n\r\n").as_bytes())?;

@@ -33,7 +33,7 @@ pub(super) fn judge_open_files(limit: u64) -> Check {
     let cure = format!("raise it to {OPEN_FILES} or more: LimitNOFILE= of its systemd unit, or ulimit -n");
     let found = match limit {
         u64::MAX => "as many as wanted".to_owned(),
-        n => format!("{n} at once"),
+        n => format!("{n} at once, of this shell"),
     };
     match limit {
         ..OPEN_FILES_MIN => Check::problem(NAME, found, cure),

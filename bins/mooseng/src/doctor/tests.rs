@@ -111,6 +111,18 @@ fn the_file_of_the_units_is_read_when_no_other_is_given() {
     assert_eq!((copies(&with).as_deref(), check.found), (Some("4"), format!("{other}, from a flag")));
     let (with, _) = role("chunkserver").with_file(dir);
     assert!(with.load().unwrap().entries().all(|e| e.key != "copies"), "another role's file");
+    // Of mounts there may be several, each with a file that has its name.
+    let point = |role: &RoleFlags| role.load().unwrap().text("mount_point").map(str::to_owned);
+    fs::write(dir.join("mount-home.toml"), "mount_point = \"/home\"\n").unwrap();
+    let (with, check) = role("mount").with_file(dir);
+    assert_eq!(point(&with).as_deref(), Some("/home"), "{check:?}");
+    fs::write(dir.join("mount-srv.toml"), "mount_point = \"/srv\"\n").unwrap();
+    let (with, check) = role("mount").with_file(dir);
+    assert_eq!((point(&with).as_deref(), check.verdict), (Some("/mnt/mooseng"), Verdict::Warning));
+    assert!(
+        check.found.contains("mount-home.toml and ") && check.found.contains("mount-srv.toml"),
+        "{check:?}"
+    );
 }
 
 /// Answers as a daemon of a name, until the listener is dropped with the process.

@@ -35,7 +35,18 @@ const FAILURES: &[(&str, i32, &str)] = &[
         2,
         "reserve_mb = \"x\" (from a flag) is wrong",
     ),
+    (
+        "config check chunkserver --identity @/c/chunkserver-1 --data-dirs @/a,@/b,@/a",
+        2,
+        "@/a is named twice",
+    ),
     ("config check mount --transport pigeon", 2, "pigeon"),
+    ("config check mount --log-level mooseng=loud", 2, "log_level = \"mooseng=loud\""),
+    (
+        "config check chunkserver --identity @/c/chunkserver-1 --data-dirs @/a --listen-port 0 --advertise-addr a:1",
+        2,
+        "others must find it again",
+    ),
     ("config check dashboard --listen-addr 0.0.0.0", 2, "there is no token"),
     ("config example potato", 2, "possible values: master"),
     ("completions potato", 2, "possible values: bash"),

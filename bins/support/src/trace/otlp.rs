@@ -13,7 +13,10 @@ use opentelemetry_sdk::{
     trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks},
 };
 use std::{
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 use tokio::sync::mpsc;
@@ -28,12 +31,17 @@ const BATCH_MAX: usize = 512;
 /// How long a span waits for others.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Spans that were not sent since that was last told.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
 static SENDS: OnceLock<mpsc::Sender<(TraceId, SpanRecord)>> = OnceLock::new();
 
 /// A span has ended.
 pub(super) fn ended(trace: TraceId, span: &SpanRecord) {
-    if let Some(sends) = SENDS.get() {
-        let _ = sends.try_send((trace, span.clone()));
+    if let Some(sends) = SENDS.get()
+        && sends.try_send((trace, span.clone())).is_err()
+    {
+        DROPPED.fetch_add(1, Relaxed);
     }
 }
 
@@ -96,7 +104,14 @@ async fn send(exporter: SpanExporter, mut waiting: mpsc::Receiver<(TraceId, Span
             _ => {}
         }
         works = ok;
-        tokio::time::sleep(PAUSE).await;
+        let dropped = DROPPED.swap(0, Relaxed);
+        if dropped > 0 {
+            tracing::warn!(dropped, "spans were not sent to the collector: there were too many at a time");
+        }
+        // What waits already goes at once.
+        if waiting.is_empty() {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 
@@ -136,6 +151,12 @@ mod tests {
 
     /// A collector: takes one message, answers it with a status, and tells its head and body.
     async fn take(listener: &TcpListener, status: &str) -> (String, Vec<u8>) {
+        tokio::time::timeout(Duration::from_secs(120), take_now(listener, status))
+            .await
+            .expect("a message comes")
+    }
+
+    async fn take_now(listener: &TcpListener, status: &str) -> (String, Vec<u8>) {
         let (mut s, _) = listener.accept().await.unwrap();
         let mut got = Vec::new();
         let (head, length) = loop {

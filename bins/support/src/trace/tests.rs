@@ -159,6 +159,10 @@ fn memory_is_bounded_and_so_are_names() {
     let spans = spans_of(at.trace);
     assert_eq!(spans.len(), SPANS_MAX);
     assert_eq!(spans[0].name, format!("{}…", "ü".repeat(NAME_MAX / 2)));
+    // What ends last is above what has ended before.
+    Process.ended(&Ended { name: &|| "the first step".into(), ..ended });
+    let told = spans_of(at.trace);
+    assert!(told.len() == SPANS_MAX && told.iter().any(|s| s.name == "the first step"));
     assert!(KEEPER.kept.lock().len() <= KEPT_MAX);
     let bytes = wire::encode(&spans).len();
     assert!(bytes < mooseng_core::limits::HEAD_BYTES_MAX, "{bytes} bytes fit one answer");

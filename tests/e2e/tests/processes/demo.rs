@@ -91,12 +91,30 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
     let has_grafana = said.contains("http://localhost:3000") || said.contains("Grafana is left out");
     ensure!(has_grafana, "it tells where Grafana is, or that there is none");
     let status = demo.run("start-demo.sh", &["status"])?;
-    ensure!(status.contains("healthy") && status.contains("leader"), "it tells who leads");
+    ensure!(status.contains("health    healthy") && status.contains("leader"), "it tells who leads");
     demo.run("start-demo.sh", &["test"])?;
+    let log = demo.run("start-demo.sh", &["logs", "master-1"])?;
+    ensure!(log.contains("serving"), "it shows what a service logs");
+    for (verb, says) in [
+        ("health", "healthy"),
+        ("info /largefile", "2 of 2"),
+        ("sessions", "client-3"),
+        ("stats", "calls/s"),
+        ("fsck", "0 unreadable, 0 short of copies"),
+    ] {
+        let said = demo.in_client(&format!("mooseng {verb}"))?;
+        ensure!(said.contains(says), "mooseng {verb}: {said}");
+    }
+    let admin = "MOOSENG_IDENTITY_DIR=/etc/mooseng/identities/cluster/admin";
+    let trace = demo.in_client(&format!("{admin} mooseng trace -- ls / 2>&1"))?;
+    ensure!(trace.contains("master") && trace.contains("a quorum confirms"), "a waterfall: {trace}");
     demo.in_client("echo kept > /mnt/mooseng/kept.txt")?;
     demo.run("start-demo.sh", &["stop"])?;
     demo.run("start-demo.sh", &[])?;
     let kept = demo.in_client("cat /mnt/mooseng/kept.txt")?;
     ensure!(kept.trim() == "kept", "a stop keeps files: {kept:?}");
+    demo.run("demo-real-services.sh", &["clean"])?;
+    let left = demo.command("docker", &["volume", "ls", "-q", "--filter", "name=mooseng-test"]).output()?;
+    ensure!(left.status.success() && left.stdout.is_empty(), "nothing is left: {left:?}");
     Ok(())
 }
