@@ -81,7 +81,8 @@ struct Told {
     /// When that was heard, by the caller's clock.
     heard: Duration,
     bytes: (u64, u64),
-    rate: LoadRate,
+    /// Between the last two that one start of it told.
+    rate: Option<LoadRate>,
 }
 
 /// The last minutes.
@@ -107,7 +108,7 @@ impl History {
             read_per_s: a.read_per_s + b.read_per_s,
             written_per_s: a.written_per_s + b.written_per_s,
         };
-        let load = self.told.values().map(|t| self.rate(t)).fold(LoadRate::default(), sum);
+        let load = self.told.values().filter_map(|t| self.rate(t)).fold(LoadRate::default(), sum);
         let first = self.ops.is_none();
         let calls = self.ops.as_ref().and_then(|before| ops.since(before));
         self.ops = Some(ops);
@@ -138,26 +139,26 @@ impl History {
             Some(t) if t.told == l.told => return,
             Some(t) if t.incarnation == l.incarnation && t.told < l.told => {
                 let micros = ((l.told.0 - t.told.0) / 1000) as u64;
-                LoadRate {
+                Some(LoadRate {
                     read_per_s: per_s(bytes.0.saturating_sub(t.bytes.0), micros),
                     written_per_s: per_s(bytes.1.saturating_sub(t.bytes.1), micros),
-                }
+                })
             }
-            _ => LoadRate::default(),
+            _ => None,
         };
         let (incarnation, told, heard) = (l.incarnation, l.told, self.now);
         self.told.insert(l.server, Told { incarnation, told, heard, bytes, rate });
     }
 
-    /// What a chunkserver serves now. One that is silent serves nothing.
-    fn rate(&self, t: &Told) -> LoadRate {
-        if self.now.saturating_sub(t.heard) > STALE { LoadRate::default() } else { t.rate }
+    /// What a chunkserver serves now. One that is silent serves nothing; of one that was heard once it is not known.
+    fn rate(&self, t: &Told) -> Option<LoadRate> {
+        if self.now.saturating_sub(t.heard) > STALE { Some(LoadRate::default()) } else { t.rate }
     }
 
-    /// What one chunkserver serves now; `None` when nobody answers.
+    /// What one chunkserver serves now; `None` when it is not known, or nobody answers.
     pub fn rate_of(&self, server: ServerId) -> Option<LoadRate> {
         let is_missed = self.samples.back().is_some_and(|s| s.load.is_none());
-        (!is_missed).then(|| self.told.get(&server).map(|t| self.rate(t)).unwrap_or_default())
+        if is_missed { None } else { self.rate(self.told.get(&server)?) }
     }
 
     /// When the last pulse was.
@@ -263,7 +264,7 @@ mod tests {
         let (mut h, ops) = (History::default(), || counts(1, 1, 1));
         h.add(secs(0), ops(), &[load(7, 100, 1000)]);
         h.add(secs(2), ops(), &[load(7, 100, 1000)]);
-        assert_eq!(h.rate_of(ServerId(1)), Some(LoadRate::default()));
+        assert_eq!(h.rate_of(ServerId(1)), None, "one telling tells no rate");
         h.add(secs(4), ops(), &[load(7, 105, 6000)]);
         let rate = LoadRate { read_per_s: 1000.0, written_per_s: 2000.0 };
         assert_eq!(h.rate_of(ServerId(1)), Some(rate));
@@ -271,7 +272,7 @@ mod tests {
         assert_eq!(h.rate_of(ServerId(1)), Some(rate), "it has told nothing new");
         assert_eq!(h.samples().next_back().unwrap().load, Some(rate));
         h.add(secs(8), ops(), &[load(8, 106, 50)]);
-        assert_eq!(h.rate_of(ServerId(1)), Some(LoadRate::default()), "it has started anew");
+        assert_eq!(h.rate_of(ServerId(1)), None, "it has started anew");
         h.add(secs(10), ops(), &[load(8, 107, 1050)]);
         assert_eq!(h.rate_of(ServerId(1)).unwrap().read_per_s, 1000.0);
     }

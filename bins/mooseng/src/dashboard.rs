@@ -8,7 +8,7 @@ use mooseng_dashboard::{Dashboard, Options, TOKEN_BYTES_MAX, Token, turn_away};
 use mooseng_support::{
     addr,
     config::{ConfigError, Flags, Settings},
-    daemon::{self, Parts, Service},
+    daemon::{self, HttpPort, Parts, Service},
     http::Health,
     keys,
     node::{Common, bind_addr, master_addrs},
@@ -38,6 +38,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Config {
     listen: SocketAddr,
+    metrics: SocketAddr,
     token: Option<Token>,
     masters: Vec<String>,
 }
@@ -54,7 +55,8 @@ impl Config {
         if token.is_none() && !listen.ip().is_loopback() {
             return Err(no_token(settings).into());
         }
-        Ok(Self { listen, token, masters: master_addrs(settings)? })
+        let metrics = bind_addr(settings, "metrics_port")?;
+        Ok(Self { listen, metrics, token, masters: master_addrs(settings)? })
     }
 }
 
@@ -87,7 +89,8 @@ pub(crate) fn check(flags: &Flags<keys::Dashboard>) -> Result<()> {
 pub(crate) fn run(flags: &Flags<keys::Dashboard>) -> Result<()> {
     let Some((settings, common)) = daemon::begin(flags, ROLES)? else { return Ok(()) };
     let config = Config::new(&settings)?;
-    daemon::run(&common, &[], async |parts| {
+    let http = [HttpPort { at: config.metrics, flag: "metrics-port" }];
+    daemon::run(&common, &http, async |parts| {
         let served = Served::start(&config, &common, parts).await?;
         Ok(Arc::new(served) as Arc<dyn Service>)
     })
@@ -151,7 +154,6 @@ async fn connect(config: &Config, common: &Common, parts: &Parts) -> Client {
 #[async_trait]
 impl Service for Served {
     fn health(&self) -> Health {
-        // Told to systemd only: who asks over HTTP asks the pages' port.
         let ready = self.dashboard.is_answered();
         let status = if ready { "ok" } else { "MASTER_UNREACHABLE" }.into();
         Health { status, ready, live: true, details: json!({ "role": "dashboard" }) }

@@ -222,9 +222,8 @@ mod tests {
 
     const HEAD: &str = "# Metrics
 
-Masters, chunkservers and mounts answer `GET /metrics` in Prometheus' text format on their metrics port (9423 of a master,
-9425 of a chunkserver, 9427 of a mount), servers on TCP of their service port, too; the dashboard has `/livez` and `/readyz`
-on the port of its pages, and no metrics. This table is made from
+All daemons answer `GET /metrics` in Prometheus' text format on their metrics port (9423 of a master, 9425 of a chunkserver,
+9427 of a mount, 9429 of a dashboard), servers on TCP of their service port, too. This table is made from
 `bins/support/src/catalog.rs`, by which the daemons register what they measure; `MOOSENG_WRITE_DOCS=1 cargo test -p
 mooseng-support catalog` writes it anew.
 

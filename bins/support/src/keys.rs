@@ -340,10 +340,11 @@ const DASHBOARD: &[Key] = &[
         ["MOOSENG_LISTEN_ADDR"],
         Some("127.0.0.1"),
         "ADDR",
-        "Address that pages are served on; another than this machine's own wants a token",
+        "Address of both ports; for the pages another than this machine's own wants a token",
         "an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
     ),
     key!("listen_port", ["MOOSENG_LISTEN_PORT"], Some("8080"), "PORT", "Port of the pages", PORT),
+    key!("metrics_port", ["MOOSENG_METRICS_PORT"], Some("9429"), "PORT", "Port for metrics and health", PORT),
     key!(
         "token_file",
         ["MOOSENG_DASHBOARD_TOKEN_FILE"],

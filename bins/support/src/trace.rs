@@ -48,8 +48,37 @@ const NAME_MAX: usize = 200;
 /// A span of a passing trace is noted from this part of what is slow.
 const NOTED_PART: u64 = 16;
 
-/// Spans that have ended, the oldest first. Those who tell of them copy them when the ring is free again.
-type Ring = Mutex<VecDeque<(TraceId, Arc<SpanRecord>)>>;
+/// The last spans that have ended, the oldest first.
+struct Ring {
+    max: usize,
+    spans: Mutex<VecDeque<(TraceId, Arc<SpanRecord>)>>,
+}
+
+impl Ring {
+    fn new(max: usize) -> Self {
+        Self { max, spans: Mutex::default() }
+    }
+
+    fn keep(&self, trace: TraceId, span: SpanRecord) {
+        let mut spans = self.spans.lock();
+        if spans.len() >= self.max {
+            spans.pop_front();
+        }
+        spans.push_back((trace, Arc::new(span)));
+    }
+
+    /// Those of a trace by the time at which they began, of more than [`SPANS_MAX`] those that ended last. They are
+    /// copied when the ring is free again.
+    fn of(&self, trace: TraceId) -> Vec<SpanRecord> {
+        let spans = self.spans.lock();
+        let its = spans.iter().rev().filter(|(t, _)| *t == trace).map(|(_, span)| Arc::clone(span));
+        let its: Vec<_> = its.take(SPANS_MAX).collect();
+        drop(spans);
+        let mut its: Vec<_> = its.iter().map(|span| SpanRecord::clone(span)).collect();
+        its.sort_by_key(|s| s.begin);
+        its
+    }
+}
 
 struct Keeper {
     start: Instant,
@@ -65,8 +94,8 @@ static KEEPER: LazyLock<Keeper> = LazyLock::new(|| Keeper {
     start: Instant::now(),
     numbers: AtomicU64::new(std::hash::RandomState::new().build_hasher().finish()),
     slow: AtomicU64::new(u64::MAX),
-    kept: Ring::default(),
-    passing: Ring::default(),
+    kept: Ring::new(KEPT_MAX),
+    passing: Ring::new(PASSING_MAX),
     tells: Mutex::default(),
 });
 
@@ -90,22 +119,11 @@ pub fn fresh_trace() -> TraceId {
 /// what is above others does.
 #[must_use]
 pub fn spans_of(trace: TraceId) -> Vec<SpanRecord> {
-    let ring = if trace.is_kept() { &KEEPER.kept } else { &KEEPER.passing };
-    let kept = ring.lock();
-    let its = kept.iter().rev().filter(|(t, _)| *t == trace).map(|(_, span)| Arc::clone(span));
-    let its: Vec<_> = its.take(SPANS_MAX).collect();
-    drop(kept);
-    let mut spans: Vec<_> = its.iter().map(|span| SpanRecord::clone(span)).collect();
-    spans.sort_by_key(|s| s.begin);
-    spans
+    ring_of(trace).of(trace)
 }
 
-fn keep(ring: &Ring, max: usize, trace: TraceId, span: SpanRecord) {
-    let mut ring = ring.lock();
-    if ring.len() >= max {
-        ring.pop_front();
-    }
-    ring.push_back((trace, Arc::new(span)));
+fn ring_of(trace: TraceId) -> &'static Ring {
+    if trace.is_kept() { &KEEPER.kept } else { &KEEPER.passing }
 }
 
 impl Recorder for Process {
@@ -132,10 +150,7 @@ impl Recorder for Process {
         #[cfg(feature = "otlp")]
         otlp::ended(trace, &record);
         let (id, name) = (record.id, record.name.clone());
-        match trace.is_kept() {
-            true => keep(&KEEPER.kept, KEPT_MAX, trace, record),
-            false => keep(&KEEPER.passing, PASSING_MAX, trace, record),
-        }
+        ring_of(trace).keep(trace, record);
         if span.is_asked && nanos >= slow {
             let now = self.now();
             let room = KEEPER.tells.lock().room(now);

@@ -398,7 +398,7 @@ impl ProcessCluster {
         self.daemon("mooseng-mount", name, host, self.with_identity(env, "client-1"))
     }
 
-    /// A web dashboard on this program's network, not yet started. Its HTTP port is that of the pages.
+    /// A web dashboard on this program's network with its pages at `port`, not yet started.
     pub fn dashboard(&self, name: &str, port: u16, token: Option<&Path>) -> Result<Daemon> {
         let mut env = vec![
             ("MOOSENG_MASTER_ADDRS".into(), self.master_addrs.join(",")),
@@ -407,7 +407,7 @@ impl ProcessCluster {
         let file = token.map(|t| ("MOOSENG_DASHBOARD_TOKEN_FILE".into(), t.display().to_string()));
         env.extend(file);
         let mut daemon = self.daemon("mooseng", name, &Host::local(), self.with_identity(env, "client-1"))?;
-        (daemon.args, daemon.metrics_port) = (vec!["dashboard"], port);
+        daemon.args = vec!["dashboard"];
         Ok(daemon)
     }
 

@@ -54,7 +54,7 @@ pub(super) fn ports(role: &RoleFlags, settings: &Settings, running: Option<&Runn
         RoleFlags::Master(_) => &[("listen_port", service), ("raft_port", raft), ("metrics_port", metrics)],
         RoleFlags::Chunkserver(_) => &[("listen_port", service), ("metrics_port", metrics)],
         RoleFlags::Mount(_) => &[("metrics_port", metrics)],
-        RoleFlags::Dashboard(_) => &[("listen_port", &[Kind::Tcp])],
+        RoleFlags::Dashboard(_) => &[("listen_port", &[Kind::Tcp]), ("metrics_port", metrics)],
     };
     let of = |(key, kinds): &(&str, &[Kind])| {
         let at = match bind_addr(settings, key) {

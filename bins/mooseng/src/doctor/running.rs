@@ -26,13 +26,11 @@ impl Running {
 
 /// Asks at the HTTP port of the settings.
 pub(super) fn find(role: &RoleFlags, settings: &Settings, me: Option<&PeerIdentity>) -> Option<Running> {
-    let key = if matches!(role, RoleFlags::Dashboard(_)) { "listen_port" } else { "metrics_port" };
-    let at = bind_addr(settings, key).ok().filter(|at| at.port() != 0)?;
+    let at = bind_addr(settings, "metrics_port").ok().filter(|at| at.port() != 0)?;
     let to = reachable(at).to_string();
     let is_it = match role {
-        RoleFlags::Dashboard(_) => is_dashboard(&to),
         RoleFlags::Mount(_) => is_node(&to, me?) && mounted_at(&to).is_some_and(|p| is_same(&p, settings)),
-        RoleFlags::Master(_) | RoleFlags::Chunkserver(_) => is_node(&to, me?),
+        RoleFlags::Master(_) | RoleFlags::Chunkserver(_) | RoleFlags::Dashboard(_) => is_node(&to, me?),
     };
     is_it.then(|| Running { pid: ports::holder(ports::Kind::Tcp, at.port()) })
 }
@@ -45,14 +43,6 @@ fn reachable(at: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, at.port())
-}
-
-/// A dashboard does not say whose it is. Where it has a token its login says what it is, else its pages do; and before its
-/// first session it says what it waits for.
-fn is_dashboard(at: &str) -> bool {
-    let is = |page: String| ["MooseNG", "The dashboard has no session"].iter().any(|w| page.contains(w));
-    get(at, "/livez").is_ok_and(|body| body == "ok\n")
-        && ["/login", "/"].iter().any(|path| get(at, path).is_ok_and(is))
 }
 
 /// Whether a node of this identity answers there. Its metrics say so from its start on.

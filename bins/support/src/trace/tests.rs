@@ -148,22 +148,26 @@ fn calls_are_given_the_place_of_their_caller_but_no_other_trace() {
 
 #[test]
 fn memory_is_bounded_and_so_are_names() {
-    let at = Here { trace: TraceId::kept(Process.random()), span: SpanId(1) };
-    let name = || "ü".repeat(1000);
-    let parent = SpanId(0);
-    let (begin, whole, is_asked) = (Duration::ZERO, false, false);
-    let ended = Ended { at, parent, begin, whole, is_asked, name: &name };
+    let trace = TraceId::kept(40);
+    let at = Here { trace, span: SpanId(1) };
+    let ended = |whole, name: &dyn Fn() -> String| {
+        let (parent, begin, is_asked) = (SpanId(0), Duration::ZERO, false);
+        record(&Ended { at, parent, begin, whole, is_asked, name }, Duration::ZERO)
+    };
+    // Not the process's: other tests are in that.
+    let ring = Ring::new(KEPT_MAX);
     for _ in 0..KEPT_MAX + SPANS_MAX {
-        Process.ended(&ended);
+        ring.keep(trace, ended(false, &|| "ü".repeat(1000)));
     }
-    let spans = spans_of(at.trace);
-    assert_eq!(spans.len(), SPANS_MAX);
-    assert_eq!(spans[0].name, format!("{}…", "ü".repeat(NAME_MAX / 2)));
-    // What ends last is above what has ended before.
-    Process.ended(&Ended { name: &|| "the first step".into(), ..ended });
-    let told = spans_of(at.trace);
-    assert!(told.len() == SPANS_MAX && told.iter().any(|s| s.name == "the first step"));
-    assert!(KEEPER.kept.lock().len() <= KEPT_MAX);
-    let bytes = wire::encode(&spans).len();
+    assert_eq!(ring.spans.lock().len(), KEPT_MAX);
+    let told = ring.of(trace);
+    assert_eq!(told.len(), SPANS_MAX);
+    assert_eq!(told[0].name, format!("{}…", "ü".repeat(NAME_MAX / 2)));
+    let bytes = wire::encode(&told).len();
     assert!(bytes < mooseng_core::limits::HEAD_BYTES_MAX, "{bytes} bytes fit one answer");
+
+    // What ends last is above what has ended before.
+    ring.keep(trace, ended(true, &|| "the first step".into()));
+    let told = ring.of(trace);
+    assert!(told.len() == SPANS_MAX && told.iter().any(|s| s.name == "the first step"));
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use mooseng_core::health::HealthCode;
 use mooseng_e2e::{
-    cluster::{Daemon, PATIENCE, ProcessCluster, wait_for},
+    cluster::{Daemon, PATIENCE, ProcessCluster, free_port, wait_for},
     prometheus::{Prometheus, configured, sources},
     surface::MountProcess,
 };
@@ -233,7 +233,7 @@ fn expositions_are_documented(daemons: &[(&str, &Daemon)]) -> Result<()> {
             }
         }
     }
-    for role in ["master", "chunkserver", "mount"] {
+    for role in ["master", "chunkserver", "mount", "dashboard"] {
         // Of drains, when there is one.
         let is_due = |name: &str, row: &Row| row.is_of(role) && name != "mooseng_draining_chunks";
         let due = documented()?.into_iter().filter(|(name, row)| is_due(name, row));
@@ -358,11 +358,14 @@ fn the_dashboard_and_the_alerts_see_a_real_cluster() -> Result<()> {
         fs::create_dir(&at)?;
         mounts.push(MountProcess::start(&cluster, &format!("mount-{n}"), &at)?);
     }
+    let mut dashboard = cluster.dashboard("dashboard", free_port()?, None)?;
+    dashboard.start()?;
+    dashboard.wait_ready()?;
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (at, until) = ([mounts[0].at.as_path(), mounts[1].at.as_path()], &done);
         let worker = scope.spawn(move || work(at, until));
-        let seen = look(dir.path(), &cluster, &mounts);
+        let seen = look(dir.path(), &cluster, &mounts, &dashboard);
         done.store(true, Ordering::Relaxed);
         let worked = worker.join().map_err(|_| anyhow::anyhow!("the work panicked"))?;
         seen.and_then(|prometheus| worked.map(|()| prometheus))
@@ -371,11 +374,17 @@ fn the_dashboard_and_the_alerts_see_a_real_cluster() -> Result<()> {
 }
 
 /// Everything that needs a healthy cluster under load. `None` where there is no Prometheus.
-fn look(dir: &Path, cluster: &ProcessCluster, mounts: &[MountProcess]) -> Result<Option<Prometheus>> {
+fn look(
+    dir: &Path,
+    cluster: &ProcessCluster,
+    mounts: &[MountProcess],
+    dashboard: &Daemon,
+) -> Result<Option<Prometheus>> {
     let masters = cluster.masters.iter().map(|d| ("master", d));
     let chunkservers = cluster.chunkservers.iter().map(|d| ("chunkserver", d));
+    let mounts = mounts.iter().map(|m| ("mount", &m.daemon));
     let daemons: Vec<_> =
-        masters.chain(chunkservers).chain(mounts.iter().map(|m| ("mount", &m.daemon))).collect();
+        masters.chain(chunkservers).chain(mounts).chain([("dashboard", dashboard)]).collect();
     let told = || {
         cluster.masters.iter().any(|m| m.metric("mooseng_chunk_copies").is_ok_and(|n| n > 0.0)).then_some(())
     };
@@ -395,11 +404,12 @@ fn look(dir: &Path, cluster: &ProcessCluster, mounts: &[MountProcess]) -> Result
         "client-1:9427",
         "client-2:9427",
         "client-3:9427",
+        "dashboard:9429",
     ];
     let targets: Vec<_> = names.into_iter().zip(daemons.iter().map(|(_, d)| *d)).collect();
     let prometheus = Prometheus::start(dir, &configured(dir, &targets)?)?;
-    let all_up = || prometheus.query("sum(up)").ok().filter(|s| s.iter().any(|s| s.value == 9.0));
-    wait_for("all nine are scraped", PATIENCE, all_up)?;
+    let all_up = || prometheus.query("sum(up)").ok().filter(|s| s.iter().any(|s| s.value == 10.0));
+    wait_for("all ten are scraped", PATIENCE, all_up)?;
     every_query_has_data(&prometheus)?;
     every_rule_is_good(&prometheus)?;
     Ok(Some(prometheus))
