@@ -70,7 +70,7 @@ state_of() {
 
 # Waits until all services are healthy, and tells which it waits for.
 wait_healthy() {
-    local until=$(($(date +%s) + ${1:-180})) waiting state shown=
+    local until=$(($(date +%s) + ${1:-300})) waiting state shown=
     while :; do
         waiting=
         for service in $services; do
@@ -87,7 +87,7 @@ wait_healthy() {
         fi
         if [ "$(date +%s)" -ge "$until" ]; then
             compose logs --tail=5 >&2 || true
-            fail "not healthy within ${1:-180} s:$waiting. Their logs: ./start-demo.sh logs SERVICE"
+            fail "not healthy within ${1:-300} s:$waiting. Their logs: ./start-demo.sh logs SERVICE"
         fi
         sleep 1
     done

@@ -92,14 +92,14 @@ walk() {
     compose stop chunkserver-1 >/dev/null 2>&1
     writes_go_on after-the-chunkserver
     same "20 MiB of before, read on client-3" "$(in_client 3 "sha256sum < $mnt/random")" "$sum"
-    until_it_is_so "the masters have noticed" 60 is_noticed
-    until_it_is_so "the dashboard shows it" 30 is_on_the_dashboard CHUNKSERVER_SILENT
-    until_it_is_so "all chunks have all their copies again" 120 is_whole
+    until_it_is_so "the masters have noticed" 180 is_noticed
+    until_it_is_so "the dashboard shows it" 120 is_on_the_dashboard CHUNKSERVER_SILENT
+    until_it_is_so "all chunks have all their copies again" 600 is_whole
     say "  starting both again"
     compose start "$led" chunkserver-1 >/dev/null 2>&1
     wait_healthy
-    until_it_is_so "mooseng health finds nothing wrong" 120 admin health
-    until_it_is_so "the dashboard shows that, too" 30 is_on_the_dashboard '"healthy"'
+    until_it_is_so "mooseng health finds nothing wrong" 300 admin health
+    until_it_is_so "the dashboard shows that, too" 120 is_on_the_dashboard '"healthy"'
 
     step "6. health and logs"
     for port in 9421 9431 9441 9420 9450 9460 9427 9437 9447; do

@@ -4,8 +4,10 @@ use crate::config::{ConfigError, Settings};
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
-/// Others' logs that are of no use below this level unless a filter is given in full.
-const QUIET: &str = "openraft=warn,quinn=warn,rustls=warn";
+/// Others' logs that are of no use below this level unless a filter is given in full. openraft warns several times a second
+/// of a master that does not answer; ours tell that once.
+const QUIET: &str = "openraft=warn,openraft::core::heartbeat=error,openraft::replication=error,\
+                     openraft::engine::handler::replication_handler=error,quinn=warn,rustls=warn";
 
 /// The filter of a level or of a filter expression.
 pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {

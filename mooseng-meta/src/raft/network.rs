@@ -22,12 +22,15 @@ use openraft::raft::{
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Time for a follower to store entries. Much longer than a heartbeat's: a slow disk must not make
 /// the leader send the same entries again and again. Heartbeats go beside them.
 const APPEND_BUDGET: Duration = Duration::from_secs(5);
 /// Silence between the pieces of a snapshot, and time to install it.
 const SNAPSHOT_BUDGET: Duration = Duration::from_secs(600);
+/// A master that has not answered for so long is told of in the log.
+const SILENT: Duration = Duration::from_secs(3);
 
 /// A connection, and the address it was made to.
 type Link = (String, Arc<dyn Connection>);
@@ -36,11 +39,30 @@ type Link = (String, Arc<dyn Connection>);
 pub(super) struct Links {
     transport: Arc<dyn Transport>,
     open: Mutex<BTreeMap<u64, Link>>,
+    silent: Mutex<Silent>,
+}
+
+/// Masters that do not answer: since when, and whether the log has it. They are asked many times a second, which would
+/// fill the log.
+#[derive(Default)]
+struct Silent(BTreeMap<u64, (Instant, bool)>);
+
+impl Silent {
+    /// One was asked. When the log is to have something: how long it has not answered.
+    fn note(&mut self, target: u64, has_answered: bool, now: Instant) -> Option<Duration> {
+        if has_answered {
+            let (since, is_told) = self.0.remove(&target)?;
+            return is_told.then(|| now - since);
+        }
+        let (since, is_told) = self.0.entry(target).or_insert((now, false));
+        let silent = now - *since;
+        (silent >= SILENT && !std::mem::replace(is_told, silent >= SILENT)).then_some(silent)
+    }
 }
 
 impl Links {
     pub(super) fn new(transport: Arc<dyn Transport>) -> Arc<Self> {
-        Arc::new(Self { transport, open: Mutex::new(BTreeMap::new()) })
+        Arc::new(Self { transport, open: Mutex::default(), silent: Mutex::default() })
     }
 
     /// The connection to `target`, made if there is none that is open.
@@ -82,7 +104,23 @@ impl Links {
             decode::<T>(&reply?.head)
         };
         let late = || NetError::Deadline { peer: addr.to_owned(), millis: budget.as_millis() as u64 };
-        tokio::time::timeout(budget, work).await.unwrap_or_else(|_| Err(late()))
+        let answer = tokio::time::timeout(budget, work).await.unwrap_or_else(|_| Err(late()));
+        self.heard(target, addr, answer.as_ref().err());
+        answer
+    }
+
+    /// Tells the log once when another master does not answer any more, and when it does again.
+    fn heard(&self, target: u64, addr: &str, error: Option<&NetError>) {
+        use NetError::{Closed, Connect, Deadline, Identity};
+        let silent =
+            error.filter(|e| matches!(e, Connect { .. } | Identity { .. } | Closed { .. } | Deadline { .. }));
+        let Some(since) = self.silent.lock().note(target, silent.is_none(), Instant::now()) else { return };
+        match silent {
+            Some(e) => {
+                tracing::warn!(error = %e, "master {target} ({addr}) does not answer any more; it is asked again and again")
+            }
+            None => tracing::info!("master {target} ({addr}) answers again, after {since:.0?}"),
+        }
     }
 
     fn forget(&self, target: u64, connection: &Arc<dyn Connection>) {
@@ -291,5 +329,25 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         self.ask(TRANSFER, encode(&request).map(Message::of_head), option.hard_ttl()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_told_once_of_a_master_that_is_silent_and_once_of_its_return() {
+        let (mut silent, begin) = (Silent::default(), Instant::now());
+        let mut note = |has_answered, millis| {
+            silent.note(2, has_answered, begin + Duration::from_millis(millis)).map(|d| d.as_millis())
+        };
+        assert_eq!(note(true, 0), None);
+        assert_eq!(note(false, 100), None);
+        assert_eq!(note(true, 200), None, "a moment is not worth a line");
+        let away: Vec<_> = (0..100).filter_map(|n| note(false, 1000 + 100 * n)).collect();
+        assert_eq!(away, [SILENT.as_millis()]);
+        assert_eq!(note(true, 20_000), Some(19_000));
+        assert_eq!(note(true, 20_100), None);
     }
 }

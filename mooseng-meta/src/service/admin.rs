@@ -81,7 +81,7 @@ impl Inner {
         })
     }
 
-    fn server_infos(&self, lead: &Lead, view: &RedbView) -> Result<Vec<ServerInfo>, MetaError> {
+    pub(super) fn server_infos(&self, lead: &Lead, view: &RedbView) -> Result<Vec<ServerInfo>, MetaError> {
         let mut servers = Vec::new();
         scan_recs(view, Table::Server, &[], &[], |k, rec: ServerRec| {
             servers.push((ServerId(number(k)), rec.addr));

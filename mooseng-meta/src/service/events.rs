@@ -5,7 +5,7 @@ use mooseng_core::{
     attr::Timestamp,
     health::HealthCode,
     ids::{DiskId, ServerId, Term},
-    meta::{Care, ClusterEvent, ClusterStatus, EventCode, EventMark, EventPage},
+    meta::{Care, ClusterEvent, ClusterStatus, EventCode, EventMark, EventPage, ServerInfo},
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -70,16 +70,16 @@ pub(super) type News = (EventCode, Option<HealthCode>, String);
 impl Seen {
     /// What is new since the last look.
     pub fn look(&mut self, s: &ClusterStatus, care: &Care) -> Vec<News> {
-        let mut news = Vec::new();
-        self.servers(s, &mut news);
+        let mut news = self.servers(&s.servers);
         self.problems(s, care, &mut news);
         self.repairs(care, &mut news);
         news
     }
 
-    fn servers(&mut self, s: &ClusterStatus, news: &mut Vec<News>) {
-        let mut aside = BTreeSet::new();
-        for server in &s.servers {
+    /// What is new of chunkservers and their disks.
+    pub fn servers(&mut self, servers: &[ServerInfo]) -> Vec<News> {
+        let (mut news, mut aside) = (Vec::new(), BTreeSet::new());
+        for server in servers {
             let (id, addr) = (server.id.get(), &server.addr);
             if server.silent && self.lost.insert(server.id) {
                 let secs = server.silent_ms / 1000;
@@ -99,6 +99,7 @@ impl Seen {
             }
         }
         self.aside = aside;
+        news
     }
 
     fn problems(&mut self, s: &ClusterStatus, care: &Care, news: &mut Vec<News>) {
@@ -222,6 +223,9 @@ mod tests {
     fn what_changes_is_told_once() {
         use EventCode::*;
         let (mut seen, calm) = (Seen::default(), care(0, 0, 0));
+        // Between two looks at all chunks.
+        assert_eq!(codes(&seen.servers(&cluster(true).servers)), [(ChunkserverLost, None)]);
+        assert_eq!(codes(&seen.servers(&cluster(false).servers)), [(ChunkserverBack, None)]);
         assert!(seen.look(&cluster(false), &calm).is_empty());
         let silent = Some(HealthCode::ChunkserverSilent);
         let lost = codes(&seen.look(&cluster(true), &calm));

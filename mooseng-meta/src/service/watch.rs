@@ -13,9 +13,9 @@ use mooseng_core::{
 use parking_lot::Mutex;
 use std::time::Duration;
 
-/// Between two looks, at least.
+/// Between two looks at chunkservers, and at least between two at all chunks.
 const EVERY: Duration = Duration::from_secs(2);
-/// A look goes through all chunks: the pause after it is so many times what it took.
+/// After a look at all chunks the pause until the next one is so many times what it took.
 const SHARE: u32 = 50;
 
 /// What a leader watches with.
@@ -50,20 +50,30 @@ impl Inner {
     pub(super) async fn keep_watch(&self, lead: &Lead) {
         // Before everybody had a chance to register nobody is missed.
         tokio::time::sleep(self.timings.server_dead).await;
+        let mut whole_from = self.now();
         loop {
             let began = self.now();
-            if let Err(e) = self.look_around(lead).await {
+            let is_whole = began >= whole_from;
+            if let Err(e) = self.look_around(lead, is_whole).await {
                 tracing::warn!(error = %e, "a look at the cluster failed, the next one goes on");
             }
-            let took = self.now().saturating_sub(began);
-            tokio::time::sleep(EVERY.max(took * SHARE)).await;
+            if is_whole {
+                let now = self.now();
+                whole_from = now + now.saturating_sub(began) * SHARE;
+            }
+            tokio::time::sleep(EVERY).await;
         }
     }
 
-    async fn look_around(&self, lead: &Lead) -> Result<(), MetaError> {
+    /// At chunkservers, or at all chunks, too.
+    async fn look_around(&self, lead: &Lead, is_whole: bool) -> Result<(), MetaError> {
         let view = self.view()?;
-        let (status, care) = (self.status(lead, &view, |_, _| ()).await?, self.care(lead, &view).await?);
-        let news = lead.watch.seen.lock().look(&status, &care);
+        let news = if is_whole {
+            let (status, care) = (self.status(lead, &view, |_, _| ()).await?, self.care(lead, &view).await?);
+            lead.watch.seen.lock().look(&status, &care)
+        } else {
+            lead.watch.seen.lock().servers(&self.server_infos(lead, &view)?)
+        };
         for (code, problem, text) in news {
             self.tell_of(lead, code, problem, text);
         }

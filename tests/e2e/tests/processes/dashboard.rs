@@ -24,9 +24,9 @@ use std::{
 
 const TOKEN: &str = "a-token-of-this-test-only";
 /// Longest wait for the masters to notice, and for the page to show it.
-const NOTICED: Duration = Duration::from_secs(60);
+const NOTICED: Duration = Duration::from_secs(180);
 /// Longest wait for the copies that were lost.
-const WHOLE: Duration = Duration::from_secs(180);
+const WHOLE: Duration = Duration::from_secs(300);
 /// Widths of a desk's and of a hand's screen, with heights.
 const WINDOWS: &[(u32, u32)] = &[(1280, 900), (390, 844)];
 
@@ -210,6 +210,15 @@ fn is_lost_and_found(b: &mut Browser, dashboard: &mut Daemon, port: u16, picture
     b.until("and green", &is_colour("green"), NOTICED)
 }
 
+/// Events of these codes come to the page.
+fn are_told(b: &mut Browser, codes: &[&str]) -> Result<()> {
+    for code in codes {
+        let told = format!("document.querySelector('.events').innerText.includes('{code}')");
+        b.until(&format!("{code} is among the events"), &told, NOTICED)?;
+    }
+    Ok(())
+}
+
 /// Without masters the page says so, in red, with what to do; what was seen last is not told as of now.
 fn is_unreachable(b: &mut Browser, cluster: &mut ProcessCluster, pictures: &Path) -> Result<()> {
     for m in &mut cluster.masters {
@@ -295,12 +304,10 @@ fn the_dashboard_shows_a_cluster_in_a_browser() -> Result<()> {
     b.window(390, 844, true)?;
     b.picture(&pictures.join("red-390-dark.png"))?;
     b.window(1280, 900, false)?;
+    are_told(&mut b, &["CHUNKSERVER_LOST", "PROBLEM_RAISED"])?;
     cluster.chunkservers[0].start()?;
     b.until("the page turns green again", &is_colour("green"), WHOLE)?;
-    for code in ["CHUNKSERVER_LOST", "PROBLEM_RAISED", "PROBLEM_CLEARED"] {
-        let told = format!("document.querySelector('.events').innerText.includes('{code}')");
-        b.until(&format!("{code} is among the events"), &told, NOTICED)?;
-    }
+    are_told(&mut b, &["CHUNKSERVER_BACK", "PROBLEM_CLEARED"])?;
     b.picture(&pictures.join("green-again-1280-light.png"))?;
 
     let complaints = b.complaints();

@@ -3,6 +3,7 @@
 //! Debian packages.
 
 use anyhow::{Context as _, Result, ensure};
+use mooseng_e2e::cluster::{PATIENCE, binaries, wait_for};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -85,7 +86,7 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
         return Ok(());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
-    let demo = Demo { root, program: mooseng_e2e::cluster::binaries()?.join("mooseng") };
+    let demo = Demo { root, program: binaries()?.join("mooseng") };
     demo.run("demo-real-services.sh", &["build", "host"])?;
     let said = demo.run("start-demo.sh", &[])?;
     let has_grafana = said.contains("http://localhost:3000") || said.contains("Grafana is left out");
@@ -94,7 +95,9 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
     ensure!(status.contains("health    healthy") && status.contains("leader"), "it tells who leads");
     demo.run("start-demo.sh", &["test"])?;
     let log = demo.run("start-demo.sh", &["logs", "master-1"])?;
-    ensure!(log.contains("serving"), "it shows what a service logs");
+    ensure!(log.contains(" INFO "), "it shows what a service logs");
+    let warnings = log.matches(" WARN ").count();
+    ensure!(warnings < 50, "{warnings} warnings: a master that was away fills the log");
     for (verb, says) in [
         ("health", "healthy"),
         ("info /largefile", "2 of 2"),
@@ -102,8 +105,13 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
         ("stats", "calls/s"),
         ("fsck", "0 unreadable, 0 short of copies"),
     ] {
-        let said = demo.in_client(&format!("mooseng {verb}"))?;
-        ensure!(said.contains(says), "mooseng {verb}: {said}");
+        // A busy machine may make somebody late for a moment.
+        let mut said = Ok(String::new());
+        let asked = wait_for(verb, PATIENCE, || {
+            said = demo.in_client(&format!("mooseng {verb}"));
+            said.as_ref().is_ok_and(|said| said.contains(says)).then_some(())
+        });
+        asked.with_context(|| format!("mooseng {verb}: {said:?}"))?;
     }
     let admin = "MOOSENG_IDENTITY_DIR=/etc/mooseng/identities/cluster/admin";
     let trace = demo.in_client(&format!("{admin} mooseng trace -- ls / 2>&1"))?;
