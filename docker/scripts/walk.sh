@@ -38,6 +38,8 @@ of_dashboard() { # the token is in no list of processes
 
 is_on_the_dashboard() { [[ $(of_dashboard health) == *"$1"* ]]; }
 
+is_heard_by_prometheus() { [[ $(curl -fsS "http://localhost:9090/api/v1/query?query=sum(up)") == *'"10"]'* ]]; }
+
 is_noticed() { [[ $(admin health -o json || true) == *CHUNKSERVER_SILENT* ]]; }
 
 writes_go_on() { # name
@@ -110,6 +112,7 @@ walk() {
     rules=$(curl -fsS http://localhost:9090/api/v1/rules) || fail "Prometheus does not answer on http://localhost:9090"
     [[ $rules == *MoosengChunkMissing* ]] || fail "Prometheus has no alert rules"
     say "  Prometheus has the alert rules"
+    until_it_is_so "Prometheus hears all ten daemons" 60 is_heard_by_prometheus
     same "the dashboard without its token" "$(curl -s -o /dev/null -w '%{http_code}' http://localhost:8080/api/status)" 401
     compose ps
     local logs errors

@@ -35,11 +35,15 @@ pub fn configured(dir: &Path, targets: &[(&str, &Daemon)]) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A Prometheus that answers there.
+pub struct Api(pub SocketAddr);
+
 /// A running Prometheus, killed when it is dropped.
 pub struct Prometheus {
     child: Child,
-    at: SocketAddr,
     log: PathBuf,
+    /// Where it answers.
+    pub api: Api,
 }
 
 /// One point of an answer: its labels, and its value now.
@@ -63,9 +67,9 @@ impl Prometheus {
         command.arg(format!("--web.listen-address={at}"));
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().context("prometheus does not start")?;
-        let mut this = Self { child, at, log };
+        let mut this = Self { child, log, api: Api(at) };
         let ready = wait_for("Prometheus is ready", START, || {
-            if this.get("/-/ready").is_ok_and(|(status, _)| status == 200) {
+            if this.api.get("/-/ready").is_ok_and(|(status, _)| status == 200) {
                 return Some(Ok(()));
             }
             match this.child.try_wait() {
@@ -76,10 +80,12 @@ impl Prometheus {
         ready.and_then(|r| r).with_context(|| fs::read_to_string(&this.log).unwrap_or_default())?;
         Ok(this)
     }
+}
 
+impl Api {
     /// Status and body of a GET. As HTTP/1.0: the body is whole and ends with the connection.
     fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut s = TcpStream::connect_timeout(&self.at, Duration::from_secs(10))?;
+        let mut s = TcpStream::connect_timeout(&self.0, Duration::from_secs(10))?;
         s.set_read_timeout(Some(Duration::from_secs(60)))?;
         write!(s, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
         let mut text = String::new();
@@ -89,8 +95,8 @@ impl Prometheus {
         Ok((status, body.to_owned()))
     }
 
-    /// An answer of its API: what is in `data`.
-    pub fn api(&self, path: &str) -> Result<Value> {
+    /// An answer: what is in `data`.
+    pub fn data(&self, path: &str) -> Result<Value> {
         let (status, body) = self.get(path)?;
         let answer: Value =
             serde_json::from_str(&body).with_context(|| format!("{path}: {status} {body}"))?;
@@ -101,7 +107,7 @@ impl Prometheus {
     /// What an expression comes to now.
     pub fn query(&self, expr: &str) -> Result<Vec<Sample>> {
         let data =
-            self.api(&format!("/api/v1/query?query={}", encoded(expr))).with_context(|| expr.to_owned())?;
+            self.data(&format!("/api/v1/query?query={}", encoded(expr))).with_context(|| expr.to_owned())?;
         let sample = |labels: &Value, point: &Value| {
             let value = point[1].as_str().and_then(|v| v.parse().ok()).context("a point has a value")?;
             Ok(Sample { labels: labels.clone(), value })

@@ -3,7 +3,10 @@
 //! Debian packages.
 
 use anyhow::{Context as _, Result, ensure};
-use mooseng_e2e::cluster::{PATIENCE, binaries, wait_for};
+use mooseng_e2e::{
+    cluster::{PATIENCE, binaries, wait_for},
+    prometheus::Api,
+};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -113,6 +116,8 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
         });
         asked.with_context(|| format!("mooseng {verb}: {said:?}"))?;
     }
+    // What the walk did counts.
+    super::telemetry::every_query_has_data(&Api(([127, 0, 0, 1], 9090).into()), "10m")?;
     let admin = "MOOSENG_IDENTITY_DIR=/etc/mooseng/identities/cluster/admin";
     let trace = demo.in_client(&format!("{admin} mooseng trace -- ls / 2>&1"))?;
     ensure!(trace.contains("master") && trace.contains("a quorum confirms"), "a waterfall: {trace}");

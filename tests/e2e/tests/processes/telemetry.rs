@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use mooseng_core::health::HealthCode;
 use mooseng_e2e::{
     cluster::{Daemon, PATIENCE, ProcessCluster, free_port, wait_for},
-    prometheus::{Prometheus, configured, sources},
+    prometheus::{Api, Prometheus, configured, sources},
     surface::MountProcess,
 };
 use serde_json::Value;
@@ -104,14 +104,14 @@ fn each_code_has_its_alert_and_each_alert_its_section() -> Result<()> {
     Ok(())
 }
 
-/// The queries of all panels, with the panel's title.
-fn queries(dashboard: &Value) -> Result<Vec<(String, String)>> {
+/// The queries of all panels, with the panel's title. Rates are of so long a time.
+fn queries(dashboard: &Value, rates: &str) -> Result<Vec<(String, String)>> {
     let mut all = Vec::new();
     for panel in dashboard["panels"].as_array().context("a dashboard has panels")? {
         let title = panel["title"].as_str().context("a panel has a title")?;
         for target in panel["targets"].as_array().unwrap_or(&vec![]) {
             let expr = target["expr"].as_str().context("a target has an expression")?;
-            all.push((title.to_owned(), expr.replace("$__rate_interval", RATE_INTERVAL)));
+            all.push((title.to_owned(), expr.replace("$__rate_interval", rates)));
         }
     }
     Ok(all)
@@ -143,7 +143,7 @@ fn the_dashboard_is_what_grafana_wants() -> Result<()> {
             ensure!(target["datasource"]["uid"] == uid, "another source: {target}");
         }
     }
-    ensure!(queries(&dashboard)?.len() > 50, "the queries were not found");
+    ensure!(queries(&dashboard, RATE_INTERVAL)?.len() > 50, "the queries were not found");
     one_unit_a_panel(&dashboard)
 }
 
@@ -157,7 +157,7 @@ fn one_unit_a_panel(dashboard: &Value) -> Result<()> {
         Ok(["bytes", "seconds"].into_iter().find(|base| row.unit.starts_with(base)).unwrap_or("pieces"))
     };
     let mut units = BTreeMap::<_, BTreeSet<_>>::new();
-    for (title, expr) in queries(dashboard)? {
+    for (title, expr) in queries(dashboard, RATE_INTERVAL)? {
         let all = names_in(&expr).into_iter().filter(|name| *name != "up");
         units.entry(title).or_default().extend(all.map(unit).collect::<Result<Vec<_>>>()?);
     }
@@ -284,8 +284,9 @@ fn names_in(expr: &str) -> BTreeSet<&str> {
     words.filter(|w| w.starts_with("mooseng_") || w.starts_with("process_") || *w == "up").collect()
 }
 
-fn every_query_has_data(prometheus: &Prometheus) -> Result<()> {
-    for (title, expr) in queries(&dashboard()?)? {
+/// Every query of Grafana's dashboard has data.
+pub(super) fn every_query_has_data(prometheus: &Api, rates: &str) -> Result<()> {
+    for (title, expr) in queries(&dashboard()?, rates)? {
         let has_data = || match prometheus.query(&expr) {
             // A quotient of nothing is no number.
             Ok(samples) => samples.iter().any(|s| s.value.is_finite()).then_some(Ok(())),
@@ -300,13 +301,13 @@ fn every_query_has_data(prometheus: &Prometheus) -> Result<()> {
     Ok(())
 }
 
-fn every_rule_is_good(prometheus: &Prometheus) -> Result<()> {
+fn every_rule_is_good(prometheus: &Api) -> Result<()> {
     let all_rules = |rules: &Value| -> Vec<Value> {
         let groups = rules["groups"].as_array().cloned().unwrap_or_default();
         groups.iter().flat_map(|g| g["rules"].as_array().cloned().unwrap_or_default()).collect()
     };
     let evaluated = || {
-        let rules = prometheus.api("/api/v1/rules").map(|r| all_rules(&r)).ok()?;
+        let rules = prometheus.data("/api/v1/rules").map(|r| all_rules(&r)).ok()?;
         rules.iter().all(|r| r["health"] != "unknown").then_some(rules)
     };
     let rules = wait_for("all rules were evaluated", DATA, evaluated)?;
@@ -324,7 +325,7 @@ fn every_rule_is_good(prometheus: &Prometheus) -> Result<()> {
 }
 
 /// A code is in the metric, in the leader's `/health`, and in an alert, after one fault.
-fn a_fault_is_seen_everywhere(cluster: &mut ProcessCluster, prometheus: &Prometheus) -> Result<()> {
+fn a_fault_is_seen_everywhere(cluster: &mut ProcessCluster, prometheus: &Api) -> Result<()> {
     let code = HealthCode::ChunkserverSilent;
     cluster.chunkservers[2].kill9()?;
     let expr = format!("max(mooseng_health_problems{{code=\"{code}\", severity=\"{}\"}})", code.severity());
@@ -370,7 +371,7 @@ fn the_dashboard_and_the_alerts_see_a_real_cluster() -> Result<()> {
         let worked = worker.join().map_err(|_| anyhow::anyhow!("the work panicked"))?;
         seen.and_then(|prometheus| worked.map(|()| prometheus))
     })?
-    .map_or(Ok(()), |prometheus| a_fault_is_seen_everywhere(&mut cluster, &prometheus))
+    .map_or(Ok(()), |prometheus| a_fault_is_seen_everywhere(&mut cluster, &prometheus.api))
 }
 
 /// Everything that needs a healthy cluster under load. `None` where there is no Prometheus.
@@ -408,9 +409,9 @@ fn look(
     ];
     let targets: Vec<_> = names.into_iter().zip(daemons.iter().map(|(_, d)| *d)).collect();
     let prometheus = Prometheus::start(dir, &configured(dir, &targets)?)?;
-    let all_up = || prometheus.query("sum(up)").ok().filter(|s| s.iter().any(|s| s.value == 10.0));
+    let all_up = || prometheus.api.query("sum(up)").ok().filter(|s| s.iter().any(|s| s.value == 10.0));
     wait_for("all ten are scraped", PATIENCE, all_up)?;
-    every_query_has_data(&prometheus)?;
-    every_rule_is_good(&prometheus)?;
+    every_query_has_data(&prometheus.api, RATE_INTERVAL)?;
+    every_rule_is_good(&prometheus.api)?;
     Ok(Some(prometheus))
 }
