@@ -46,6 +46,14 @@ event_codes! {
     SessionFenced = "SESSION_FENCED";
 }
 
+impl EventCode {
+    /// Whether something is worse than before.
+    #[must_use]
+    pub const fn is_bad(self) -> bool {
+        matches!(self, Self::ChunkserverLost | Self::DiskSetAside | Self::ProblemRaised | Self::SessionFenced)
+    }
+}
+
 impl fmt::Display for EventCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

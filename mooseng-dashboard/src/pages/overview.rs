@@ -106,9 +106,9 @@ pub(crate) async fn overview(State(shared): State<Arc<Shared>>) -> Response {
 fn class_of(code: EventCode) -> &'static str {
     use EventCode as C;
     match code {
-        C::ChunkserverLost | C::DiskSetAside | C::ProblemRaised | C::SessionFenced => "bad",
+        _ if code.is_bad() => "bad",
         C::ChunkserverBack | C::ChunkserverJoined | C::ProblemCleared | C::RepairEnded => "good",
-        C::MasterElected | C::RepairBegun => "plain",
+        _ => "plain",
     }
 }
 

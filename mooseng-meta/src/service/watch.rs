@@ -38,7 +38,11 @@ impl Inner {
     }
 
     fn tell_of(&self, lead: &Lead, code: EventCode, problem: Option<HealthCode>, text: String) {
-        tracing::info!(code = code.name(), problem = problem.map(HealthCode::name), "{text}");
+        let (name, of) = (code.name(), problem.map(HealthCode::name));
+        match code.is_bad() {
+            true => tracing::warn!(code = name, problem = of, "{text}"),
+            false => tracing::info!(code = name, problem = of, "{text}"),
+        }
         lead.watch.ring.lock().tell(self.wall(), code, problem, text);
     }
 
