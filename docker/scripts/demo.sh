@@ -50,7 +50,12 @@ add_grafana() {
 
 # Debian has no Grafana: where its image cannot be had, the demo runs without it, and says so.
 find_grafana() {
-    if has_image "$grafana" || timeout 300 docker pull -q "$grafana" >/dev/null 2>&1; then
+    if has_image "$grafana"; then
+        add_grafana
+        return
+    fi
+    say "  pulling $grafana, for 5 minutes at most"
+    if timeout 300 docker pull -q "$grafana" >/dev/null 2>&1; then
         add_grafana
     else
         say "Grafana is left out: its image, $grafana, cannot be pulled here, and Debian has none. The rest runs without it;"
