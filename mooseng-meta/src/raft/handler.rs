@@ -19,7 +19,7 @@ use openraft::raft::{
 };
 use parking_lot::Mutex;
 use std::{io, sync::Arc, time::Duration};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 /// Answers the other masters.
 pub(super) struct RaftHandler {
@@ -132,12 +132,18 @@ impl RaftHandler {
         if !sign_of_life {
             return stored.await;
         }
-        // Asked behind the sign of life, so that it is answered behind it.
-        let followed = self.raft.with_raft_state(move |s| *s.vote_ref() == vote);
+        // Asked behind the sign of life, so that it is answered behind it. Whoever asked may be gone by then: openraft's
+        // `with_raft_state` would tell the log of an error.
+        let followed = async {
+            let (told, hears) = oneshot::channel();
+            let ask = self.raft.external_request(move |s| _ = told.send(*s.vote_ref() == vote)).await;
+            ask.ok()?;
+            hears.await.ok()
+        };
         tokio::select! {
             biased;
             answer = stored => answer,
-            Ok(true) = followed => Ok(AppendEntriesResponse::Success),
+            Some(true) = followed => Ok(AppendEntriesResponse::Success),
         }
     }
 
