@@ -109,7 +109,8 @@ impl Inner {
             self.keep_chunks(lead),
             self.keep_deleting(lead),
             self.keep_keys(lead),
-            self.keep_watch(lead),
+            self.watch_servers(lead),
+            self.watch_cluster(lead),
             room::keep(self, lead)
         );
     }

@@ -68,15 +68,15 @@ pub(super) struct Seen {
 pub(super) type News = (EventCode, Option<HealthCode>, String);
 
 impl Seen {
-    /// What is new since the last look.
-    pub fn look(&mut self, s: &ClusterStatus, care: &Care) -> Vec<News> {
-        let mut news = self.servers(&s.servers);
+    /// What is new in problems and repairs since the last look at all chunks.
+    pub fn whole(&mut self, s: &ClusterStatus, care: &Care) -> Vec<News> {
+        let mut news = Vec::new();
         self.problems(s, care, &mut news);
         self.repairs(care, &mut news);
         news
     }
 
-    /// What is new of chunkservers and their disks.
+    /// What is new of chunkservers and their disks since the last look at them.
     pub fn servers(&mut self, servers: &[ServerInfo]) -> Vec<News> {
         let (mut news, mut aside) = (Vec::new(), BTreeSet::new());
         for server in servers {
@@ -223,26 +223,26 @@ mod tests {
     fn what_changes_is_told_once() {
         use EventCode::*;
         let (mut seen, calm) = (Seen::default(), care(0, 0, 0));
-        // Between two looks at all chunks.
-        assert_eq!(codes(&seen.servers(&cluster(true).servers)), [(ChunkserverLost, None)]);
-        assert_eq!(codes(&seen.servers(&cluster(false).servers)), [(ChunkserverBack, None)]);
-        assert!(seen.look(&cluster(false), &calm).is_empty());
+        assert!(seen.servers(&cluster(false).servers).is_empty());
+        assert!(seen.whole(&cluster(false), &calm).is_empty());
         let silent = Some(HealthCode::ChunkserverSilent);
-        let lost = codes(&seen.look(&cluster(true), &calm));
-        assert_eq!(lost, [(ChunkserverLost, None), (ProblemRaised, silent)]);
-        assert!(seen.look(&cluster(true), &calm).is_empty());
+        assert_eq!(codes(&seen.servers(&cluster(true).servers)), [(ChunkserverLost, None)]);
+        assert!(seen.servers(&cluster(true).servers).is_empty());
+        assert_eq!(codes(&seen.whole(&cluster(true), &calm)), [(ProblemRaised, silent)]);
+        assert!(seen.whole(&cluster(true), &calm).is_empty());
         // It waits, copies, is done.
-        assert!(seen.look(&cluster(true), &care(3, 0, 2)).is_empty());
-        assert_eq!(codes(&seen.look(&cluster(true), &care(3, 1, 2))), [(RepairBegun, None)]);
-        assert!(seen.look(&cluster(true), &care(1, 0, 4)).is_empty());
-        let ended = seen.look(&cluster(true), &care(0, 0, 5));
+        assert!(seen.whole(&cluster(true), &care(3, 0, 2)).is_empty());
+        assert_eq!(codes(&seen.whole(&cluster(true), &care(3, 1, 2))), [(RepairBegun, None)]);
+        assert!(seen.whole(&cluster(true), &care(1, 0, 4)).is_empty());
+        let ended = seen.whole(&cluster(true), &care(0, 0, 5));
         assert_eq!(ended, [(RepairEnded, None, "chunks mended: 3".to_owned())]);
-        let back = codes(&seen.look(&cluster(false), &calm));
-        assert_eq!(back, [(ChunkserverBack, None), (ProblemCleared, silent)]);
+        assert_eq!(codes(&seen.servers(&cluster(false).servers)), [(ChunkserverBack, None)]);
+        assert_eq!(codes(&seen.whole(&cluster(false), &calm)), [(ProblemCleared, silent)]);
         let mut broken = cluster(false);
         broken.servers[0].disks[0].error = Some("EIO".into());
-        let aside = codes(&seen.look(&broken, &calm));
-        assert_eq!(aside, [(DiskSetAside, None), (ProblemRaised, Some(HealthCode::DiskError))]);
-        assert!(seen.look(&broken, &calm).is_empty());
+        assert_eq!(codes(&seen.servers(&broken.servers)), [(DiskSetAside, None)]);
+        assert!(seen.servers(&broken.servers).is_empty());
+        let error = codes(&seen.whole(&broken, &calm));
+        assert_eq!(error, [(ProblemRaised, Some(HealthCode::DiskError))]);
     }
 }

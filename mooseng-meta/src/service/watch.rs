@@ -2,7 +2,7 @@
 
 use super::{
     Inner, Lead,
-    events::{Ring, Seen},
+    events::{News, Ring, Seen},
 };
 use mooseng_core::{
     error::MetaError,
@@ -50,38 +50,45 @@ impl Inner {
         lead.watch.ring.lock().page(r.after, r.count)
     }
 
-    /// Looks at the cluster again and again, and tells what is new.
-    pub(super) async fn keep_watch(&self, lead: &Lead) {
+    /// Looks at chunkservers again and again, and tells what is new: also while a look at all chunks goes on.
+    pub(super) async fn watch_servers(&self, lead: &Lead) {
         // Before everybody had a chance to register nobody is missed.
         tokio::time::sleep(self.timings.server_dead).await;
-        let mut whole_from = self.now();
         loop {
-            let began = self.now();
-            let is_whole = began >= whole_from;
-            if let Err(e) = self.look_around(lead, is_whole).await {
-                tracing::warn!(error = %e, "a look at the cluster failed, the next one goes on");
-            }
-            if is_whole {
-                let now = self.now();
-                whole_from = now + now.saturating_sub(began) * SHARE;
-            }
+            self.tell_all(lead, self.look_at_servers(lead));
             tokio::time::sleep(EVERY).await;
         }
     }
 
-    /// At chunkservers, or at all chunks, too.
-    async fn look_around(&self, lead: &Lead, is_whole: bool) -> Result<(), MetaError> {
-        let view = self.view()?;
-        let news = if is_whole {
-            let (status, care) = (self.status(lead, &view, |_, _| ()).await?, self.care(lead, &view).await?);
-            lead.watch.seen.lock().look(&status, &care)
-        } else {
-            lead.watch.seen.lock().servers(&self.server_infos(lead, &view)?)
-        };
-        for (code, problem, text) in news {
-            self.tell_of(lead, code, problem, text);
+    /// The same of the whole cluster.
+    pub(super) async fn watch_cluster(&self, lead: &Lead) {
+        tokio::time::sleep(self.timings.server_dead).await;
+        loop {
+            let began = self.now();
+            self.tell_all(lead, self.look_at_cluster(lead).await);
+            let took = self.now().saturating_sub(began);
+            tokio::time::sleep(EVERY.max(took * SHARE)).await;
         }
-        Ok(())
+    }
+
+    fn look_at_servers(&self, lead: &Lead) -> Result<Vec<News>, MetaError> {
+        let servers = self.server_infos(lead, &self.view()?)?;
+        Ok(lead.watch.seen.lock().servers(&servers))
+    }
+
+    async fn look_at_cluster(&self, lead: &Lead) -> Result<Vec<News>, MetaError> {
+        let view = self.view()?;
+        let (status, care) = (self.status(lead, &view, |_, _| ()).await?, self.care(lead, &view).await?);
+        Ok(lead.watch.seen.lock().whole(&status, &care))
+    }
+
+    fn tell_all(&self, lead: &Lead, found: Result<Vec<News>, MetaError>) {
+        match found {
+            Ok(news) => {
+                news.into_iter().for_each(|(code, problem, text)| self.tell_of(lead, code, problem, text))
+            }
+            Err(e) => tracing::warn!(error = %e, "a look at the cluster failed, the next one goes on"),
+        }
     }
 
     /// What chunkservers told of what they serve.

@@ -30,7 +30,9 @@ pub(super) fn find(role: &RoleFlags, settings: &Settings, me: Option<&PeerIdenti
     let to = reachable(at).to_string();
     let is_it = match role {
         RoleFlags::Mount(_) => is_node(&to, me?) && mounted_at(&to).is_some_and(|p| is_same(&p, settings)),
-        RoleFlags::Master(_) | RoleFlags::Chunkserver(_) | RoleFlags::Dashboard(_) => is_node(&to, me?),
+        // A mount may have the same identity.
+        RoleFlags::Dashboard(_) => is_node(&to, me?) && mounted_at(&to).is_none(),
+        RoleFlags::Master(_) | RoleFlags::Chunkserver(_) => is_node(&to, me?),
     };
     is_it.then(|| Running { pid: ports::holder(ports::Kind::Tcp, at.port()) })
 }
