@@ -42,7 +42,8 @@ status() {
     for service in $services; do
         printf '  %-15s %s\n' "$service" "$(state_of "$service")"
     done
-    admin status
+    # Without a leader it is health that tells what to do.
+    admin status || true
     admin health
 }
 

@@ -47,6 +47,22 @@ writes_go_on() { # name
     same "written on client-1, read on client-2" "$(in_client 2 "cat $mnt/$1.txt")" "$1"
 }
 
+# Typed on a client: it writes line after line until told that it is enough, and tells how many and what the longest
+# wait was. A line that cannot be written ends it.
+lines_go_on() {
+    cat <<TEXT
+n=0 worst=0
+until [ -e $mnt/enough ] || [ \$n = 20000 ]; do
+    n=\$((n + 1)) begin=\$(date +%s%N)
+    echo \$n >> $mnt/lines.txt && sync $mnt/lines.txt || exit 1
+    took=\$(((\$(date +%s%N) - begin) / 1000000))
+    [ \$took -le \$worst ] || worst=\$took
+    sleep 0.1
+done
+echo \$n \$worst
+TEXT
+}
+
 walk() {
     wait_healthy
 
@@ -83,7 +99,12 @@ walk() {
 
     step "5. failures"
     in_client 1 "dd if=/dev/urandom of=$mnt/random bs=1M count=20 2>/dev/null && sync $mnt/random"
-    local sum led
+    local sum led lines writer meanwhile
+    say "  client-2 writes and syncs line after line from now on"
+    in_client 2 "rm -f $mnt/enough $mnt/lines.txt"
+    lines=$(mktemp)
+    in_client 2 "$(lines_go_on)" >"$lines" &
+    writer=$!
     sum=$(in_client 1 "sha256sum < $mnt/random")
     led=$(leader) || fail "the status cannot be had, or nobody leads"
     say "  stopping the leading master, $led"
@@ -102,6 +123,13 @@ walk() {
     wait_healthy
     until_it_is_so "mooseng health finds nothing wrong" 300 admin health
     until_it_is_so "the dashboard shows that, too" 120 is_on_the_dashboard '"healthy"'
+    in_client 1 "touch $mnt/enough"
+    wait "$writer" || fail "client-2 could not go on writing"
+    meanwhile=$(<"$lines")
+    rm -f "$lines"
+    say "  client-2 wrote ${meanwhile% *} lines meanwhile, the longest wait was ${meanwhile#* } ms"
+    [ "$(in_client 3 "cat $mnt/lines.txt")" = "$(seq "${meanwhile% *}")" ] || fail "lines of client-2 are lost"
+    say "  client-3 reads all of them"
 
     step "6. health and logs"
     for port in 9421 9431 9441 9420 9450 9460 9427 9437 9447; do
@@ -117,10 +145,10 @@ walk() {
     compose ps
     local logs errors
     logs=$(compose logs --no-color) || fail "the logs cannot be had"
-    errors=$(grep -E '(^|[| ])ERROR( |$)' <<<"$logs" || true)
+    errors=$(grep -E '(^|[| ])ERROR( |$)|panicked at|level=error' <<<"$logs" || true)
     [ -z "$errors" ] || fail "errors in the logs:
 $errors"
     say "  no error in the logs"
-    in_client 1 "cd $mnt && rm -f random after-the-leader.txt after-the-chunkserver.txt"
+    in_client 1 "cd $mnt && rm -f random lines.txt enough after-the-leader.txt after-the-chunkserver.txt"
     step "the walk is done: all of it worked"
 }

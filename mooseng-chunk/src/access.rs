@@ -1,6 +1,7 @@
 //! Who may do what: capabilities, fences, terms.
 
 use mooseng_core::{
+    attr::Timestamp,
     capability::{Capability, Claims, KeyId, KeyRing, Rights},
     context::CallContext,
     error::ChunkError,
@@ -49,6 +50,11 @@ impl Access {
     pub fn new(clock: Arc<dyn Clock>, term: Term) -> Self {
         let rules = Mutex::new(Rules { term, ..Rules::default() });
         Self { clock, rules, refresh: Default::default(), refreshed: Default::default() }
+    }
+
+    /// The time of day by which rights expire here.
+    pub fn wall(&self) -> Timestamp {
+        self.clock.wall()
     }
 
     /// Takes the masters' orders.
@@ -148,7 +154,7 @@ impl Access {
 
     fn verified(&self, cap: &Capability, cert: CertHash) -> Result<Arc<Claims>, ChunkError> {
         let key = (cert, mooseng_core::checksum::crc32c(&cap.claims), cap.signature.clone());
-        let now = self.clock.wall();
+        let now = self.wall();
         let mut r = self.rules.lock();
         if let Some(claims) = r.verified.get(&key).filter(|c| c.expires >= now) {
             // The signature is part of the key, and it was made over these claims only.

@@ -350,7 +350,8 @@ impl Masters {
             meta.register(&cx, r).await?
         } else {
             let (damaged, broken) = (self.store.0.damaged_now(), self.store.0.broken_now());
-            meta.heartbeat(&cx, Heartbeat { server, incarnation, disks, damaged, broken }).await?
+            let clock = self.store.0.access.wall();
+            meta.heartbeat(&cx, Heartbeat { server, incarnation, clock, disks, damaged, broken }).await?
         };
         Ok((meta, orders))
     }
@@ -379,9 +380,10 @@ impl Masters {
         let budget = self.timings.heartbeat / 2;
         let (server, incarnation) = (self.server, self.store.incarnation());
         let disks = self.store.disk_reports();
-        let beat = Heartbeat { server, incarnation, disks, damaged: vec![], broken: vec![] };
         let look = async {
             let meta = RemoteMeta::new(self.peers.get(addr, budget).await?);
+            let clock = self.store.0.access.wall();
+            let beat = Heartbeat { server, incarnation, clock, disks, damaged: vec![], broken: vec![] };
             meta.heartbeat(&CallContext::internal(budget), beat).await
         };
         match tokio::time::timeout(budget, look).await {

@@ -113,6 +113,7 @@ impl DiskStore {
                 total_bytes,
                 free_bytes: if d.takes_new() { free_bytes } else { 0 },
                 chunks: self.0.chunks_on(d),
+                errors: d.errors.load(Ordering::Relaxed),
                 error: d.set_aside(),
                 drains: d.drains(),
             }

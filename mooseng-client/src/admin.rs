@@ -99,7 +99,7 @@ impl Client {
     }
 
     /// What each chunkserver served since its start, as it told within the last seconds. Throughput is between two of
-    /// these.
+    /// these: `report::ServedRates` tells it.
     pub async fn loads(&self) -> Result<Vec<ServerLoad>> {
         self.request(GetLoad {}).await
     }

@@ -5,6 +5,8 @@
 //! client, a truncate, a fresh layout or a reopening makes them void (the file's epoch moves); none
 //! is used when it is older than a second, so that another client's writes are seen by an open
 //! handle soon, and by a handle opened after they were closed at once.
+//!
+//! What was read ahead when it was asked for, and what was not, is counted ([`CacheCounts`]).
 
 use crate::{
     error::{Error, Result},
@@ -15,8 +17,11 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, future::Shared,
 use mooseng_core::{limits::INLINE_BYTES_MAX, trace};
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -35,7 +40,43 @@ pub(crate) const FRESH: Duration = Duration::from_secs(1);
 /// reader may overtake each other.
 const JITTER: u64 = 1 << 20;
 
+/// How often reading ahead was worth it, over all handles of a client. Counted are parts of reads, which are cut at
+/// each MiB, of files of more than 8 KiB (smaller ones are known whole). What fails is not, nor what is past the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CacheCounts {
+    /// An earlier read of the same handle had them read ahead. They may still have been on their way.
+    pub hits: u64,
+    /// They were asked for when they were read: of a chunkserver, unless they are a hole or own writes under way.
+    pub misses: u64,
+}
+
+/// The same, as it goes on.
+#[derive(Debug, Default)]
+pub(crate) struct CacheCounters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl CacheCounters {
+    fn add(&self, is_hit: bool, parts: u64) {
+        let to = if is_hit { &self.hits } else { &self.misses };
+        to.fetch_add(parts, Relaxed);
+    }
+
+    pub(crate) fn now(&self) -> CacheCounts {
+        CacheCounts { hits: self.hits.load(Relaxed), misses: self.misses.load(Relaxed) }
+    }
+}
+
 type Fetched = Shared<BoxFuture<'static, Result<Bytes>>>;
+
+/// A piece that serves a read.
+#[derive(Clone)]
+struct Serving {
+    fetched: Fetched,
+    /// Whether it had been begun before that read.
+    is_ahead: bool,
+}
 
 struct Piece {
     fetched: Fetched,
@@ -79,7 +120,7 @@ impl Ahead {
     pub(crate) async fn read(&self, at: u64, len: u64) -> Result<Bytes> {
         let known = at.saturating_add(len).min(self.node.size());
         if known <= at {
-            return whole(&self.node, at, len, None).await;
+            return self.ask(at, len, None).await;
         }
         // A piece that fails late has spent the time in which a read of it could be tried again.
         let until = Some(Instant::now() + self.node.cx.masters.deadline());
@@ -88,13 +129,14 @@ impl Ahead {
             let piece = pieces.get(&(from / PIECE * PIECE)).cloned();
             async move {
                 let within = (from % PIECE) as usize..(from % PIECE + to - from) as usize;
-                match piece {
-                    Some(piece) => match piece.await {
-                        Ok(data) if data.len() >= within.end => Ok(data.slice(within)),
-                        // The file ends earlier, or an error: reading it now tells.
-                        _ => whole(&self.node, from, to - from, until).await,
-                    },
-                    None => whole(&self.node, from, to - from, None).await,
+                let Some(piece) = piece else { return self.ask(from, to - from, None).await };
+                match piece.fetched.await {
+                    Ok(data) if data.len() >= within.end => {
+                        self.node.cx.pool.cache.add(piece.is_ahead, 1);
+                        Ok(data.slice(within))
+                    }
+                    // The file ends earlier, or an error: reading it now tells.
+                    _ => self.ask(from, to - from, until).await,
                 }
             }
         };
@@ -114,13 +156,22 @@ impl Ahead {
         // Past the end as it was known: it may have moved.
         if !short && (all.len() as u64) < len {
             let got = all.len() as u64;
-            all.extend_from_slice(&whole(&self.node, at + got, len - got, None).await?);
+            all.extend_from_slice(&self.ask(at + got, len - got, None).await?);
         }
         Ok(all.freeze())
     }
 
+    /// Reads what no piece has.
+    async fn ask(&self, at: u64, len: u64, until: Option<Instant>) -> Result<Bytes> {
+        let data = whole(&self.node, at, len, until).await?;
+        if !data.is_empty() && self.node.size() > INLINE_BYTES_MAX as u64 {
+            self.node.cx.pool.cache.add(false, cuts(at, at + data.len() as u64).count() as u64);
+        }
+        Ok(data)
+    }
+
     /// Begins what is to be read ahead of a read of `at..end`; the pieces that serve it.
-    fn plan(&self, at: u64, end: u64) -> BTreeMap<u64, Fetched> {
+    fn plan(&self, at: u64, end: u64) -> BTreeMap<u64, Serving> {
         let size = self.node.size();
         let mut s = self.state.lock();
         let in_sequence = at <= s.next + JITTER && s.next <= at + JITTER;
@@ -138,14 +189,18 @@ impl Ahead {
         let behind = at.saturating_sub(JITTER) / PIECE * PIECE;
         s.pieces = s.pieces.split_off(&behind);
         let far = end.saturating_add(s.window).min(size);
+        let mut begun = BTreeSet::new();
         for from in (at / PIECE * PIECE..far).step_by(PIECE as usize) {
             if let Entry::Vacant(place) = s.pieces.entry(from) {
                 let Some(piece) = self.fetch(from, PIECE.min(size - from), epoch) else { break };
                 place.insert(piece);
+                begun.insert(from);
             }
         }
-        let serving = s.pieces.range(at / PIECE * PIECE..end);
-        serving.map(|(from, p)| (*from, p.fetched.clone())).collect()
+        let serving = |(from, p): (&u64, &Piece)| {
+            (*from, Serving { fetched: p.fetched.clone(), is_ahead: !begun.contains(from) })
+        };
+        s.pieces.range(at / PIECE * PIECE..end).map(serving).collect()
     }
 
     /// Begins one piece; `None` when the client has read enough ahead, over all handles.

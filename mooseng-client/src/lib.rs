@@ -61,6 +61,7 @@ pub mod report;
 pub mod vfs;
 mod writer;
 
+pub use ahead::CacheCounts;
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{File, Synced};

@@ -1,7 +1,12 @@
 //! What all files of a client share: connections to chunkservers, how well they answer, write
 //! numbers, what is dirty and what was left unsynced.
 
-use crate::{ahead::PIECE, budget::Budget, health::Health, node::Node};
+use crate::{
+    ahead::{CacheCounters, PIECE},
+    budget::Budget,
+    health::Health,
+    node::Node,
+};
 use mooseng_core::{
     chunk::Acknowledged,
     error::NetError,
@@ -35,6 +40,8 @@ pub(crate) struct Pool {
     pub budget: Arc<Budget>,
     /// Room for what all handles read ahead, in pieces of 1 MiB.
     pub ahead: Arc<Semaphore>,
+    /// How often that was worth it.
+    pub cache: CacheCounters,
 }
 
 /// Unsynced chunks that are remembered past the last close; beyond it a close syncs.
@@ -59,6 +66,7 @@ impl Pool {
             health: Health::default(),
             budget: Budget::new(dirty_max),
             ahead: Arc::new(Semaphore::new((read_ahead_max / PIECE) as usize)),
+            cache: CacheCounters::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Synced,
-    ahead::Ahead,
+    ahead::{Ahead, CacheCounts},
     error::{Error, Result},
     masters::Masters,
     node::{Known, Node},
@@ -407,6 +407,11 @@ impl Vfs {
             return Err(Errno::EBADF.into());
         }
         h.ahead.read(at, len).await
+    }
+
+    /// How often reads found what they asked for read ahead, since the client began.
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.0.pool.cache.now()
     }
 
     /// Writes at a position (at the end, when opened to append). Returns when the client has it.

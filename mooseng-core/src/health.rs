@@ -5,13 +5,17 @@ use crate::{
     meta::{Care, ClusterStatus, ServerInfo},
 };
 use serde::Serialize;
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// A master that has not answered the leader for this long is told of; signs of life are exchanged many times a
 /// second.
-const MASTER_SILENT_MS: u64 = 3000;
+pub const MASTER_SILENT: Duration = Duration::from_secs(3);
 /// Entries of the log that a master may be behind while it answers.
 const MASTER_LAG: u64 = 10_000;
+/// Clocks that differ so much are told of. NTP keeps them within some milliseconds, and
+/// heartbeats are on their way for no longer. Rights expire by the chunkserver's clock, without grace, a day after they
+/// were signed, and certificates begin five minutes before they were issued: this is long before anything is refused.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(1);
 /// Hundredths of a disk, or of all disks, that should stay free.
 const FREE_PERCENT: u64 = 5;
 
@@ -84,6 +88,10 @@ codes! {
     /// Chunks with one copy where more are wanted.
     ChunkEndangered = "CHUNK_ENDANGERED", Warning,
         "they are copied by themselves: `mooseng status` tells how long that takes, and whether it waits for a silent chunkserver or for room";
+    /// No leading master answers the daemon that tells it: a chunkserver, a mount, a dashboard. Who looks at the cluster
+    /// through its leader never sees it.
+    MasterUnreachable = "MASTER_UNREACHABLE", Warning,
+        "mend the network between it and the masters, or start masters: `mooseng doctor` on its machine tells which of them answer";
     /// Chunks with fewer copies than wanted, but more than one.
     ChunkUndergoal = "CHUNK_UNDERGOAL", Warning,
         "they are copied by themselves: `mooseng status` tells how long that takes, and whether it waits for a silent chunkserver or for room";
@@ -105,6 +113,10 @@ codes! {
     /// A disk with little room.
     DiskNearfull = "DISK_NEARFULL", Warning,
         "add disks to its chunkserver, or remove files: new chunks go to disks with more room";
+    /// A chunkserver whose clock differs from the leader's. Those of the other masters it does not know: a wrong one is
+    /// told of all chunkservers once its master leads, and before by `mooseng doctor`.
+    ClockSkew = "CLOCK_SKEW", Warning,
+        "synchronise the clocks of its machine and the masters' (chrony, systemd-timesyncd): `mooseng doctor chunkserver` there shows how far they are apart";
     /// Masters that are older than their chunkservers.
     MastersBehind = "MASTERS_BEHIND", Warning,
         "the masters were restored from an old state: nothing they do not know is removed; see `mooseng gc`";
@@ -165,6 +177,11 @@ pub fn no_quorum(voters: usize) -> Problem {
     Problem::new(HealthCode::MasterNoQuorum, cause)
 }
 
+/// What a client of the masters tells that none answers.
+pub fn master_unreachable() -> Problem {
+    Problem::new(HealthCode::MasterUnreachable, "no leading master has answered lately".into())
+}
+
 /// What is wrong with a cluster, the worst first; empty when it is healthy.
 pub fn problems(s: &ClusterStatus, care: &Care) -> Vec<Problem> {
     let mut all = Vec::new();
@@ -202,7 +219,7 @@ fn of_chunks(s: &ClusterStatus, care: &Care, tell: Tell<'_>) {
 
 fn of_masters(s: &ClusterStatus, tell: Tell<'_>) {
     let voters = s.masters.iter().filter(|m| m.voter).count();
-    let is_silent = |silent_ms: u64| silent_ms >= MASTER_SILENT_MS;
+    let is_silent = |silent_ms: u64| silent_ms >= MASTER_SILENT.as_millis() as u64;
     let answer = s.masters.iter().filter(|m| m.voter && !is_silent(m.silent_ms)).count();
     for m in &s.masters {
         let (id, addr) = (m.id.get(), &m.raft_addr);
@@ -233,6 +250,14 @@ fn of_servers(s: &ClusterStatus, care: &Care, tell: Tell<'_>) {
             let secs = server.silent_ms / 1000;
             let cause = format!("chunkserver {id} ({addr}) was not heard for {secs} s");
             tell(HealthCode::ChunkserverSilent, cause);
+        }
+        let apart = Duration::from_millis(server.clock_ms.unsigned_abs());
+        if server.alive && apart >= CLOCK_SKEW {
+            let way = if server.clock_ms > 0 { "ahead of" } else { "behind" };
+            let secs = apart.as_secs_f64();
+            let cause =
+                format!("the clock of chunkserver {id} ({addr}) is {secs:.1} s {way} the leading master's");
+            tell(HealthCode::ClockSkew, cause);
         }
         // A disk that is being emptied has no room for anything, on purpose.
         for d in &server.disks {

@@ -130,10 +130,30 @@ fn care() {
         total_bytes: 9,
         free_bytes: 8,
         chunks: 7,
+        errors: 2,
         error: None,
         drains: true,
     };
-    pin(report, "0501640908070001");
+    pin(report, "050164090807020001");
+    let beat = Heartbeat {
+        server: ServerId(1),
+        incarnation: Incarnation(2),
+        clock: Timestamp::new(1, 0),
+        disks: vec![],
+        damaged: vec![ChunkRef { id: ChunkId(8), version: ChunkVersion(2) }],
+        broken: vec![],
+    };
+    pin(MetaRequest::from(beat), "23010280a8d6b9070001080200");
+    let seen = ServerInfo {
+        id: ServerId(1),
+        addr: "c".into(),
+        alive: true,
+        silent_ms: 300,
+        clock_ms: -1500,
+        disks: vec![],
+        silent: false,
+    };
+    pin(seen, "01016301ac02b7170000");
     let orders = ServerOrders { term: Term(3), drains: vec![DiskId(5)], ..Default::default() };
     pin(orders, "03000000000105");
     pin(

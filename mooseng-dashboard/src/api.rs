@@ -13,9 +13,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use mooseng_client::{Error, report};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use mooseng_client::{Client, Error, ErrorKind, report};
 use mooseng_core::{
-    attr::FileKind,
+    attr::{Attr, FileKind},
+    context::Credentials,
     ids::{ChunkId, ChunkIndex, Term},
     meta::{DirCookie, EventMark, GetLayout, StatFs},
 };
@@ -187,8 +189,8 @@ async fn rates(State(s): App) -> Response {
             json!({
                 "seconds_ago": history.now().saturating_sub(s.at).as_secs_f64(), "calls_per_s": s.calls_per_s(),
                 "p50_us": s.quantile(0.5), "p99_us": s.quantile(0.99),
-                "read_bytes_per_s": s.load.map(|l| l.read_per_s),
-                "written_bytes_per_s": s.load.map(|l| l.written_per_s),
+                "read_bytes_per_s": s.load.map(|l| l.read_bytes),
+                "written_bytes_per_s": s.load.map(|l| l.written_bytes),
             })
         });
         let ops = history.lately().into_iter().map(|o| {
@@ -217,20 +219,38 @@ fn root() -> String {
 
 /// Entries of one page at most.
 pub(crate) const ENTRIES_MAX: u32 = 256;
+/// Links of a page that are read at a time.
+const LINKS_AT_ONCE: usize = 16;
+
+/// Where a link leads. `None` of what is none, and of one that was removed since it was seen.
+async fn target(client: &Client, attr: &Attr) -> mooseng_client::Result<Option<String>> {
+    if attr.kind != FileKind::Symlink {
+        return Ok(None);
+    }
+    match client.vfs().readlink(&Credentials::root(), attr.inode).await {
+        Ok(target) => Ok(Some(String::from_utf8_lossy(&target).into_owned())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// One item of a listing.
+async fn item(client: Client, name: String, attr: Attr) -> mooseng_client::Result<Value> {
+    let target = target(&client, &attr).await?;
+    Ok(json!(report::FileItem::new(name, &attr, target)))
+}
 
 /// One page of a directory; `next` is where to go on.
 async fn ls(State(s): App, Asked(q): Asked<Dir>) -> Response {
     let fs = s.client.filesystem();
     let asked = async {
         let page = fs.read_dir_page(&q.path, DirCookie(q.after.unwrap_or(0)), ENTRIES_MAX).await?;
-        let mut items = Vec::new();
-        for e in &page.entries {
-            if let Some(attr) = &e.attr {
-                items.push(json!(report::FileItem::new(e.name.to_string(), attr, None)));
-            }
-        }
+        let next = page.entries.last().filter(|_| !page.eof).map(|e| e.cookie.0);
+        let entries = page.entries.into_iter().filter_map(|e| Some((e.name.to_string(), e.attr?)));
+        let read = entries.map(|(name, attr)| item(s.client.clone(), name, attr));
+        let items: Vec<_> = stream::iter(read).buffered(LINKS_AT_ONCE).try_collect().await?;
         let mut whole = report::list("mooseng.files/1", items);
-        whole["next"] = page.entries.last().filter(|_| !page.eof).map(|e| e.cookie.0).into();
+        whole["next"] = next.into();
         Ok(whole)
     };
     answer(in_time(asked).await)
@@ -240,14 +260,7 @@ async fn stat(State(s): App, Asked(q): Asked<Dir>) -> Response {
     let fs = s.client.filesystem();
     let asked = async {
         let attr = fs.symlink_metadata(&q.path).await?;
-        let target = match attr.kind {
-            FileKind::Symlink => Some(String::from_utf8_lossy(&fs.read_link(&q.path).await?).into_owned()),
-            _ => None,
-        };
-        Ok(report::list(
-            "mooseng.files/1",
-            vec![json!(report::FileItem::new(q.path.as_str(), &attr, target))],
-        ))
+        Ok(report::list("mooseng.files/1", vec![item(s.client.clone(), q.path.clone(), attr).await?]))
     };
     answer(in_time(asked).await)
 }
@@ -276,4 +289,23 @@ async fn info(State(s): App, Asked(q): Asked<File>) -> Response {
         Ok(report::info(&q.path, &attr, inline, &chunks))
     };
     answer(in_time(asked).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mooseng_client::embedded::Cluster;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_link_that_was_removed_leads_nowhere() {
+        let cluster = Cluster::builder().masters(1).chunkservers(2).start().await.unwrap();
+        let client = cluster.client().await.unwrap();
+        let fs = client.filesystem();
+        fs.symlink("/f", "/link").await.unwrap();
+        let seen = fs.symlink_metadata("/link").await.unwrap();
+        assert_eq!(target(&client, &seen).await.unwrap().as_deref(), Some("/f"));
+        fs.remove_file("/link").await.unwrap();
+        assert_eq!(target(&client, &seen).await.unwrap(), None);
+        cluster.shutdown().await;
+    }
 }

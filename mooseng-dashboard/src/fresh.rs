@@ -1,8 +1,12 @@
 //! Answers that are asked for when somebody wants them: many who look are one question.
 
+use futures::FutureExt as _;
 use mooseng_client::{Client, Error, Result};
-use mooseng_core::{error::MetaError, meta::MetaOp};
-use std::{future::Future, sync::Arc, time::Duration};
+use mooseng_core::{
+    error::{MetaError, NetError},
+    meta::MetaOp,
+};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 /// Between two looks, at least; and for how long a failure is remembered.
@@ -107,7 +111,11 @@ impl<T: Send + Sync + 'static> Fresh<T> {
 
 async fn looked<T>(state: Arc<watch::Sender<State<T>>>, ask: impl Future<Output = Result<T>>) {
     let asked = Instant::now();
-    let answer = ask.await;
+    // A panic is in the log already; others may ask again.
+    let answer = AssertUnwindSafe(ask).catch_unwind().await.unwrap_or_else(|_| {
+        let cause = "the dashboard panicked at it; its log tells where".into();
+        Err(MetaError::Net(NetError::Refused { cause }).into())
+    });
     let now = Instant::now();
     state.send_modify(|s| {
         s.is_looking = false;
@@ -159,6 +167,15 @@ mod tests {
         assert_eq!(*w.get(1, false).await.answer().unwrap(), 1, "ten times as long as it took");
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(*w.get(1, false).await.answer().unwrap(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_panics_is_a_failure_and_there_is_another() {
+        let w = World::default();
+        let told = w.fresh.get(|| async { panic!("of the test") }).await;
+        assert!(told.answer().unwrap_err().to_string().contains("panicked"));
+        tokio::time::sleep(EVERY).await;
+        assert_eq!(*w.get(0, false).await.answer().unwrap(), 1);
     }
 
     #[tokio::test(start_paused = true)]

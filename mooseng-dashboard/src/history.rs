@@ -1,8 +1,8 @@
 //! Rates over the last minutes, from counts that only rise. Pure: the caller tells the time, by one clock of its own.
 
+use mooseng_client::report::{ServedRate, ServedRates};
 use mooseng_core::{
-    attr::Timestamp,
-    ids::{Incarnation, ServerId},
+    ids::ServerId,
     meta::{Latencies, OP_KINDS, OP_NAMES, OpCount, OpCounts, OpKind, ServerLoad},
 };
 use std::{
@@ -17,8 +17,6 @@ pub(crate) const KEPT: Duration = Duration::from_secs(600);
 const SAMPLES_MAX: usize = 600;
 /// What is told as the rate of now is that of so long a time.
 pub(crate) const LATELY: Duration = Duration::from_secs(60);
-/// A chunkserver that has told nothing new for so long serves nothing.
-const STALE: Duration = Duration::from_secs(20);
 
 /// What happened between two pulses.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +26,7 @@ pub(crate) struct Sample {
     /// `None` when nobody answered, or another leader.
     calls: Option<OpCounts>,
     /// What chunkservers served, and what was written to their disks; `None` when nobody answered.
-    pub load: Option<LoadRate>,
+    pub load: Option<ServedRate>,
 }
 
 /// Whether an operation is about files. The others are looks, as a dashboard's own, upkeep of sessions, and what
@@ -67,30 +65,12 @@ pub(crate) struct OpRate {
     pub p99_us: u64,
 }
 
-/// What a chunkserver serves, or all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct LoadRate {
-    pub read_per_s: f64,
-    pub written_per_s: f64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Told {
-    incarnation: Incarnation,
-    told: Timestamp,
-    /// When that was heard, by the caller's clock.
-    heard: Duration,
-    bytes: (u64, u64),
-    /// Between the last two that one start of it told.
-    rate: Option<LoadRate>,
-}
-
 /// The last minutes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     samples: VecDeque<Arc<Sample>>,
     ops: Option<OpCounts>,
-    told: BTreeMap<ServerId, Told>,
+    served: ServedRates,
     /// Of the last pulse.
     now: Duration,
 }
@@ -103,18 +83,13 @@ impl History {
     /// A pulse at `at` was answered.
     pub fn add(&mut self, at: Duration, ops: OpCounts, loads: &[ServerLoad]) {
         self.now = at;
-        loads.iter().for_each(|l| self.hear(l));
-        let sum = |a: LoadRate, b: LoadRate| LoadRate {
-            read_per_s: a.read_per_s + b.read_per_s,
-            written_per_s: a.written_per_s + b.written_per_s,
-        };
-        let load = self.told.values().filter_map(|t| self.rate(t)).fold(LoadRate::default(), sum);
+        self.served.hear(at, loads);
         let first = self.ops.is_none();
         let calls = self.ops.as_ref().and_then(|before| ops.since(before));
         self.ops = Some(ops);
         // One pulse tells no rate.
         if !first {
-            self.push(Sample { at, calls, load: Some(load) });
+            self.push(Sample { at, calls, load: Some(self.served.sum()) });
         }
     }
 
@@ -133,32 +108,10 @@ impl History {
         }
     }
 
-    fn hear(&mut self, l: &ServerLoad) {
-        let bytes = (l.served.read_bytes, l.served.written_bytes);
-        let rate = match self.told.get(&l.server) {
-            Some(t) if t.told == l.told => return,
-            Some(t) if t.incarnation == l.incarnation && t.told < l.told => {
-                let micros = ((l.told.0 - t.told.0) / 1000) as u64;
-                Some(LoadRate {
-                    read_per_s: per_s(bytes.0.saturating_sub(t.bytes.0), micros),
-                    written_per_s: per_s(bytes.1.saturating_sub(t.bytes.1), micros),
-                })
-            }
-            _ => None,
-        };
-        let (incarnation, told, heard) = (l.incarnation, l.told, self.now);
-        self.told.insert(l.server, Told { incarnation, told, heard, bytes, rate });
-    }
-
-    /// What a chunkserver serves now. One that is silent serves nothing; of one that was heard once it is not known.
-    fn rate(&self, t: &Told) -> Option<LoadRate> {
-        if self.now.saturating_sub(t.heard) > STALE { Some(LoadRate::default()) } else { t.rate }
-    }
-
     /// What one chunkserver serves now; `None` when it is not known, or nobody answers.
-    pub fn rate_of(&self, server: ServerId) -> Option<LoadRate> {
+    pub fn rate_of(&self, server: ServerId) -> Option<ServedRate> {
         let is_missed = self.samples.back().is_some_and(|s| s.load.is_none());
-        if is_missed { None } else { self.rate(self.told.get(&server)?) }
+        if is_missed { None } else { self.served.of(server) }
     }
 
     /// When the last pulse was.
@@ -200,7 +153,11 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mooseng_core::{ids::Term, meta::Served};
+    use mooseng_core::{
+        attr::Timestamp,
+        ids::{Incarnation, Term},
+        meta::Served,
+    };
 
     fn counts(term: u64, secs: u64, calls: u64) -> OpCounts {
         let latencies = Latencies(vec![(Latencies::bucket(1000), calls)]);
@@ -260,40 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn chunkservers_have_rates_between_two_tellings_of_one_start() {
-        let (mut h, ops) = (History::default(), || counts(1, 1, 1));
-        h.add(secs(0), ops(), &[load(7, 100, 1000)]);
-        h.add(secs(2), ops(), &[load(7, 100, 1000)]);
-        assert_eq!(h.rate_of(ServerId(1)), None, "one telling tells no rate");
-        h.add(secs(4), ops(), &[load(7, 105, 6000)]);
-        let rate = LoadRate { read_per_s: 1000.0, written_per_s: 2000.0 };
-        assert_eq!(h.rate_of(ServerId(1)), Some(rate));
-        h.add(secs(6), ops(), &[load(7, 105, 6000)]);
-        assert_eq!(h.rate_of(ServerId(1)), Some(rate), "it has told nothing new");
-        assert_eq!(h.samples().next_back().unwrap().load, Some(rate));
-        h.add(secs(8), ops(), &[load(8, 106, 50)]);
-        assert_eq!(h.rate_of(ServerId(1)), None, "it has started anew");
-        h.add(secs(10), ops(), &[load(8, 107, 1050)]);
-        assert_eq!(h.rate_of(ServerId(1)).unwrap().read_per_s, 1000.0);
-    }
-
-    #[test]
-    fn servers_that_are_silent_serve_nothing_though_nobody_else_tells() {
-        let (mut h, ops) = (History::default(), || counts(1, 1, 1));
-        h.add(secs(0), ops(), &[load(7, 100, 1000)]);
-        h.add(secs(2), ops(), &[load(7, 105, 6000)]);
-        h.add(secs(2) + STALE, ops(), &[load(7, 105, 6000)]);
-        assert_eq!(h.samples().next_back().unwrap().load.unwrap().read_per_s, 1000.0);
-        h.add(secs(3) + STALE, ops(), &[load(7, 105, 6000)]);
-        assert_eq!(h.samples().next_back().unwrap().load, Some(LoadRate::default()));
-        assert_eq!(h.rate_of(ServerId(1)), Some(LoadRate::default()));
-    }
-
-    #[test]
     fn nothing_is_known_of_the_time_when_nobody_answers() {
         let (mut h, ops) = (History::default(), |n| counts(1, n, n));
         h.add(secs(0), ops(1), &[load(7, 100, 1000)]);
         h.add(secs(2), ops(3), &[load(7, 105, 6000)]);
+        let last = h.samples().next_back().unwrap();
+        assert_eq!((h.rate_of(ServerId(1)), last.load.map(|l| l.read_bytes)), (last.load, Some(1000.0)));
         for n in 0..300 {
             h.miss(secs(4 + 2 * n));
         }
@@ -302,7 +231,7 @@ mod tests {
         assert_eq!((h.rate_of(ServerId(1)), h.now()), (None, secs(602)));
         assert!(h.lately().is_empty(), "what was called ten minutes ago is not of the last minute");
         h.add(secs(604), ops(605), &[load(7, 105, 6000)]);
-        assert_eq!(h.rate_of(ServerId(1)), Some(LoadRate::default()));
+        assert_eq!(h.rate_of(ServerId(1)), Some(ServedRate::default()));
         assert!(h.samples().next_back().unwrap().calls_per_s().is_some());
     }
 }

@@ -153,6 +153,7 @@ async fn the_far_end_of_a_file_costs_as_little_as_its_beginning() {
         total_bytes: 1 << 40,
         free_bytes: 1 << 40,
         chunks: 0,
+        errors: 0,
         error: None,
         drains: false,
     }];

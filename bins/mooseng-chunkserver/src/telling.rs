@@ -1,8 +1,9 @@
 //! What a chunkserver tells: its health, its metrics.
 
 use crate::Node;
-use mooseng_chunk::{Chunkserver, Counters};
+use mooseng_chunk::{Chunkserver, Counters, Status};
 use mooseng_core::{
+    health::{HealthCode, Problem},
     meta::{DiskReport, DiskScrub},
     net::PeerIdentity,
 };
@@ -20,16 +21,15 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
     let Some(s) = node.lock().as_ref().map(Chunkserver::status) else {
         return Health { status: "stopping".into(), ready: false, live: true, details: json!(null) };
     };
-    let aside = s.disks.iter().any(|d| d.error.is_some());
     let drained = |d: &DiskReport| d.drains && d.chunks == 0;
-    let status = match (s.ready, aside, s.drain_left) {
-        (false, _, _) => "MASTER_UNKNOWN",
-        (true, true, _) => "DISK_ERROR",
-        (true, false, Some(0)) => "DRAINED",
-        (true, false, Some(_)) => "DRAINING",
-        (true, false, None) if s.disks.iter().any(|d| d.drains && !drained(d)) => "DISK_DRAINING",
-        (true, false, None) if s.disks.iter().any(drained) => "DISK_DRAINED",
-        (true, false, None) => "ok",
+    let problems = problems(&s);
+    let status = match (problems.first(), s.drain_left) {
+        (Some(worst), _) => worst.code.name(),
+        (None, Some(0)) => "DRAINED",
+        (None, Some(_)) => "DRAINING",
+        (None, None) if s.disks.iter().any(|d| d.drains && !drained(d)) => "DISK_DRAINING",
+        (None, None) if s.disks.iter().any(drained) => "DISK_DRAINED",
+        (None, None) => "ok",
     };
     let disk = |d: &DiskReport| {
         json!({
@@ -38,6 +38,7 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
             "total_bytes": d.total_bytes,
             "free_bytes": d.free_bytes,
             "chunks": d.chunks,
+            "errors": d.errors,
             "error": d.error,
             "drain": d.drains.then(|| json!({ "chunks_left": d.chunks, "safe_to_take_away": drained(d) })),
         })
@@ -50,8 +51,20 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
         "chunks": { "good": s.good, "suspect": s.suspect, "damaged": s.damaged },
         "drain": s.drain_left.map(|left| json!({ "chunks_left": left, "safe_to_take_away": left == 0 })),
         "disks": s.disks.iter().map(disk).collect::<Vec<_>>(),
+        "problems": problems,
     });
     Health { status: status.into(), ready: s.ready, live: true, details }
+}
+
+/// What is wrong with it, the worst first.
+fn problems(s: &Status) -> Vec<Problem> {
+    let unknown = || "the leading master does not know this chunkserver and all its chunks".to_owned();
+    let lost = (!s.ready).then(|| Problem::new(HealthCode::MasterUnreachable, unknown()));
+    let aside = |d: &DiskReport| {
+        let cause = format!("disk {} was set aside: {}", d.path, d.error.as_ref()?);
+        Some(Problem::new(HealthCode::DiskError, cause))
+    };
+    lost.into_iter().chain(s.disks.iter().filter_map(aside)).collect()
 }
 
 /// Registers the chunkserver's metrics.

@@ -3,7 +3,7 @@
 use crate::Node;
 use mooseng_core::{
     health::{self, HealthCode, Problem, problems},
-    ids::{MasterId, Revision},
+    ids::{MasterId, Revision, ServerId},
     net::PeerIdentity,
 };
 use mooseng_meta::{
@@ -163,10 +163,17 @@ fn of_cluster(node: &Node, metrics: &Metrics) {
         let counts = [("alive", alive), ("silent", servers.len() - alive)];
         counts.map(|(state, n)| (n as f64, vec![KeyValue::new("state", state)])).into()
     });
-    gauge(&catalog::DRAINING_CHUNKS, |c| {
-        let server = |id: u64| vec![KeyValue::new("chunkserver", id.to_string())];
-        c.care.drains.iter().map(|d| (d.left as f64, server(d.server.get()))).collect()
+    gauge(&catalog::CLOCK_SKEW, |c| {
+        let alive = c.status.servers.iter().filter(|s| s.alive);
+        alive.map(|s| (s.clock_ms as f64 / 1e3, of_chunkserver(s.id))).collect()
     });
+    gauge(&catalog::DRAINING_CHUNKS, |c| {
+        c.care.drains.iter().map(|d| (d.left as f64, of_chunkserver(d.server))).collect()
+    });
+}
+
+fn of_chunkserver(server: ServerId) -> Vec<KeyValue> {
+    vec![KeyValue::new("chunkserver", server.get().to_string())]
 }
 
 fn of_repairs(node: &Node, metrics: &Metrics) {

@@ -9,7 +9,7 @@ mod telling;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use mooseng_client::Client;
-use mooseng_core::net::Role;
+use mooseng_core::{health, net::Role};
 use mooseng_fuse::{Mount, MountError, MountOptions};
 use mooseng_support::{
     addr, catalog,
@@ -118,6 +118,7 @@ impl Mounted {
             .connect()
             .await
             .with_context(|| format!("no session with the masters ({})", config.masters.join(", ")))?;
+        telling::reads(&parts.metrics, client.vfs());
         let options = MountOptions {
             read_only: config.read_only,
             allow_other: config.allow_other,
@@ -156,12 +157,15 @@ async fn look(client: Client, answered: Arc<AtomicBool>) {
 impl Service for Mounted {
     fn health(&self) -> Health {
         let ready = self.answered.load(Ordering::Relaxed);
+        let problem = (!ready).then(health::master_unreachable);
+        let status = problem.as_ref().map_or("ok", |p| p.code.name()).into();
         let details = json!({
             "role": "client",
             "name": self.name,
             "mount_point": self.mount.point().display().to_string(),
+            "problems": problem.as_slice(),
         });
-        Health { status: if ready { "ok" } else { "MASTER_UNREACHABLE" }.into(), ready, live: true, details }
+        Health { status, ready, live: true, details }
     }
 
     /// Unmounts when nothing is open there; else it is detached, and what is open loses its files.

@@ -1,5 +1,6 @@
-//! What a mount tells: what the kernel asked of it, and how that went.
+//! What a mount tells: what the kernel asked of it, and how that went; what was read ahead.
 
+use mooseng_client::Vfs;
 use mooseng_core::error::Errno;
 use mooseng_fuse::{Observer, RequestKind};
 use mooseng_support::{
@@ -68,6 +69,13 @@ impl Observer for Requests {
     fn written(&self, bytes: usize) {
         self.written.fetch_add(bytes as u64, Relaxed);
     }
+}
+
+/// Registers what the client counts of its reads.
+pub(crate) fn reads(metrics: &Metrics, vfs: &Vfs) {
+    let (hits, misses) = (vfs.clone(), vfs.clone());
+    metrics.counter(&catalog::CLIENT_CACHE_HITS, move || plain(hits.cache_counts().hits as f64));
+    metrics.counter(&catalog::CLIENT_CACHE_MISSES, move || plain(misses.cache_counts().misses as f64));
 }
 
 #[cfg(test)]

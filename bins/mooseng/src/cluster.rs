@@ -27,7 +27,7 @@ pub(crate) enum Verb {
     /// Adds a running master: it gets all that the others have, then votes. Needs an admin's identity.
     AddMaster(masters::AddArgs),
     /// Removes a master for good, dead or alive; one that leads hands over. Needs an admin's identity.
-    RemoveMaster(masters::OneArgs),
+    RemoveMaster(masters::RemoveArgs),
     /// Makes another master the leader. Needs an admin's identity.
     TransferLeadership(masters::OneArgs),
 }

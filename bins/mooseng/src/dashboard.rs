@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
 use mooseng_client::Client;
-use mooseng_core::net::Role;
+use mooseng_core::{health, net::Role};
 use mooseng_dashboard::{Dashboard, Options, TOKEN_BYTES_MAX, Token, turn_away};
 use mooseng_support::{
     addr,
@@ -155,8 +155,10 @@ async fn connect(config: &Config, common: &Common, parts: &Parts) -> Client {
 impl Service for Served {
     fn health(&self) -> Health {
         let ready = self.dashboard.is_answered();
-        let status = if ready { "ok" } else { "MASTER_UNREACHABLE" }.into();
-        Health { status, ready, live: true, details: json!({ "role": "dashboard" }) }
+        let problem = (!ready).then(health::master_unreachable);
+        let status = problem.as_ref().map_or("ok", |p| p.code.name()).into();
+        let details = json!({ "role": "dashboard", "problems": problem.as_slice() });
+        Health { status, ready, live: true, details }
     }
 
     async fn stop(&self) -> Result<()> {

@@ -116,6 +116,7 @@ fn line(e: &ClusterEvent, format: Format, out: &mut impl Write) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::looks::pinned;
     use mooseng_core::{attr::Timestamp, meta::EventCode};
 
     fn at(term: u64, number: u64) -> EventMark {
@@ -132,6 +133,19 @@ mod tests {
         assert!(told.contains("term 3 saw after its event 5"), "{told}");
         assert_eq!(mark("3:5"), Ok(at(3, 5)));
         assert!(mark("3").is_err() && mark("3:x").is_err());
+    }
+
+    #[test]
+    fn a_problem_is_told_by_its_name() {
+        let e = ClusterEvent {
+            mark: at(1, 1),
+            at: Timestamp::new(0, 0),
+            code: EventCode::ProblemRaised,
+            problem: Some("MASTER_SILENT".into()),
+            text: "master 2 has not answered".into(),
+        };
+        assert_eq!(row(&e)[1], "PROBLEM_RAISED MASTER_SILENT");
+        pinned("events-problem", &report::events(&EventPage { events: vec![e], next: at(1, 1), lost: 0 }));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::{
     connect::Connection,
+    consent::Consent,
     exit::usage,
     output::{self, Format, numbers, words},
     tree,
@@ -64,12 +65,14 @@ pub(crate) struct RmArgs {
     /// What is removed.
     #[arg(required = true)]
     pub paths: Vec<String>,
-    /// Also directories, with everything below.
+    /// Also directories, with everything below; it is asked first.
     #[arg(short, long)]
     pub recursive: bool,
     /// What is not there is no error.
     #[arg(short, long)]
     pub force: bool,
+    #[command(flatten)]
+    pub consent: Consent,
 }
 
 #[derive(Args)]
@@ -210,8 +213,9 @@ pub(crate) async fn mv(client: &Client, from: &str, to: &str) -> Result<()> {
     fs.rename(from, &to).await.with_context(|| format!("{from} to {to}"))
 }
 
+/// All is looked at before anything is removed.
 pub(crate) async fn rm(client: &Client, args: &RmArgs) -> Result<()> {
-    let fs = client.filesystem();
+    let (fs, mut found) = (client.filesystem(), Vec::new());
     for path in &args.paths {
         if tree::last(path).is_empty() || matches!(tree::last(path), "." | "..") {
             return Err(usage(format!("{path} is not removed: name what is below it")));
@@ -220,14 +224,22 @@ pub(crate) async fn rm(client: &Client, args: &RmArgs) -> Result<()> {
             Err(e) if args.force && e.errno() == Errno::ENOENT => continue,
             other => other.with_context(|| path.clone())?,
         };
-        let removed = match (attr.kind == FileKind::Dir, args.recursive) {
-            (true, false) => {
-                return Err(usage(format!("{path} is a directory: use -r to remove it with all below")));
-            }
-            (true, true) => fs.remove_dir_all(path).await,
-            (false, _) => fs.remove_file(path).await,
-        };
-        removed.with_context(|| path.clone())?;
+        let is_dir = attr.kind == FileKind::Dir;
+        if is_dir && !args.recursive {
+            return Err(usage(format!("{path} is a directory: use -r to remove it with all below")));
+        }
+        found.push((path, is_dir));
+    }
+    let dirs: Vec<_> = found.iter().filter(|(_, is_dir)| *is_dir).map(|(path, _)| path.as_str()).collect();
+    if !dirs.is_empty() {
+        args.consent.given(&format!("removes {} with all below, for good", dirs.join(", "))).await?;
+    }
+    for (path, is_dir) in found {
+        let removed = if is_dir { fs.remove_dir_all(path).await } else { fs.remove_file(path).await };
+        match removed {
+            Err(e) if args.force && e.errno() == Errno::ENOENT => {}
+            other => other.with_context(|| path.clone())?,
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     connect::Connection,
+    consent::Consent,
     output::{self, Format, numbers, words},
 };
 use anyhow::{Context as _, Result};
@@ -21,6 +22,8 @@ pub(crate) struct GcArgs {
     /// quarantine when their time is over. Needs an admin's identity.
     #[arg(long, value_name = "SERVER")]
     pub allow: Option<u64>,
+    #[command(flatten)]
+    pub consent: Consent,
     /// Format.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -28,6 +31,8 @@ pub(crate) struct GcArgs {
 
 pub(crate) async fn gc(client: &Client, args: &GcArgs, out: &mut impl Write) -> Result<()> {
     if let Some(server) = args.allow {
+        let what = format!("lets all copies that wait at chunkserver {server} be removed for good");
+        args.consent.given(&what).await?;
         let allowed = client.request(AllowRemovals { server: ServerId(server) }).await;
         let allowed = allowed.with_context(|| format!("nothing was allowed at chunkserver {server}"))?;
         eprintln!("{allowed} copies may be removed from chunkserver {server}");

@@ -8,6 +8,7 @@
 mod bench;
 mod cluster;
 mod connect;
+mod consent;
 mod dashboard;
 mod doctor;
 mod drain;

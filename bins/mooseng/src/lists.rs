@@ -59,6 +59,7 @@ pub(crate) async fn disks(client: &Client, format: Format, out: &mut impl Write)
         numbers("FREE"),
         numbers("USE%"),
         numbers("CHUNKS"),
+        numbers("ERRORS"),
     ];
     let row = |(s, d): &(&ServerInfo, &DiskReport)| {
         [
@@ -70,6 +71,7 @@ pub(crate) async fn disks(client: &Client, format: Format, out: &mut impl Write)
             size(d.free_bytes),
             percent(d.total_bytes.saturating_sub(d.free_bytes), d.total_bytes),
             d.chunks.to_string(),
+            d.errors.to_string(),
         ]
     };
     output::list(out, (format, "mooseng.disks/1"), &disks, |(s, d)| report::disk_item(s, d), columns, row)

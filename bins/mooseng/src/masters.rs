@@ -3,11 +3,13 @@
 
 use crate::{
     connect::{Connection, SHUTDOWN},
+    consent::Consent,
     exit::{timed_out, usage},
+    output::{self, Format, shown},
 };
 use anyhow::{Context as _, Result};
 use clap::Args;
-use mooseng_client::Client;
+use mooseng_client::{Client, report};
 use mooseng_core::{
     ids::MasterId,
     limits::MASTERS_MAX,
@@ -29,6 +31,9 @@ pub(crate) struct AddArgs {
     /// Where clients and chunkservers reach it, host:port (its listen_port, 9421).
     #[arg(long, value_name = "ADDR")]
     client_addr: String,
+    /// Format of the list of masters.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
 }
 
 #[derive(Args)]
@@ -38,27 +43,39 @@ pub(crate) struct OneArgs {
     /// The master's number.
     #[arg(value_name = "N")]
     node: u64,
+    /// Format of the list of masters.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Args)]
+pub(crate) struct RemoveArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 /// What is to be done. The leader does it; each can be repeated.
 pub(crate) enum Change<'a> {
     Add(&'a AddArgs),
-    Remove(&'a OneArgs),
+    Remove(&'a RemoveArgs),
     Transfer(&'a OneArgs),
 }
 
 pub(crate) async fn change(what: &Change<'_>, out: &mut impl Write) -> Result<()> {
-    let to = match what {
-        Change::Add(a) => &a.to,
-        Change::Remove(a) | Change::Transfer(a) => &a.to,
+    let (to, format) = match what {
+        Change::Add(a) => (&a.to, a.output),
+        Change::Remove(a) => (&a.one.to, a.one.output),
+        Change::Transfer(a) => (&a.to, a.output),
     };
     let client = to.connect().await?;
-    let done = change_by(&client, what, out).await;
+    let done = change_by(&client, what, format, out).await;
     let ended = client.shutdown(SHUTDOWN).await.context("the session did not end well");
     done.and(ended)
 }
 
-async fn change_by(client: &Client, what: &Change<'_>, out: &mut impl Write) -> Result<()> {
+async fn change_by(client: &Client, what: &Change<'_>, format: Format, out: &mut impl Write) -> Result<()> {
     let masters = client.status().await?.masters;
     match what {
         Change::Add(a) => {
@@ -66,9 +83,10 @@ async fn change_by(client: &Client, what: &Change<'_>, out: &mut impl Write) -> 
                 return Err(not_added(client, a, e).await);
             }
         }
-        Change::Remove(a) => {
-            known(&masters, a.node)?;
-            let id = MasterId(a.node);
+        Change::Remove(RemoveArgs { one, consent }) => {
+            let m = known(&masters, one.node)?;
+            consent.given(&format!("removes master {} ({}) for good", one.node, m.client_addr)).await?;
+            let id = MasterId(one.node);
             client.request(RemoveMaster { id }).await.context("the master was not removed")?;
         }
         Change::Transfer(a) => {
@@ -80,7 +98,7 @@ async fn change_by(client: &Client, what: &Change<'_>, out: &mut impl Write) -> 
             client.request(TransferLeadership { to }).await.context("leadership was not handed over")?;
         }
     }
-    tell(&client.status().await?.masters, out)
+    tell(&client.status().await?.masters, format, out)
 }
 
 fn known(masters: &[MasterInfo], node: u64) -> Result<&MasterInfo> {
@@ -124,14 +142,10 @@ async fn not_added(client: &Client, a: &AddArgs, e: anyhow::Error) -> anyhow::Er
 }
 
 /// The masters as they are now, and what is odd about their number.
-fn tell(masters: &[MasterInfo], out: &mut impl Write) -> Result<()> {
-    for m in masters {
-        let role = match (m.leader, m.voter) {
-            (true, _) => "leads",
-            (false, true) => "votes",
-            (false, false) => "is being filled",
-        };
-        writeln!(out, "master {} at {} {role}", m.id.get(), crate::output::shown(&m.client_addr))?;
+pub(crate) fn tell(masters: &[MasterInfo], format: Format, out: &mut impl Write) -> Result<()> {
+    match format {
+        Format::Table => masters.iter().try_for_each(|m| line(m, out))?,
+        format => output::list(out, (format, "mooseng.masters/1"), masters, report::master_item, [], |_| [])?,
     }
     let voters = masters.iter().filter(|m| m.voter).count();
     if voters.is_multiple_of(2) {
@@ -139,4 +153,13 @@ fn tell(masters: &[MasterInfo], out: &mut impl Write) -> Result<()> {
         eprintln!("{voters} masters bear the loss of {bear}, as {} do: make their number odd", voters - 1);
     }
     Ok(())
+}
+
+fn line(m: &MasterInfo, out: &mut impl Write) -> Result<()> {
+    let role = match (m.leader, m.voter) {
+        (true, _) => "leads",
+        (false, true) => "votes",
+        (false, false) => "is being filled",
+    };
+    Ok(writeln!(out, "master {} at {} {role}", m.id.get(), shown(&m.client_addr))?)
 }

@@ -194,7 +194,11 @@ async fn files_are_listed_shown_moved_and_removed() {
     assert_eq!(f.says("cat /a/b/f").await, "world", "moved into the directory, then replaced");
     f.says("rm /a/b/f").await;
     f.says("rm -f /a/b/f").await;
-    f.says("rm -r /a").await;
+    f.fs.write("/a/b/f", "kept").await.unwrap();
+    assert_eq!(f.fails("rm /a/b/f /a/none").await.0, 3);
+    assert_eq!(f.says("cat /a/b/f").await, "kept", "all is looked at before anything is removed");
+    f.says("rm -rf --yes /a/b /a/b/f").await;
+    f.says("rm -r --yes /a").await;
     assert_eq!(f.says("ls").await, "");
     f.cluster.shutdown().await;
 }
@@ -277,6 +281,7 @@ async fn the_bench_measures_and_leaves_nothing() {
     let line = "bench --size 3MiB --files 20 --file-size 10KiB -o json";
     let json = f.json(line).await;
     let phases = json["items"].as_array().unwrap();
+    looks::pinned("bench", &json);
     assert_eq!(phases.len(), 7);
     assert_eq!((&phases[0]["bytes"], &phases[2]["operations"]), (&(3 << 20).into(), &20.into()));
     assert_eq!(f.says("ls").await, "");
@@ -295,9 +300,12 @@ async fn what_is_looked_after_is_told() {
     assert!(f.says("drain 2").await.contains("is being emptied: 1 chunks are left"));
     let json = f.json("status -o json").await;
     assert_eq!(json["draining"][0]["chunks_left"], 1, "there is no third server: {json}");
+    looks::pinned("status-draining", &looks::part(&json, &["schema", "draining"]));
+    let json = f.json("drain 2 -o json").await;
+    assert_eq!((&json["server"], &json["chunks_left"]), (&2.into(), &1.into()), "{json}");
     assert!(f.says("status").await.contains("drain     chunkserver 2"));
     assert_eq!(f.says("drain 2 --stop").await, "chunkserver 2 gets copies\n");
-    let (code, said) = f.fails("gc --allow 9").await;
+    let (code, said) = f.fails("gc --allow 9 --yes").await;
     assert!(code == 2 && said.contains("chunkserver 9"), "{code} {said}");
     let said = f.says("status").await;
     assert!(said.contains("health    healthy") && !said.contains("mooseng gc"), "{said}");
@@ -311,6 +319,7 @@ async fn what_is_looked_after_is_told() {
     assert!(f.says("scrub").await.contains("between rounds"));
     let after = f.says("scrub --now").await;
     assert!(!after.contains("asked for") && after.lines().count() == 5, "{after}");
+    looks::pinned("scrub", &f.json("scrub -o json").await);
     f.cluster.shutdown().await;
 }
 
@@ -345,6 +354,9 @@ async fn a_disk_is_emptied_and_its_copies_are_on_another() {
         (d["safe_to_take_away"] == true).then_some(json)
     })
     .await;
+    looks::pinned("status-draining-disk", &looks::part(&json, &["schema", "draining_disks"]));
+    let told = f.json(&format!("drain 2 --disk {id} -o json")).await;
+    assert_eq!((&told["disk"], &told["safe_to_take_away"]), (&id.as_str().into(), &true.into()), "{told}");
     let disks = json["chunkservers"][1]["disks"].as_array().unwrap();
     let of = |d: &serde_json::Value| (d["id"] == id, d["chunks"].as_u64().unwrap(), d["drains"] == true);
     let mut all: Vec<_> = disks.iter().map(of).collect();
@@ -389,12 +401,13 @@ async fn fsck_tells_what_is_wrong_and_how_bad_it_is() {
     let e = run_on(&f.client, &verb, &Default::default(), &mut out).await.unwrap_err();
     assert_eq!(exit::code(&e), 7, "{e:#}");
     let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    looks::pinned("fsck-findings", &json);
     assert!(json["sum"]["unreadable"].as_u64().unwrap() >= 1, "{json}");
     assert_eq!(json["sum"]["short"], 1, "{json}");
     let findings = json["findings"].as_array().unwrap();
     let f0 = findings.iter().find(|x| x["path"] == "/one/f0").unwrap();
     assert_eq!((&f0["copies"][0]["state"], &f0["copies"][0]["server"]), (&"silent".into(), &place.into()));
-    f.says("rm -r /one").await;
+    f.says("rm -r -y /one").await;
     assert_eq!(f.fails("fsck").await.0, 8, "nothing is lost any more");
     f.cluster.shutdown().await;
 }

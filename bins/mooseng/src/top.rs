@@ -7,20 +7,20 @@ use crate::{
 };
 use anyhow::Result;
 use clap::Args;
-use mooseng_client::{Client, report};
+use mooseng_client::{
+    Client,
+    report::{self, ServedRate, ServedRates},
+};
 use mooseng_core::{
     ids::ServerId,
-    meta::{OpCounts, Served, ServerLoad, SessionInfo},
+    meta::{OpCounts, ServerLoad, SessionInfo},
 };
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
     io::{IsTerminal as _, Write},
     time::{Duration, Instant},
 };
 
-/// A chunkserver that has told nothing for so many seconds longer than another one: what it serves is not known.
-const STALE_SECS: f64 = 15.0;
 /// Clears a terminal, and begins at its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -91,60 +91,23 @@ async fn look(client: &Client) -> Result<Look> {
     Ok(Look { at: Instant::now(), counts, sessions, loads })
 }
 
-/// What a chunkserver serves each second.
-#[derive(Clone, Copy, PartialEq, Debug)]
-struct Serving {
-    read_bytes: f64,
-    written_bytes: f64,
-    reads: f64,
-    writes: f64,
-    syncs: f64,
-}
-
-impl Serving {
-    /// Between two tellings of one start.
-    fn between(a: &ServerLoad, b: &ServerLoad) -> Option<Self> {
-        let secs = (b.told.0 - a.told.0) as f64 / 1e9;
-        let of = |what: fn(&Served) -> u64| what(&b.served).saturating_sub(what(&a.served)) as f64 / secs;
-        (a.incarnation == b.incarnation && secs > 0.0).then(|| Self {
-            read_bytes: of(|s| s.read_bytes),
-            written_bytes: of(|s| s.written_bytes),
-            reads: of(|s| s.reads),
-            writes: of(|s| s.writes),
-            syncs: of(|s| s.syncs),
-        })
-    }
-
-    fn bytes(&self) -> f64 {
-        self.read_bytes + self.written_bytes
-    }
-}
-
 /// The last look, and what chunkservers serve by the last two times that each of them told.
 struct Board {
+    begin: Instant,
     last: Look,
-    servers: BTreeMap<ServerId, (ServerLoad, Option<Serving>)>,
+    served: ServedRates,
 }
 
 impl Board {
     fn new(first: Look) -> Self {
-        let servers = first.loads.iter().map(|l| (l.server, (*l, None))).collect();
-        Self { last: first, servers }
+        let mut served = ServedRates::default();
+        served.hear(Duration::ZERO, &first.loads);
+        Self { begin: first.at, last: first, served }
     }
 
     /// What went on between the last look and this one; `None` where each was at another leader.
     fn add(&mut self, seen: Look) -> Option<Shown> {
-        let newest = seen.loads.iter().map(|l| l.told.0).max().unwrap_or_default();
-        let before = std::mem::take(&mut self.servers);
-        for l in &seen.loads {
-            let serving = match before.get(&l.server) {
-                Some((was, serving)) if was.told == l.told => *serving,
-                Some((was, _)) => Serving::between(was, l),
-                None => None,
-            };
-            let is_stale = (newest - l.told.0) as f64 / 1e9 > STALE_SECS;
-            self.servers.insert(l.server, (*l, serving.filter(|_| !is_stale)));
-        }
+        self.served.hear(seen.at.duration_since(self.begin), &seen.loads);
         let last = std::mem::replace(&mut self.last, seen);
         let seen = &self.last;
         let mut counts = seen.counts.since(&last.counts)?;
@@ -156,8 +119,8 @@ impl Board {
         };
         let mut sessions: Vec<_> = seen.sessions.iter().map(|s| (s.clone(), rate(s))).collect();
         sessions.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(a.stamp.id.cmp(&b.stamp.id)));
-        let mut servers: Vec<_> = self.servers.iter().map(|(id, (_, serving))| (*id, *serving)).collect();
-        let load = |s: &Option<Serving>| s.as_ref().map_or(-1.0, Serving::bytes);
+        let mut servers: Vec<_> = seen.loads.iter().map(|l| (l.server, self.served.of(l.server))).collect();
+        let load = |s: &Option<ServedRate>| s.map_or(-1.0, |s| s.read_bytes + s.written_bytes);
         servers.sort_by(|(a, x), (b, y)| load(y).total_cmp(&load(x)).then(a.cmp(b)));
         Some(Shown { counts, sessions, servers })
     }
@@ -167,7 +130,7 @@ impl Board {
 struct Shown {
     counts: OpCounts,
     sessions: Vec<(SessionInfo, f64)>,
-    servers: Vec<(ServerId, Option<Serving>)>,
+    servers: Vec<(ServerId, Option<ServedRate>)>,
 }
 
 impl Shown {
@@ -185,8 +148,8 @@ impl Shown {
             numbers("WRITES/S"),
             numbers("SYNCS/S"),
         ];
-        let row = |(id, s): &(ServerId, Option<Serving>)| {
-            let of = |what: fn(&Serving) -> String| s.as_ref().map_or_else(|| "-".into(), what);
+        let row = |(id, s): &(ServerId, Option<ServedRate>)| {
+            let of = |what: fn(&ServedRate) -> String| s.as_ref().map_or_else(|| "-".into(), what);
             [
                 id.get().to_string(),
                 of(|s| size(s.read_bytes as u64)),
@@ -212,7 +175,7 @@ impl Shown {
         let (ops, all) = (report::ops(&self.counts), self.counts.latencies());
         let first = |items: &Value| items.as_array().into_iter().flatten().take(most).cloned().collect();
         let operations: Vec<Value> = first(&ops["items"]);
-        let server = |(id, s): &(ServerId, Option<Serving>)| {
+        let server = |(id, s): &(ServerId, Option<ServedRate>)| {
             json!({
                 "server": id.get(),
                 "read_bytes_per_s": s.map(|s| s.read_bytes), "written_bytes_per_s": s.map(|s| s.written_bytes),
@@ -290,7 +253,7 @@ mod tests {
         let sessions: Vec<_> = shown.sessions.iter().map(|(s, n)| (s.stamp.id.get(), *n)).collect();
         assert_eq!(sessions, [(2, 20.0), (1, 2.0)]);
         let bytes = |shown: &Shown| {
-            let of = |(id, s): &(ServerId, Option<Serving>)| (id.get(), s.map(|s| s.read_bytes));
+            let of = |(id, s): &(ServerId, Option<ServedRate>)| (id.get(), s.map(|s| s.read_bytes));
             shown.servers.iter().map(of).collect::<Vec<_>>()
         };
         assert_eq!(bytes(&shown), [(2, Some(1000.0)), (1, Some(10.0)), (3, None)]);

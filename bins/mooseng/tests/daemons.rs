@@ -238,7 +238,23 @@ fn a_cluster_is_used(transport: &'static str) {
     let again = site.path("again");
     site.ok(&["get", "/in/big", &again]);
     assert!(fs::read(&again).unwrap() == content, "what comes back after a restart differs");
-    site.ok(&["rm", "-r", "/in"]);
+    what_cannot_be_taken_back_wants_a_yes(&site);
+}
+
+/// Where nobody can be asked.
+fn what_cannot_be_taken_back_wants_a_yes(site: &Site) {
+    for (line, what) in [
+        ("rm -r /from-pipe /in", "removes /in with all below"),
+        ("rm -rf /in", "removes /in with all below"),
+        ("gc --allow 1", "copies that wait at chunkserver 1"),
+        ("cluster remove-master 1", "removes master 1 "),
+    ] {
+        let (code, said) = fails(site.verb(&line.split(' ').collect::<Vec<_>>()));
+        assert!(code == Some(2) && said.contains(what) && said.contains("--yes"), "{line}: {code:?} {said}");
+    }
+    assert_eq!(site.ok(&["ls"]), "from-pipe\nin\n", "nothing was removed");
+    site.ok(&["gc", "--allow", "1", "--yes"]);
+    site.ok(&["rm", "-r", "--yes", "/in"]);
     assert_eq!(site.ok(&["ls"]), "from-pipe\n");
 }
 

@@ -23,6 +23,7 @@ fn units() -> Vec<(String, String, &'static str)> {
         ("mooseng-master.service", "master"),
         ("mooseng-chunkserver.service", "chunkserver"),
         ("mooseng-mount@.service", "mount"),
+        ("mooseng-dashboard.service", "dashboard"),
     ];
     let there = fs::read_dir(&dir)
         .unwrap()

@@ -76,6 +76,10 @@ metrics! {
         "Calls being answered";
     RPC_DURATION = "mooseng_rpc_duration_seconds", Histogram ["method", "outcome"], "seconds", SERVERS,
         "From a call's arrival to the head of its reply";
+    RPC_CALLS_IN_FLIGHT = "mooseng_rpc_calls_in_flight", Gauge ["method"], "calls", ALL_ROLES,
+        "Calls of other daemons that are not answered yet";
+    RPC_CALL_DURATION = "mooseng_rpc_call_duration_seconds", Histogram ["method", "outcome"], "seconds", ALL_ROLES,
+        "From the call of another daemon to the head of its reply: the network and the other's work";
     DISK_IO_DURATION = "mooseng_disk_io_duration_seconds", Histogram ["disk", "op"], "seconds", SERVERS,
         "Time of one read, write, sync or change of names or lengths in a data directory";
     DISK_IO_ERRORS = "mooseng_disk_io_errors_total", Counter ["disk", "op"], "operations", SERVERS,
@@ -118,6 +122,8 @@ metrics! {
         "Chunks by the number of copies that are wanted and that are good at servers that are heard, at the leader";
     CHUNKSERVERS_SEEN = "mooseng_chunkservers", Gauge ["state"], "chunkservers", MASTERS,
         "Chunkservers by whether they were heard of lately, at the leader";
+    CLOCK_SKEW = "mooseng_clock_skew_seconds", Gauge ["chunkserver"], "seconds", MASTERS,
+        "By how much the clock of a chunkserver that is heard is ahead of the leading master's, below 0: behind; at the leader";
     DRAINING_CHUNKS = "mooseng_draining_chunks", Gauge ["chunkserver"], "chunks", MASTERS,
         "Chunks that still need a chunkserver that is being emptied, at the leader";
     REPAIR_QUEUE_CHUNKS = "mooseng_repair_queue_chunks", Gauge [], "chunks", MASTERS,
@@ -186,6 +192,10 @@ metrics! {
         "Bytes that programs have read through this mount";
     CLIENT_WRITTEN_BYTES = "mooseng_client_written_bytes_total", Counter [], "bytes", CLIENTS,
         "Bytes that programs have written through this mount";
+    CLIENT_CACHE_HITS = "mooseng_client_cache_hits_total", Counter [], "parts of reads", CLIENTS,
+        "Reads of this mount, cut at each MiB, of files over 8 KiB, that an earlier read of the same handle had read ahead; what the kernel's cache answers is no read";
+    CLIENT_CACHE_MISSES = "mooseng_client_cache_misses_total", Counter [], "parts of reads", CLIENTS,
+        "Such reads that were not read ahead: their bytes came from a chunkserver then, unless they are a hole or own writes under way";
     FUSE_OPS = "mooseng_fuse_ops_total", Counter ["op", "code"], "requests", CLIENTS,
         "Requests of the kernel by kind and answer: ok, or the name of an errno";
     FUSE_OP_DURATION = "mooseng_fuse_op_duration_seconds", Histogram ["op"], "seconds", CLIENTS,

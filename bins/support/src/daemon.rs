@@ -95,12 +95,7 @@ where
     let ends = common.identity.validity()?.until.secs() as f64;
     metrics.gauge(&catalog::CERTIFICATE_EXPIRY, move || plain(ends));
     let inner = transport(common.transport, &common.identity, Some(endpoints.take_streams()))?;
-    let measured: Arc<dyn Transport> = match common.peer.role {
-        net::Role::Master | net::Role::Chunkserver => Metered::new(inner, &metrics),
-        // Nobody calls a client.
-        net::Role::Client | net::Role::Admin => inner,
-    };
-    let transport = Traced::new(measured);
+    let transport = Traced::new(Metered::new(inner, &metrics));
     let parts = Parts { transport, metrics, endpoints: endpoints.clone() };
     let mut servers = Vec::new();
     for port in ports {

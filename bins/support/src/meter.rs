@@ -1,10 +1,11 @@
-//! A transport around a transport that measures the calls answered here: in flight, by outcome, time to the
-//! reply's head; those to masters by operation and answer, too. Each is a span of its trace ([`crate::trace`]).
+//! A transport around a transport that measures the calls answered here and those asked of others: in flight, by
+//! outcome, time to the reply's head; those to masters by operation and answer, too. Each that is answered is a span of
+//! its trace ([`crate::trace`]).
 //!
 //! A call costs some clock reads and additions: what is counted often is bound to its labels once.
 
 use crate::{
-    catalog,
+    catalog::{self, Metric},
     metrics::{Metrics, Point},
     trace,
 };
@@ -13,7 +14,7 @@ use mooseng_core::{
     context::CallContext,
     error::NetError,
     meta::OP_NAMES,
-    net::{Connection, Handler, Listening, Message, Method, PeerIdentity, Transport},
+    net::{Connection, Handler, Listening, Message, Method, PeerIdentity, Role, Transport},
     rpc::{self, method},
 };
 use opentelemetry::{
@@ -28,16 +29,19 @@ use std::{
     time::Instant,
 };
 
-/// Measures what an inner transport's listeners answer.
+/// Measures what an inner transport's connections are asked and its listeners answer.
 pub struct Metered {
     inner: Arc<dyn Transport>,
-    rpcs: Arc<Rpcs>,
+    asked: Arc<Rpcs>,
+    /// `None` at a client: nobody calls it.
+    answered: Option<Arc<Answered>>,
 }
 
 impl Metered {
-    /// Around a server's transport.
+    /// Around a daemon's transport.
     pub fn new(inner: Arc<dyn Transport>, metrics: &Metrics) -> Arc<Self> {
-        Arc::new(Self { inner, rpcs: Rpcs::new(metrics) })
+        let asked = Arc::new(Rpcs::new(metrics, &catalog::RPC_CALLS_IN_FLIGHT, &catalog::RPC_CALL_DURATION));
+        Arc::new(Self { inner, asked, answered: Answered::of(metrics).map(Arc::new) })
     }
 }
 
@@ -84,31 +88,58 @@ struct Rpcs {
     duration: Histogram<f64>,
     /// `duration` by method and outcome, once there was one.
     durations: [[OnceLock<BoundHistogram<f64>>; OUTCOMES.len()]; METHODS.len()],
-    ops: Option<Ops>,
 }
 
 impl Rpcs {
-    fn new(metrics: &Metrics) -> Arc<Self> {
+    fn new(metrics: &Metrics, flying: &'static Metric, duration: &'static Metric) -> Self {
         let in_flight: Arc<[AtomicI64; METHODS.len()]> = Arc::default();
         let now = in_flight.clone();
-        metrics.gauge(&catalog::RPCS_IN_FLIGHT, move || {
+        metrics.gauge(flying, move || {
             let point = |(at, n): (usize, &AtomicI64)| -> Point {
                 (n.load(Relaxed) as f64, vec![KeyValue::new("method", METHODS[at])])
             };
             now.iter().enumerate().map(point).collect()
         });
-        let duration = metrics.durations(&catalog::RPC_DURATION);
-        let ops = metrics.is_master().then(|| Ops::new(metrics));
-        Arc::new(Self { in_flight, duration, durations: Default::default(), ops })
+        let duration = metrics.durations(duration);
+        Self { in_flight, duration, durations: Default::default() }
     }
 
-    fn answered(&self, method: usize, outcome: usize, secs: f64) {
+    /// A call begins; it is counted as cancelled if nobody says how it ended.
+    fn begin(&self, m: Method) -> Call<'_> {
+        let method = kind_of(m);
+        self.in_flight[method].fetch_add(1, Relaxed);
+        Call {
+            rpcs: self,
+            method,
+            begin: Instant::now(),
+            outcome: CANCELLED,
+            op: None,
+            code: OUTCOMES[CANCELLED],
+        }
+    }
+
+    fn ended(&self, method: usize, outcome: usize, secs: f64) {
         let bound = self.durations[method][outcome].get_or_init(|| {
             let labels =
                 [KeyValue::new("method", METHODS[method]), KeyValue::new("outcome", OUTCOMES[outcome])];
             self.duration.bind(&labels)
         });
         bound.record(secs);
+    }
+}
+
+/// What a server answers.
+struct Answered {
+    rpcs: Rpcs,
+    /// At a master.
+    ops: Option<Ops>,
+}
+
+impl Answered {
+    fn of(metrics: &Metrics) -> Option<Self> {
+        let rpcs = || Rpcs::new(metrics, &catalog::RPCS_IN_FLIGHT, &catalog::RPC_DURATION);
+        let ops = (metrics.role() == Role::Master).then(|| Ops::new(metrics));
+        (metrics.role() != Role::Client).then(|| Self { rpcs: rpcs(), ops })
     }
 }
 
@@ -147,17 +178,45 @@ impl Ops {
 #[async_trait]
 impl Transport for Metered {
     async fn connect(&self, to: &str) -> Result<Arc<dyn Connection>, NetError> {
-        self.inner.connect(to).await
+        let inner = self.inner.connect(to).await?;
+        Ok(Arc::new(MeteredConnection { inner, rpcs: self.asked.clone() }))
     }
     async fn listen(&self, at: &str, handler: Arc<dyn Handler>) -> Result<Box<dyn Listening>, NetError> {
-        let rpcs = self.rpcs.clone();
-        self.inner.listen(at, Arc::new(MeteredHandler { inner: handler, rpcs })).await
+        let handler: Arc<dyn Handler> = match &self.answered {
+            Some(answered) => Arc::new(MeteredHandler { inner: handler, answered: answered.clone() }),
+            None => handler,
+        };
+        self.inner.listen(at, handler).await
+    }
+}
+
+struct MeteredConnection {
+    inner: Arc<dyn Connection>,
+    rpcs: Arc<Rpcs>,
+}
+
+#[async_trait]
+impl Connection for MeteredConnection {
+    fn peer(&self) -> &PeerIdentity {
+        self.inner.peer()
+    }
+    async fn call(&self, cx: &CallContext, m: Method, msg: Message) -> Result<Message, NetError> {
+        let mut call = self.rpcs.begin(m);
+        let reply = self.inner.call(cx, m, msg).await;
+        call.outcome = if reply.is_ok() { OK } else { ERROR };
+        reply
+    }
+    fn is_closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+    fn close(&self) {
+        self.inner.close();
     }
 }
 
 struct MeteredHandler {
     inner: Arc<dyn Handler>,
-    rpcs: Arc<Rpcs>,
+    answered: Arc<Answered>,
 }
 
 /// Counts down and records when the call ends, also when it is dropped: its caller has gone, and its time counts all the
@@ -176,7 +235,7 @@ impl Drop for Call<'_> {
     fn drop(&mut self) {
         let secs = self.begin.elapsed().as_secs_f64();
         self.rpcs.in_flight[self.method].fetch_sub(1, Relaxed);
-        self.rpcs.answered(self.method, self.outcome, secs);
+        self.rpcs.ended(self.method, self.outcome, secs);
         if let Some((ops, op)) = self.op {
             ops.answered(op, self.code, secs);
         }
@@ -192,12 +251,9 @@ impl Handler for MeteredHandler {
         method: Method,
         msg: Message,
     ) -> Result<Message, NetError> {
-        let kind = kind_of(method);
-        let ops = self.rpcs.ops.as_ref().filter(|_| method == method::META_CALL);
-        let op = ops.and_then(|ops| Some((ops, rpc::op_of_call(&msg.head)?)));
-        self.rpcs.in_flight[kind].fetch_add(1, Relaxed);
-        let (begin, outcome, code) = (Instant::now(), CANCELLED, OUTCOMES[CANCELLED]);
-        let mut call = Call { rpcs: &self.rpcs, method: kind, begin, outcome, op, code };
+        let ops = self.answered.ops.as_ref().filter(|_| method == method::META_CALL);
+        let mut call = self.answered.rpcs.begin(method);
+        call.op = ops.and_then(|ops| Some((ops, rpc::op_of_call(&msg.head)?)));
         let reply = trace::answered(peer, cx, (method, msg), &self.inner).await;
         (call.outcome, call.code) = match &reply {
             Ok(reply) => (OK, rpc::code_of_reply(&reply.head)),
@@ -262,7 +318,8 @@ mod tests {
     #[tokio::test]
     async fn calls_that_are_dropped_are_counted_with_their_operation() {
         let metrics = Metrics::new(&node()).unwrap();
-        let handler = MeteredHandler { inner: Arc::new(Never), rpcs: Rpcs::new(&metrics) };
+        let handler =
+            MeteredHandler { inner: Arc::new(Never), answered: Answered::of(&metrics).unwrap().into() };
         let (peer, message) = (node(), Message::of_head(wire::encode(&MetaRequest::from(GetStatus {}))));
         let mut call = handler.handle(&peer, CallContext::default(), method::META_CALL, message);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -277,6 +334,25 @@ mod tests {
         ] {
             assert!(text.contains(line), "no {line} in\n{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_measures_what_it_asks() {
+        let metrics = Metrics::new(&PeerIdentity { role: Role::Client, ..node() }).unwrap();
+        let network = MemoryNetwork::new();
+        let _listening = network.transport(node()).listen("there", Arc::new(Never)).await.unwrap();
+        let to = Metered::new(network.transport(node()), &metrics).connect("there").await.unwrap();
+        let cx = CallContext::default();
+        let mut call = to.call(&cx, method::CHUNK_READ, Message::of_head(Default::default()));
+        let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(call.as_mut().poll(&mut task).is_pending());
+        let text = metrics.text().unwrap();
+        assert!(text.contains("mooseng_rpc_calls_in_flight{method=\"chunk_read\"} 1"), "{text}");
+        assert!(!text.contains("mooseng_rpcs_in_flight"), "nobody calls it: {text}");
+        drop(call);
+        let ended = "mooseng_rpc_call_duration_seconds_count{method=\"chunk_read\",outcome=\"cancelled\"} 1";
+        let text = metrics.text().unwrap();
+        assert!(text.contains(ended), "{text}");
     }
 
     #[tokio::test]
@@ -311,6 +387,10 @@ mod tests {
             "mooseng_rpc_duration_seconds_count{method=\"unknown\",outcome=\"error\"} 1",
             "mooseng_meta_ops_total{code=\"ENOENT\",op=\"GetStatus\"} 2",
             "mooseng_meta_op_duration_seconds_count{op=\"GetStatus\"} 2",
+            // Who asked and who answered are one here.
+            "mooseng_rpc_calls_in_flight{method=\"meta_call\"} 0",
+            "mooseng_rpc_call_duration_seconds_count{method=\"meta_call\",outcome=\"ok\"} 3",
+            "mooseng_rpc_call_duration_seconds_count{method=\"unknown\",outcome=\"error\"} 1",
         ] {
             assert!(text.contains(line), "no {line} in\n{text}");
         }

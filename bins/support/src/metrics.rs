@@ -60,9 +60,9 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Whether the process is a master.
-    pub(crate) fn is_master(&self) -> bool {
-        self.role == Role::Master
+    /// What the process is.
+    pub(crate) fn role(&self) -> Role {
+        self.role
     }
 
     /// A row that this process may register as what it is.

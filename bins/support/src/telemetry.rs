@@ -5,9 +5,11 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
 /// Others' logs that are of no use below this level unless a filter is given in full. openraft warns several times a second
-/// of a master that does not answer; ours tell that once.
-const QUIET: &str = "openraft=warn,openraft::core::heartbeat=error,openraft::replication=error,\
-                     openraft::engine::handler::replication_handler=error,quinn=warn,rustls=warn";
+/// of a master that does not answer, or does not store: a leader in three places, who stands for election in its core. Ours
+/// tell that once.
+const QUIET: &str = "openraft=warn,openraft::core::heartbeat=error,openraft::core::raft_core=error,\
+                     openraft::replication=error,openraft::engine::handler::replication_handler=error,\
+                     quinn=warn,rustls=warn";
 
 /// The filter of a level or of a filter expression.
 pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {

@@ -20,6 +20,16 @@ fn told(world: &World, state: ReplicaState) -> Vec<ChunkId> {
     last.chunks.iter().filter(|c| c.state == state).map(|c| c.chunk.id).collect()
 }
 
+/// Errors of the first disk of server 1, as its last heartbeat told.
+fn errors_told(world: &World) -> u64 {
+    let heard = world.leader.heard.lock();
+    let last = heard.iter().rev().find_map(|r| match r {
+        MetaRequest::Heartbeat(h) if h.server == ServerId(1) => Some(h.disks[0].errors),
+        _ => None,
+    });
+    last.unwrap_or_default()
+}
+
 #[tokio::test(start_paused = true)]
 async fn its_chunks_are_told_and_filled_again_on_another_disk() {
     let (world, a, b) = (World::new().await, CrashDisk::new(), CrashDisk::new());
@@ -32,13 +42,23 @@ async fn its_chunks_are_told_and_filled_again_on_another_disk() {
     }
     let on_a: Vec<_> = (1..=6).filter(|id| a.has(&path(*id))).collect();
     assert!((1..6).contains(&on_a.len()), "both disks are used: {on_a:?}");
-    a.fail_reads(true);
     let read = on_a[0];
-    for _ in 0..3 {
+    let fails = async || {
         let e = world.read(chunk(read, 1), 1, 0, 20_000).await.unwrap_err();
         assert!(matches!(e, ChunkError::Disk { .. }), "{e}");
+    };
+    a.fail_reads(true);
+    fails().await;
+    a.fail_reads(false);
+    let seen = server.status().disks[0].clone();
+    assert!((1..3).contains(&seen.errors) && seen.error.is_none(), "one is counted and no more: {seen:?}");
+    until("the masters hear of it", || errors_told(&world) == seen.errors).await;
+    a.fail_reads(true);
+    for _ in 0..3 {
+        fails().await;
     }
     assert_eq!(server.status().disks.iter().filter(|d| d.error.is_some()).count(), 1);
+    assert!(server.status().disks[0].errors > seen.errors && server.status().disks[1].errors == 0);
     assert_eq!(world.stat(1, read).await.unwrap().report.state, ReplicaState::Damaged, "it was not read");
     let ids = || on_a.iter().map(|id| ChunkId(*id)).collect::<Vec<_>>();
     until("the masters are told", || told(&world, ReplicaState::Leaving) == ids()).await;

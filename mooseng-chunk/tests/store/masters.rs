@@ -7,6 +7,21 @@ use std::sync::{Arc, atomic::Ordering};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
+async fn a_heartbeat_tells_the_time_of_day() {
+    let world = World::new().await;
+    let options = world.options(1, vec![CrashDisk::new().mount()]);
+    let clock = options.seams.clock.clone();
+    let _server = Chunkserver::start(options).await.unwrap();
+    let told = || {
+        let heard = world.leader.heard.lock();
+        heard.iter().rev().find_map(|r| if let MetaRequest::Heartbeat(h) = r { Some(h.clock) } else { None })
+    };
+    until("a heartbeat has come", || told().is_some()).await;
+    let late = clock.wall().0 - told().unwrap().0;
+    assert!((0..1_000_000_000).contains(&late), "{late} ns");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_does_not_wait_for_a_killed_leader_when_another_leads() {
     let world = World::new().await;
     let next = Leader::with(None);

@@ -15,18 +15,20 @@
 //! ```
 
 mod files;
+mod served;
 mod watch;
 mod words;
 
 pub use files::{FileItem, chunk_item, info};
+pub use served::{ServedRate, ServedRates};
 pub use watch::{cell, cell_item, event_item, events, load_item, loads, matrix, op_item, ops};
 pub use words::*;
 
 use mooseng_core::{
     health::{Problem, problems},
     meta::{
-        Care, ClusterStatus, DiskReport, DiskScrub, FsStat, Repairs, ServerCare, ServerInfo, ServerScrub,
-        SessionInfo,
+        Care, ClusterStatus, DiskReport, DiskScrub, FsStat, MasterInfo, Repairs, ServerCare, ServerInfo,
+        ServerScrub, SessionInfo,
     },
 };
 use serde_json::{Value, json};
@@ -43,6 +45,14 @@ pub fn codes(s: &ClusterStatus, care: &Care) -> Vec<&'static str> {
     codes
 }
 
+/// One master of `mooseng.masters/1` and `mooseng.status/1`.
+pub fn master_item(m: &MasterInfo) -> Value {
+    json!({
+        "id": m.id.get(), "client_addr": m.client_addr, "raft_addr": m.raft_addr,
+        "voter": m.voter, "leader": m.leader, "lag_entries": m.lag, "silent_ms": m.silent_ms,
+    })
+}
+
 /// `mooseng.status/1`.
 pub fn status(s: &ClusterStatus, care: &Care) -> Value {
     json!({
@@ -52,15 +62,14 @@ pub fn status(s: &ClusterStatus, care: &Care) -> Value {
         "term": s.term.get(),
         "revision": s.revision.get(),
         "sessions": s.sessions,
-        "masters": s.masters.iter().map(|m| json!({
-            "id": m.id.get(), "client_addr": m.client_addr, "raft_addr": m.raft_addr,
-            "voter": m.voter, "leader": m.leader, "lag_entries": m.lag, "silent_ms": m.silent_ms,
-        })).collect::<Vec<_>>(),
+        "masters": s.masters.iter().map(master_item).collect::<Vec<_>>(),
         "chunkservers": s.servers.iter().map(|s| json!({
             "id": s.id.get(), "addr": s.addr, "alive": s.alive, "silent": s.silent, "silent_ms": s.silent_ms,
+            "clock_ms": s.clock_ms,
             "disks": s.disks.iter().map(|d| json!({
                 "id": disk_name(d.disk), "path": d.path, "total_bytes": d.total_bytes,
-                "free_bytes": d.free_bytes, "chunks": d.chunks, "error": d.error, "drains": d.drains,
+                "free_bytes": d.free_bytes, "chunks": d.chunks, "errors": d.errors, "error": d.error,
+                "drains": d.drains,
             })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "chunks": {
@@ -112,7 +121,7 @@ pub fn disk_item(s: &ServerInfo, d: &DiskReport) -> Value {
     json!({
         "server": s.id.get(), "addr": s.addr, "alive": s.alive, "id": disk_name(d.disk), "path": d.path,
         "state": disk_state(s, d), "total_bytes": d.total_bytes, "free_bytes": d.free_bytes,
-        "chunks": d.chunks, "error": d.error, "drains": d.drains,
+        "chunks": d.chunks, "errors": d.errors, "error": d.error, "drains": d.drains,
     })
 }
 
@@ -162,4 +171,38 @@ pub fn scrub_item(s: &ServerScrub, d: &DiskScrub) -> Value {
 pub fn scrub(all: &[ServerScrub]) -> Value {
     let of = |s: &ServerScrub| s.disks.iter().map(|d| scrub_item(s, d)).collect::<Vec<_>>();
     list("mooseng.scrub/1", all.iter().flat_map(of).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mooseng_core::ids::{DiskId, ServerId};
+
+    #[test]
+    fn a_disk_has_errors_before_it_is_set_aside() {
+        let mut disk = DiskReport {
+            disk: DiskId(5),
+            path: "/d".into(),
+            total_bytes: 2,
+            free_bytes: 1,
+            chunks: 3,
+            errors: 2,
+            error: None,
+            drains: false,
+        };
+        let server = ServerInfo {
+            id: ServerId(1),
+            addr: "c1:9420".into(),
+            alive: true,
+            silent_ms: 10,
+            clock_ms: -3,
+            disks: vec![],
+            silent: false,
+        };
+        let item = disk_item(&server, &disk);
+        assert_eq!((&item["state"], &item["errors"]), (&"ok".into(), &2.into()));
+        (disk.errors, disk.error) = (3, Some("EIO".into()));
+        let item = disk_item(&server, &disk);
+        assert_eq!((&item["state"], &item["errors"]), (&"set aside: EIO".into(), &3.into()));
+    }
 }

@@ -1,7 +1,7 @@
 //! Read-ahead: it happens, and what it fetched is never served when it is void.
 
 use bytes::Bytes;
-use mooseng_client::embedded::Cluster;
+use mooseng_client::{CacheCounts, embedded::Cluster};
 use mooseng_core::rpc::method;
 use mooseng_net::memory::{Event, Fate, Faults, MemoryNetwork};
 use std::{
@@ -72,6 +72,46 @@ async fn a_sequential_reader_is_read_ahead_of_and_a_random_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_reads_are_counted_by_whether_they_had_been_read_ahead() {
+    let (cluster, _) = cluster().await;
+    let (writer, reader) = (cluster.client().await.unwrap(), cluster.client().await.unwrap());
+    let data = content(6, 64 * MIB);
+    writer.filesystem().write("/f", data.clone()).await.unwrap();
+    writer.filesystem().write("/small", data.slice(..8192)).await.unwrap();
+    let fs = reader.filesystem();
+    let counts = || reader.vfs().cache_counts();
+    assert!(fs.read("/small").await.unwrap() == data[..8192]);
+    let file = fs.open("/f").await.unwrap();
+    assert!(file.read_at(64 * MIB, 1).await.unwrap().is_empty());
+    assert_eq!(counts(), CacheCounts::default(), "a file that is known whole, and what is not there");
+    for at in (0..4 * MIB).step_by(128 << 10) {
+        file.read_at(at, 128 << 10).await.unwrap();
+    }
+    let sequential = counts();
+    assert_eq!(sequential.hits + sequential.misses, 32, "each read once: {sequential:?}");
+    // The first one, and where this machine was so slow that a piece became too old.
+    assert!((1..=8).contains(&sequential.misses), "{sequential:?}");
+
+    let since = |before: CacheCounts| {
+        let now = counts();
+        (now.hits - before.hits, now.misses - before.misses)
+    };
+    let (file, before) = (fs.open("/f").await.unwrap(), counts());
+    for i in 0..10 {
+        let at = (7 * i + 5) * 5 % 60 * MIB + 12_345;
+        file.read_at(at, 4096).await.unwrap();
+    }
+    assert_eq!(since(before), (0, 10), "a random reader finds nothing");
+    // One large read asks for its pieces itself, side by side; a small one across a border has two parts.
+    let (file, before) = (fs.open("/f").await.unwrap(), counts());
+    file.read_at(0, 4 * MIB).await.unwrap();
+    assert_eq!(since(before), (0, 4));
+    let (file, before) = (fs.open("/f").await.unwrap(), counts());
+    file.read_at(MIB - 1, 2).await.unwrap();
+    assert_eq!(since(before), (0, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_handles_share_one_bound_of_what_is_read_ahead() {
     let (cluster, reads) = cluster().await;
     let data = content(5, 8 * MIB);
@@ -82,6 +122,7 @@ async fn all_handles_share_one_bound_of_what_is_read_ahead() {
         assert!(file.read_at(at, 512 << 10).await.unwrap() == data[at as usize..at as usize + (512 << 10)]);
     }
     assert_eq!(reads.0.load(Ordering::Relaxed), 16, "what was asked for, and nothing ahead of it");
+    assert_eq!(reader.vfs().cache_counts(), CacheCounts { hits: 0, misses: 16 });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,11 +17,12 @@ fn server(id: u64) -> ServerInfo {
         total_bytes: 100 << 30,
         free_bytes: 50 << 30,
         chunks: 1,
+        errors: 0,
         error: None,
         drains: false,
     };
     let (id, addr) = (ServerId(id), format!("s{id}:1"));
-    ServerInfo { id, addr, alive: true, silent_ms: 10, disks: vec![disk], silent: false }
+    ServerInfo { id, addr, alive: true, silent_ms: 10, clock_ms: -3, disks: vec![disk], silent: false }
 }
 
 fn healthy() -> (ClusterStatus, Care) {
@@ -85,11 +86,13 @@ fn each_problem_is_told_by_its_name() {
     assert_eq!(codes(|s, _| (s.chunks.overgoal, s.chunks.deleting) = (1, 1)), [], "that is no problem");
     assert_eq!(codes(|s, _| s.servers[0].silent = true), [ChunkserverSilent]);
     assert_eq!(codes(|s, _| s.servers.clear()), [NoChunkserver]);
-    assert_eq!(codes(|s, _| s.masters[1].silent_ms = MASTER_SILENT_MS), [MasterSilent]);
+    assert_eq!(codes(|s, _| s.masters[1].silent_ms = MASTER_SILENT.as_millis() as u64), [MasterSilent]);
     assert_eq!(codes(|s, _| s.masters[1].lag = Some(MASTER_LAG)), [MasterBehind]);
     assert_eq!(codes(|s, _| s.masters[1].lag = None), [], "it answers, and its lag is not known yet");
     assert_eq!(codes(|s, _| s.servers[1].disks[0].error = Some("EIO".into())), [DiskError]);
+    assert_eq!(codes(|s, _| s.servers[1].disks[0].errors = 2), [], "it is used still");
     assert_eq!(codes(|s, _| s.servers[1].disks[0].free_bytes = 4 << 30), [DiskNearfull]);
+    assert_eq!(codes(|s, _| s.servers[1].clock_ms = CLOCK_SKEW.as_millis() as i64), [ClockSkew]);
     assert_eq!(codes(|s, _| s.fs.free_bytes = 9 << 30), [SpaceNearfull]);
     assert_eq!(codes(|s, _| s.fs.free_bytes = 10 << 30), [], "five hundredths are enough");
     assert_eq!(codes(care(|c| c.ahead = 1)), [MastersBehind]);
@@ -121,6 +124,23 @@ fn a_disk_that_is_being_emptied_is_not_nearly_full() {
 }
 
 #[test]
+fn a_clock_is_told_of_that_is_ahead_or_behind_and_of_a_server_that_is_heard() {
+    let told_at = |ms| told(|s, _| s.servers[1].clock_ms = ms);
+    let says = |how: &str| {
+        let cause = format!("the clock of chunkserver 2 (s2:1) is {how} the leading master's");
+        [(HealthCode::ClockSkew, cause)]
+    };
+    assert_eq!(told_at(1000), says("1.0 s ahead of"));
+    assert_eq!(told_at(-90_300), says("90.3 s behind"));
+    assert_eq!((told_at(999), told_at(-999)), (vec![], vec![]), "a network may take as long");
+    let silent = |s: &mut ClusterStatus, _: &mut Care| {
+        let server = &mut s.servers[1];
+        (server.alive, server.silent, server.clock_ms) = (false, true, 5000);
+    };
+    assert_eq!(codes(silent), [HealthCode::ChunkserverSilent], "what it told once is over");
+}
+
+#[test]
 fn the_worst_comes_first_and_says_what_was_seen() {
     let all = told(|s, _| {
         s.masters[2].silent_ms = 5000;
@@ -143,8 +163,9 @@ fn the_worst_comes_first_and_says_what_was_seen() {
 #[test]
 fn names_stay_and_the_worst_are_listed_first() {
     let names: Vec<_> = HealthCode::ALL.iter().map(|c| c.name()).collect();
-    let wanted = "MASTER_NO_QUORUM CHUNK_MISSING NO_CHUNKSERVER CHUNK_ENDANGERED CHUNK_UNDERGOAL CHUNKSERVER_SILENT \
-                  MASTER_SILENT MASTER_BEHIND DISK_ERROR SPACE_NEARFULL DISK_NEARFULL MASTERS_BEHIND REMOVALS_HELD";
+    let wanted = "MASTER_NO_QUORUM CHUNK_MISSING NO_CHUNKSERVER CHUNK_ENDANGERED MASTER_UNREACHABLE CHUNK_UNDERGOAL \
+                  CHUNKSERVER_SILENT MASTER_SILENT MASTER_BEHIND DISK_ERROR SPACE_NEARFULL DISK_NEARFULL CLOCK_SKEW MASTERS_BEHIND \
+                  REMOVALS_HELD";
     assert_eq!(names.join(" "), wanted);
     assert!(HealthCode::ALL.is_sorted_by_key(|c| std::cmp::Reverse(c.severity())));
     assert!(HealthCode::ALL.iter().all(|c| !c.cure().is_empty()));

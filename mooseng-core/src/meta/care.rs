@@ -35,6 +35,9 @@ pub struct ServerInfo {
     pub alive: bool,
     /// Milliseconds since then, or since the leader's election.
     pub silent_ms: u64,
+    /// By how many milliseconds its clock is ahead of the leader's, by its last heartbeats; below 0: behind. What a
+    /// heartbeat is on its way counts as behind. 0 before this leader has heard some.
+    pub clock_ms: i64,
     /// Its disks, as last reported; none before the leader has heard it.
     pub disks: Vec<DiskReport>,
     /// Whether it was silent for so long that its copies do not count. A new leader gives all whom it has not

@@ -151,9 +151,9 @@ meta_ops! {
 
     /// A chunkserver started or came back.
     Server Register { server: ServerId, incarnation: Incarnation, addr: String, disks: Vec<DiskReport>, version: String } -> ServerOrders, fn register;
-    /// A chunkserver lives. `broken` are chunks that it heads and whose chain failed with frames under
-    /// way, so that the replicas may differ until the next version.
-    Server Heartbeat { server: ServerId, incarnation: Incarnation, disks: Vec<DiskReport>, damaged: Vec<ChunkRef>, broken: Vec<ChunkRef> } -> ServerOrders, fn heartbeat;
+    /// A chunkserver lives, and has this time of day, by which it judges rights. `broken` are chunks that it
+    /// heads and whose chain failed with frames under way, so that the replicas may differ until the next version.
+    Server Heartbeat { server: ServerId, incarnation: Incarnation, clock: Timestamp, disks: Vec<DiskReport>, damaged: Vec<ChunkRef>, broken: Vec<ChunkRef> } -> ServerOrders, fn heartbeat;
     /// One page of what a chunkserver has, in id order; `last` ends the report.
     Server Report { server: ServerId, incarnation: Incarnation, after: Option<ChunkId>, chunks: Vec<ChunkReport>, last: bool } -> (), fn report;
 

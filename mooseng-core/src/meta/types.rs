@@ -252,7 +252,9 @@ pub struct DiskReport {
     pub free_bytes: u64,
     /// Chunks on it.
     pub chunks: u64,
-    /// Why it was set aside, when it was.
+    /// I/O errors since the chunkserver's start.
+    pub errors: u64,
+    /// Why it was set aside, when it was: after some of them.
     pub error: Option<String>,
     /// It is being emptied, as the masters ordered: it takes no new chunks.
     pub drains: bool,

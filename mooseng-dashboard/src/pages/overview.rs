@@ -140,7 +140,7 @@ fn body(p: &Picture) -> Body {
 fn rates(h: &History) -> Rates {
     let last = h.samples().next_back();
     let (read, written) =
-        (|s: &Sample| s.load.map(|l| l.read_per_s), |s: &Sample| s.load.map(|l| l.written_per_s));
+        (|s: &Sample| s.load.map(|l| l.read_bytes), |s: &Sample| s.load.map(|l| l.written_bytes));
     let throughput = [line(h, "read", read), line(h, "written", written)];
     let operations = [line(h, "calls", Sample::calls_per_s)];
     Rates {

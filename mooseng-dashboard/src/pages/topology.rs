@@ -30,6 +30,7 @@ struct DiskRow {
     free: String,
     total: String,
     chunks: u64,
+    errors: u64,
 }
 
 struct ServerRow {
@@ -98,6 +99,7 @@ fn server(seen: &Seen, p: &Picture, s: &ServerInfo) -> ServerRow {
         free: report::size(d.free_bytes),
         total: report::size(d.total_bytes),
         chunks: d.chunks,
+        errors: d.errors,
     };
     ServerRow {
         id: s.id.get(),
@@ -108,8 +110,8 @@ fn server(seen: &Seen, p: &Picture, s: &ServerInfo) -> ServerRow {
             (false, true) => "bad",
             (false, false) => "plain",
         },
-        read: or_unknown(rate.map(|r| r.read_per_s), bytes_per_s),
-        written: or_unknown(rate.map(|r| r.written_per_s), bytes_per_s),
+        read: or_unknown(rate.map(|r| r.read_bytes), bytes_per_s),
+        written: or_unknown(rate.map(|r| r.written_bytes), bytes_per_s),
         disks: s.disks.iter().map(disk).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! JSON, in the command line's schemas.
+//! JSON, in the command line's schemas, and in those that only a dashboard has.
 
 use super::world::World;
 use std::time::Duration;
@@ -6,6 +6,13 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
 };
+
+/// The fields of an object: what a program that reads it relies on. Schemas of verbs are kept with these.
+fn fields(of: &serde_json::Value) -> String {
+    let mut all: Vec<_> = of.as_object().unwrap().keys().map(String::as_str).collect();
+    all.sort_unstable();
+    all.join(" ")
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_answers_what_the_command_line_prints() {
@@ -35,8 +42,11 @@ async fn the_api_answers_what_the_command_line_prints() {
     assert_eq!((events["lost"].as_u64(), later["lost"].as_u64()), (Some(0), Some(0)), "{later}");
     let matrix = w.json("/api/matrix", "mooseng.matrix/1").await;
     assert_eq!(matrix["items"], serde_json::json!([{ "wanted": 2, "copies": 2, "chunks": 1 }]));
+    assert_eq!(fields(&matrix), "items schema");
     let cell = w.json("/api/cell?wanted=2&copies=2", "mooseng.cell/1").await;
     assert_eq!((&cell["items"][0]["path"], &cell["next"]), (&"/f".into(), &serde_json::Value::Null));
+    assert_eq!(fields(&cell), "copies items next schema wanted");
+    assert_eq!(fields(&cell["items"][0]), "chunk index inode path servers version");
     let info = w.json("/api/info?path=/f", "mooseng.info/1").await;
     assert_eq!(info["chunks"][0]["replicas"].as_array().unwrap().len(), 2);
     assert_eq!(w.json("/api/info?path=/small", "mooseng.info/1").await["inline"], true);
@@ -46,6 +56,27 @@ async fn the_api_answers_what_the_command_line_prints() {
     let ops = w.json("/api/operations", "mooseng.operations/1").await;
     let looks = ops["items"].as_array().unwrap().iter().find(|o| o["op"] == "GetStatus").unwrap();
     assert!(looks["calls"].as_u64() > Some(0) && looks["p99_us"].is_u64(), "{ops}");
+    w.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_tells_where_links_lead() {
+    let w = World::new().await;
+    w.fs.create_dir("/d").await.unwrap();
+    w.fs.write("/d/file", "x").await.unwrap();
+    // More than are read at a time.
+    for n in 0..20 {
+        w.fs.symlink(&format!("../{n}"), &format!("/d/{n}")).await.unwrap();
+    }
+    let ls = w.json("/api/ls?path=/d", "mooseng.files/1").await;
+    let seen: Vec<_> = ls["items"].as_array().unwrap().iter().map(|i| (&i["path"], &i["target"])).collect();
+    assert_eq!(seen.len(), 21, "{ls}");
+    assert_eq!(seen[0], (&"file".into(), &serde_json::Value::Null), "in the order they were made");
+    for (n, link) in seen[1..].iter().enumerate() {
+        assert_eq!(*link, (&n.to_string().into(), &format!("../{n}").into()));
+    }
+    let stat = w.json("/api/stat?path=/d/7", "mooseng.files/1").await;
+    assert_eq!((&stat["items"][0]["kind"], &stat["items"][0]["target"]), (&"symlink".into(), &"../7".into()));
     w.cluster.shutdown().await;
 }
 
@@ -65,11 +96,18 @@ async fn rates_come_from_the_dashboards_own_memory() {
         .await;
     let ops = rates["last_minute"].as_array().unwrap();
     assert!(ops.iter().any(|o| o["per_s"].as_f64() > Some(0.0) && o["p99_us"].as_u64() > Some(0)), "{rates}");
+    assert_eq!(fields(&rates), "last_minute samples schema");
+    let sample = "calls_per_s p50_us p99_us read_bytes_per_s seconds_ago written_bytes_per_s";
+    assert_eq!(fields(&rates["samples"][0]), sample);
+    assert_eq!(fields(&ops[0]), "calls failed op p50_us p99_us per_s");
     let page = w.page("/operations").await;
     assert!(page.contains("GetStatus") && page.contains("<polyline class=\"line p99\""), "{page}");
     let scrubs = w.json("/api/scrub", "mooseng.scrub/1").await;
     assert_eq!(scrubs["items"].as_array().unwrap().len(), 4);
-    assert_eq!(w.json("/api/load", "mooseng.load/1").await["items"].as_array().unwrap().len(), 2);
+    let load = w.json("/api/load", "mooseng.load/1").await;
+    assert_eq!((load["items"].as_array().unwrap().len(), fields(&load)), (2, "items schema".into()));
+    let served = "copies damages incarnation read_bytes reads server syncs told writes written_bytes";
+    assert_eq!(fields(&load["items"][0]), served);
     w.cluster.shutdown().await;
 }
 
@@ -94,6 +132,7 @@ async fn errors_have_a_status_and_say_why() {
         let a = w.get(path).await;
         assert_eq!((a.status, &a.json()["kind"]), (status, &kind.into()), "{path}: {a:?}");
         assert_eq!(a.json()["schema"], "mooseng.error/1", "{path}");
+        assert_eq!(fields(&a.json()), "error kind schema", "{path}");
     }
     for path in ["/", "/api/status", "/files"] {
         for method in ["POST", "PUT", "DELETE"] {

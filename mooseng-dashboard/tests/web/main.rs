@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod api;
+mod disks;
 mod doors;
 mod pages;
 mod world;

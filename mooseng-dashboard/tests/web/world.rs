@@ -61,6 +61,11 @@ impl World {
 
     async fn of(masters: u64, options: Options, deadline: Duration) -> Self {
         let cluster = Cluster::builder().masters(masters).chunkservers(2).start().await.unwrap();
+        Self::over(cluster, options, deadline).await
+    }
+
+    /// Over a cluster that a test has made.
+    pub async fn over(cluster: Cluster, options: Options, deadline: Duration) -> Self {
         let fs = cluster.client().await.unwrap().filesystem();
         let deadline = |b: mooseng_client::ClientBuilder| b.deadline(deadline);
         let dashboard = Dashboard::new(cluster.client_with(deadline).await.unwrap(), options);

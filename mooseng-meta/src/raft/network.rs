@@ -9,6 +9,7 @@ use super::types::{MasterNode, Snapshot, Types, Vote, commands, log_pos};
 use bytes::Bytes;
 use mooseng_core::context::CallContext;
 use mooseng_core::error::NetError;
+use mooseng_core::health::MASTER_SILENT;
 use mooseng_core::net::{Body, Connection, Message, Method, Piece, Role, Transport};
 use mooseng_core::planted::{self, Bug};
 use mooseng_core::seam::{Lane, on_lane};
@@ -29,9 +30,6 @@ use tokio::time::Instant;
 const APPEND_BUDGET: Duration = Duration::from_secs(5);
 /// Silence between the pieces of a snapshot, and time to install it.
 const SNAPSHOT_BUDGET: Duration = Duration::from_secs(600);
-/// A master that has not answered for so long is told of in the log.
-const SILENT: Duration = Duration::from_secs(3);
-
 /// A connection, and the address it was made to.
 type Link = (String, Arc<dyn Connection>);
 
@@ -42,21 +40,51 @@ pub(super) struct Links {
     silent: Mutex<Silent>,
 }
 
-/// Masters that do not answer: since when, and whether the log has it. They are asked many times a second, which would
-/// fill the log.
+/// What another master is asked for. A disk that hangs lets it give signs of life and votes and store nothing, so that
+/// each is told of by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Asked {
+    Life,
+    Storing,
+}
+
+impl Asked {
+    /// What is allowed to take longer than one is silent is about a disk.
+    fn of(budget: Duration) -> Self {
+        if budget > MASTER_SILENT { Self::Storing } else { Self::Life }
+    }
+}
+
+/// Masters that do not do what they are asked for, which is many times a second: the log has that once.
 #[derive(Default)]
-struct Silent(BTreeMap<u64, (Instant, bool)>);
+struct Silent(BTreeMap<(u64, Asked), Missed>);
+
+/// Questions in a row without success.
+#[derive(Clone, Copy)]
+struct Missed {
+    since: Instant,
+    last: Instant,
+    is_told: bool,
+}
 
 impl Silent {
-    /// One was asked. When the log is to have something: how long it has not answered.
-    fn note(&mut self, target: u64, has_answered: bool, now: Instant) -> Option<Duration> {
-        if has_answered {
-            let (since, is_told) = self.0.remove(&target)?;
-            return is_told.then(|| now - since);
+    /// One was asked from `began` until `now`. When the log is to have something: how long it had no success.
+    fn note(&mut self, key: (u64, Asked), is_done: bool, began: Instant, now: Instant) -> Option<Duration> {
+        if is_done {
+            let missed = self.0.remove(&key)?;
+            return missed.is_told.then(|| missed.last - missed.since);
         }
-        let (since, is_told) = self.0.entry(target).or_insert((now, false));
-        let silent = now - *since;
-        (silent >= SILENT && !std::mem::replace(is_told, silent >= SILENT)).then_some(silent)
+        let fresh = Missed { since: began, last: now, is_told: false };
+        let missed = self.0.entry(key).or_insert(fresh);
+        // Who was not asked meanwhile may have been well.
+        if began.saturating_duration_since(missed.last) >= MASTER_SILENT {
+            *missed = fresh;
+        }
+        missed.last = now;
+        let silent = now - missed.since;
+        let is_news = silent >= MASTER_SILENT && !missed.is_told;
+        missed.is_told |= is_news;
+        is_news.then_some(silent)
     }
 }
 
@@ -103,23 +131,29 @@ impl Links {
             }
             decode::<T>(&reply?.head)
         };
+        let began = Instant::now();
         let late = || NetError::Deadline { peer: addr.to_owned(), millis: budget.as_millis() as u64 };
         let answer = tokio::time::timeout(budget, work).await.unwrap_or_else(|_| Err(late()));
-        self.heard(target, addr, answer.as_ref().err());
+        self.heard((target, Asked::of(budget)), addr, began, answer.as_ref().err());
         answer
     }
 
-    /// Tells the log once when another master does not answer any more, and when it does again.
-    fn heard(&self, target: u64, addr: &str, error: Option<&NetError>) {
-        use NetError::{Closed, Connect, Deadline, Identity};
-        let silent =
-            error.filter(|e| matches!(e, Connect { .. } | Identity { .. } | Closed { .. } | Deadline { .. }));
-        let Some(since) = self.silent.lock().note(target, silent.is_none(), Instant::now()) else { return };
-        match silent {
-            Some(e) => {
-                tracing::warn!(error = %e, "master {target} ({addr}) does not answer any more; it is asked again and again")
+    /// Tells the log once when another master does not do what it is asked for, and when it does again.
+    fn heard(&self, key: (u64, Asked), addr: &str, began: Instant, error: Option<&NetError>) {
+        let told = self.silent.lock().note(key, error.is_none(), began, Instant::now());
+        let (Some(time), (target, asked)) = (told, key) else { return };
+        match (asked, error) {
+            (Asked::Life, Some(e)) => {
+                tracing::warn!(error = %e, "master {target} ({addr}) does not answer; it is asked again and again")
             }
-            None => tracing::info!("master {target} ({addr}) answers again, after {since:.0?}"),
+            (Asked::Life, None) => tracing::info!("master {target} ({addr}) answers again, after {time:.0?}"),
+            (Asked::Storing, Some(e)) => tracing::warn!(
+                error = %e,
+                "master {target} ({addr}) does not store what it is sent; it is sent again and again"
+            ),
+            (Asked::Storing, None) => {
+                tracing::info!("master {target} ({addr}) stores again what it is sent, after {time:.0?}")
+            }
         }
     }
 
@@ -336,18 +370,61 @@ impl RaftNetworkV2<Types> for Client {
 mod tests {
     use super::*;
 
+    /// Notes questions about life to master 2, each answered at once or not, and keeps what the log is told.
+    #[derive(Default)]
+    struct Log(Silent, Vec<(u64, u64)>);
+
+    impl Log {
+        fn asked(&mut self, begin: Instant, at: impl IntoIterator<Item = u64>, is_done: bool) {
+            for millis in at {
+                let now = begin + Duration::from_millis(millis);
+                if let Some(time) = self.0.note((2, Asked::Life), is_done, now, now) {
+                    self.1.push((millis, time.as_millis() as u64));
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_log_is_told_once_of_a_master_that_is_silent_and_once_of_its_return() {
+        let (mut log, begin) = (Log::default(), Instant::now());
+        log.asked(begin, [0], true);
+        log.asked(begin, [100], false);
+        log.asked(begin, [200], true);
+        assert_eq!(log.1, [], "a moment is not worth a line");
+        log.asked(begin, (1000..20_000).step_by(100), false);
+        log.asked(begin, [20_000, 20_100], true);
+        assert_eq!(log.1, [(4000, 3000), (20_000, 18_900)]);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_a_while_begins_anew() {
+        let begin = Instant::now();
+        // It is told, and nobody asks any more, for another leads; or it failed once.
+        for (failed, lines) in [(4000, 1), (100, 0)] {
+            let mut log = Log::default();
+            log.asked(begin, (0..=failed).step_by(100), false);
+            assert_eq!(std::mem::take(&mut log.1).len(), lines);
+            log.asked(begin, (1_000_000..1_005_000).step_by(100), false);
+            log.asked(begin, [1_005_000], true);
+            assert_eq!(log.1, [(1_003_000, 3000), (1_005_000, 4900)]);
+        }
+    }
+
+    #[test]
+    fn who_lives_and_stores_nothing_is_told_of() {
         let (mut silent, begin) = (Silent::default(), Instant::now());
-        let mut note = |has_answered, millis| {
-            silent.note(2, has_answered, begin + Duration::from_millis(millis)).map(|d| d.as_millis())
-        };
-        assert_eq!(note(true, 0), None);
-        assert_eq!(note(false, 100), None);
-        assert_eq!(note(true, 200), None, "a moment is not worth a line");
-        let away: Vec<_> = (0..100).filter_map(|n| note(false, 1000 + 100 * n)).collect();
-        assert_eq!(away, [SILENT.as_millis()]);
-        assert_eq!(note(true, 20_000), Some(19_000));
-        assert_eq!(note(true, 20_100), None);
+        let at = |secs| begin + Duration::from_secs(secs);
+        assert_eq!(
+            (Asked::of(Duration::from_millis(150)), Asked::of(APPEND_BUDGET)),
+            (Asked::Life, Asked::Storing)
+        );
+        let mut told = Vec::new();
+        for n in 0..4 {
+            told.extend(silent.note((2, Asked::Life), true, at(5 * n), at(5 * n)));
+            told.extend(silent.note((2, Asked::Storing), false, at(5 * n), at(5 * n + 5)));
+        }
+        assert_eq!(told, [Duration::from_secs(5)]);
+        assert_eq!(silent.note((2, Asked::Storing), true, at(20), at(21)), Some(Duration::from_secs(20)));
     }
 }

@@ -97,6 +97,7 @@ impl Inner {
                 addr: heard.map_or(addr, |s| s.addr.clone()),
                 alive: m.is_alive(id, now, self.timings.server_dead),
                 silent_ms: silent.as_millis() as u64,
+                clock_ms: heard.map_or(0, |s| s.clock.millis()),
                 disks: heard.map_or_else(Vec::new, |s| s.disks.clone()),
                 silent: silent >= self.timings.server_dead,
             }

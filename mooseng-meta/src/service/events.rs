@@ -76,6 +76,11 @@ impl Seen {
         news
     }
 
+    /// A chunkserver is known to be back.
+    pub fn is_back(&mut self, server: ServerId) {
+        self.lost.remove(&server);
+    }
+
     /// What is new of chunkservers and their disks since the last look at them.
     pub fn servers(&mut self, servers: &[ServerInfo]) -> Vec<News> {
         let (mut news, mut aside) = (Vec::new(), BTreeSet::new());
@@ -187,6 +192,7 @@ mod tests {
             total_bytes: 100,
             free_bytes: 50,
             chunks: 1,
+            errors: 0,
             error: None,
             drains: false,
         };
@@ -195,6 +201,7 @@ mod tests {
             addr: "c1:9420".into(),
             alive: !silent,
             silent_ms: if silent { 6000 } else { 10 },
+            clock_ms: 0,
             disks: vec![disk],
             silent,
         };

@@ -2,6 +2,7 @@
 //! not as they should be. All of it is rebuilt by the next leader from what it hears.
 
 use super::{
+    clocks::Ahead,
     progress::Progress,
     quarantine::{Removed, Unknown},
 };
@@ -27,6 +28,8 @@ pub(super) struct Server {
     /// When it registered.
     pub came: Duration,
     pub heard: Duration,
+    /// How far its clock is from this one's.
+    pub clock: Ahead,
     pub disks: Vec<DiskReport>,
     /// When its report of chunks was complete.
     pub reported: Option<Duration>,

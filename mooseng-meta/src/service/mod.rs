@@ -14,6 +14,7 @@ mod admin;
 mod ahead;
 mod bump;
 mod check;
+mod clocks;
 mod counts;
 mod deleting;
 mod drain;
@@ -85,6 +86,8 @@ pub struct ServiceTimings {
     pub session_lifetime: Duration,
     /// Between two rounds of the leader's driver.
     pub tick: Duration,
+    /// Between two looks at all chunks for events, at least: more where they take long.
+    pub look: Duration,
     /// Wait for a bump under way before a layout is answered with "busy".
     pub bump_wait: Duration,
     /// Wait for one command to a chunkserver that copies no data.
@@ -111,6 +114,7 @@ impl Default for ServiceTimings {
             repair_after: Duration::from_secs(10),
             session_lifetime: Duration::from_secs(mooseng_core::limits::SESSION_LIFETIME_SECS),
             tick: Duration::from_millis(500),
+            look: Duration::from_secs(2),
             bump_wait: Duration::from_secs(2),
             control: Duration::from_secs(2),
             pull: Duration::from_secs(60),

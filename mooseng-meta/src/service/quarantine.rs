@@ -389,6 +389,7 @@ mod tests {
             incarnation: Incarnation(1),
             came: Duration::ZERO,
             heard: Duration::ZERO,
+            clock: Default::default(),
             disks: vec![],
             reported: None,
             report_at: None,
@@ -410,6 +411,7 @@ mod tests {
             total_bytes: u64::MAX,
             free_bytes: u64::MAX,
             chunks,
+            errors: 0,
             error: None,
             drains: false,
         };

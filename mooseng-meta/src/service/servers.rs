@@ -79,6 +79,7 @@ impl Inner {
                         EventCode::ChunkserverBack,
                         format!("chunkserver {id} ({addr}) has started anew"),
                     );
+                    self.is_back(lead, r.server);
                 }
                 Some(_) => {}
             }
@@ -89,6 +90,7 @@ impl Inner {
             incarnation: r.incarnation,
             came: now,
             heard: now,
+            clock: Default::default(),
             disks: r.disks,
             reported: None,
             report_at: None,
@@ -111,6 +113,7 @@ impl Inner {
                 return Err(MetaError::Busy("register first".into()));
             };
             server.heard = self.now();
+            server.clock.tell(r.clock, self.wall());
             server.disks = r.disks;
             m.doubted.remove(&r.server);
             for chunk in r.damaged {

@@ -7,13 +7,13 @@ use super::{
 use mooseng_core::{
     error::MetaError,
     health::HealthCode,
-    ids::Term,
+    ids::{ServerId, Term},
     meta::{EventCode, EventPage, ListEvents, ServerLoad},
 };
 use parking_lot::Mutex;
 use std::time::Duration;
 
-/// Between two looks at chunkservers, and at least between two at all chunks.
+/// Between two looks at chunkservers.
 const EVERY: Duration = Duration::from_secs(2);
 /// After a look at all chunks the pause until the next one is so many times what it took.
 const SHARE: u32 = 50;
@@ -46,6 +46,11 @@ impl Inner {
         lead.watch.ring.lock().tell(self.wall(), code, problem, text);
     }
 
+    /// A chunkserver that has started anew, which is told already.
+    pub(super) fn is_back(&self, lead: &Lead, server: ServerId) {
+        lead.watch.seen.lock().is_back(server);
+    }
+
     pub(super) fn list_events(&self, lead: &Lead, r: &ListEvents) -> EventPage {
         lead.watch.ring.lock().page(r.after, r.count)
     }
@@ -55,7 +60,7 @@ impl Inner {
         // Before everybody had a chance to register nobody is missed.
         tokio::time::sleep(self.timings.server_dead).await;
         loop {
-            self.tell_all(lead, self.look_at_servers(lead));
+            self.tell_all(lead, "chunkservers", self.look_at_servers(lead));
             tokio::time::sleep(EVERY).await;
         }
     }
@@ -65,9 +70,9 @@ impl Inner {
         tokio::time::sleep(self.timings.server_dead).await;
         loop {
             let began = self.now();
-            self.tell_all(lead, self.look_at_cluster(lead).await);
+            self.tell_all(lead, "all chunks", self.look_at_cluster(lead).await);
             let took = self.now().saturating_sub(began);
-            tokio::time::sleep(EVERY.max(took * SHARE)).await;
+            tokio::time::sleep(self.timings.look.max(took * SHARE)).await;
         }
     }
 
@@ -82,12 +87,12 @@ impl Inner {
         Ok(lead.watch.seen.lock().whole(&status, &care))
     }
 
-    fn tell_all(&self, lead: &Lead, found: Result<Vec<News>, MetaError>) {
+    fn tell_all(&self, lead: &Lead, at: &str, found: Result<Vec<News>, MetaError>) {
         match found {
             Ok(news) => {
                 news.into_iter().for_each(|(code, problem, text)| self.tell_of(lead, code, problem, text))
             }
-            Err(e) => tracing::warn!(error = %e, "a look at the cluster failed, the next one goes on"),
+            Err(e) => tracing::warn!(error = %e, "a look at {at} failed, the next one goes on"),
         }
     }
 

@@ -158,8 +158,9 @@ async fn a_head_whose_chain_broke_gets_a_new_version_though_its_writer_is_gone()
     let (inode, place) = w.file(s, "f").await;
     let head = place.chain[0].server;
     let tell = async |chunk| {
-        let (incarnation, disks, damaged) = (Incarnation(1), vec![], vec![]);
-        let beat = Heartbeat { server: head, incarnation, disks, damaged, broken: vec![chunk] };
+        let (incarnation, clock) = (Incarnation(1), w.clock.wall());
+        let (disks, damaged, broken) = (vec![], vec![], vec![chunk]);
+        let beat = Heartbeat { server: head, incarnation, clock, disks, damaged, broken };
         let cx = CallContext::internal(secs(5));
         of_server(&w, head).await.heartbeat(&cx, beat).await.unwrap();
     };

@@ -18,8 +18,8 @@ async fn damaged(w: &World, s: SessionStamp) -> (InodeId, ChunkPlace, ServerId) 
 }
 
 async fn tell(w: &World, server: ServerId, chunk: ChunkRef) {
-    let (incarnation, disks) = (Incarnation(1), vec![]);
-    let beat = Heartbeat { server, incarnation, disks, damaged: vec![chunk], broken: vec![] };
+    let (incarnation, clock, disks) = (Incarnation(1), w.clock.wall(), vec![]);
+    let beat = Heartbeat { server, incarnation, clock, disks, damaged: vec![chunk], broken: vec![] };
     w.service().heartbeat(&cx(), beat).await.unwrap();
 }
 

@@ -3,6 +3,7 @@
 
 mod ahead;
 mod bumps;
+mod clocks;
 mod deletions;
 mod drains;
 mod fences;

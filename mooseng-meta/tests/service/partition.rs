@@ -1,7 +1,14 @@
 //! A leader that is cut off from the other masters, but not from anybody else.
 
 use crate::world::*;
-use mooseng_core::{attr::Access, error::MetaError, ids::*, meta::*, net::Role, rpc::RemoteMeta};
+use mooseng_core::{
+    attr::{Access, Timestamp},
+    error::MetaError,
+    ids::*,
+    meta::*,
+    net::Role,
+    rpc::RemoteMeta,
+};
 use mooseng_host::MemDisk;
 use mooseng_meta::{
     raft::{LogOptions, Member, RaftTimings},
@@ -171,6 +178,7 @@ async fn a_leader_that_is_cut_off_answers_nobody_as_a_leader() {
     let beat = || Heartbeat {
         server: ServerId(1),
         incarnation: Incarnation(1),
+        clock: Timestamp::default(),
         disks: vec![],
         damaged: vec![],
         broken: vec![],

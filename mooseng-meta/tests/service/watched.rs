@@ -46,16 +46,37 @@ async fn a_leader_tells_who_came_went_and_came_back() {
     assert_eq!((last.code, last.text.as_str()), (ChunkserverBack, "chunkserver 2 (cs-2) has started anew"));
 }
 
+/// Lets time pass; those chunkservers are heard meanwhile.
+async fn pass(w: &World, secs: u64, heard: &[u64]) {
+    for _ in 0..2 * secs {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for id in heard {
+            w.beat(*id).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_chunkserver_does_not_wait_for_the_look_at_all_chunks_and_is_back_once() {
+    use EventCode::*;
+    let w = World::of(2, ServiceTimings { look: Duration::from_secs(3600), ..quick_to_miss() }).await;
+    pass(&w, 5, &[1, 2]).await;
+    let calm = events(&w, None).await.next;
+    pass(&w, 5, &[1]).await;
+    for _ in 0..10 {
+        w.register(2, 9).await;
+        pass(&w, 1, &[1]).await;
+    }
+    let since: Vec<_> = events(&w, Some(calm)).await.events.into_iter().map(|e| e.code).collect();
+    assert_eq!(since, [ChunkserverLost, ChunkserverBack]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_begins_anew_and_does_not_miss_whom_it_has_not_heard_yet() {
     let mut w = World::of(2, quick_to_miss()).await;
     let before = events(&w, None).await;
     w.restart_master().await;
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        w.beat(1).await;
-        w.beat(2).await;
-    }
+    pass(&w, 10, &[1, 2]).await;
     let after = events(&w, Some(before.next)).await;
     assert!(after.next.term > before.next.term);
     let codes: Vec<_> = after.events.iter().map(|e| e.code).collect();

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use mooseng_core::{
+    attr::Timestamp,
     chunk::*,
     context::{CallContext, Credentials},
     error::{ChunkError, MetaError},
@@ -11,9 +12,9 @@ use mooseng_core::{
     name::Name,
     net::{CertHash, Listening, PeerIdentity, Role},
     rpc::ChunkHandler,
-    seam::Disk,
+    seam::{Clock, Disk},
 };
-use mooseng_host::MemDisk;
+use mooseng_host::{MemDisk, VirtualClock};
 use mooseng_meta::{
     raft::{LogOptions, Member, RaftTimings},
     server::{Master, MasterOptions},
@@ -221,6 +222,8 @@ pub struct World {
     pub servers: BTreeMap<u64, Arc<Fake>>,
     /// Signs joins from the master's next start on.
     pub authority: Option<Arc<dyn Authority>>,
+    /// The master's clock.
+    pub clock: Arc<dyn Clock>,
     listening: Vec<Box<dyn Listening>>,
     slot: AtomicU64,
 }
@@ -232,6 +235,7 @@ pub fn disk(id: u64) -> DiskReport {
         total_bytes: 1 << 40,
         free_bytes: 1 << 39,
         chunks: 0,
+        errors: 0,
         error: None,
         drains: false,
     }
@@ -258,6 +262,7 @@ impl World {
             timings,
             servers: BTreeMap::new(),
             authority: None,
+            clock: Arc::new(VirtualClock::new()),
             listening: Vec::new(),
             slot: AtomicU64::new(0),
         };
@@ -271,6 +276,8 @@ impl World {
     pub async fn start_master(&mut self) {
         let id = MasterId(1);
         let member = Member { id, raft_addr: "master/raft".into(), client_addr: "master".into() };
+        let seams = mooseng_host::sim_seams(1);
+        self.clock = seams.clock.clone();
         let options = MasterOptions {
             id,
             cluster: cluster(),
@@ -279,7 +286,7 @@ impl World {
             members: vec![member],
             disk: self.disk.clone(),
             transport: self.net.transport(identity(Role::Master, 1)),
-            seams: mooseng_host::sim_seams(1),
+            seams,
             raft_timings: RaftTimings::default(),
             log: LogOptions::default(),
             timings: self.timings.clone(),
@@ -311,10 +318,16 @@ impl World {
         self.register(id, 1).await;
     }
 
-    /// A chunkserver lives.
+    /// A chunkserver lives, and its clock is right.
     pub async fn beat(&self, id: u64) {
+        self.beat_at(id, 0).await;
+    }
+
+    /// The same of one whose clock is so many milliseconds ahead.
+    pub async fn beat_at(&self, id: u64, ahead_ms: i64) {
         let (server, incarnation, disks) = (ServerId(id), Incarnation(1), vec![disk(id)]);
-        let beat = Heartbeat { server, incarnation, disks, damaged: vec![], broken: vec![] };
+        let clock = Timestamp(self.clock.wall().0 + ahead_ms * 1_000_000);
+        let beat = Heartbeat { server, incarnation, clock, disks, damaged: vec![], broken: vec![] };
         self.service().heartbeat(&cx(), beat).await.unwrap();
     }
 
@@ -332,7 +345,8 @@ impl World {
     /// A chunkserver hears that its disk drains, if it does, says so, and tells what is there as leaving.
     pub async fn obey_drain(&self, id: u64) {
         let (server, incarnation) = (ServerId(id), Incarnation(1));
-        let beat = |disks| Heartbeat { server, incarnation, disks, damaged: vec![], broken: vec![] };
+        let clock = self.clock.wall();
+        let beat = |disks| Heartbeat { server, incarnation, clock, disks, damaged: vec![], broken: vec![] };
         let orders = self.service().heartbeat(&cx(), beat(vec![disk(id)])).await.unwrap();
         let drains = orders.drains == [DiskId(id)];
         let state = if drains { ReplicaState::Leaving } else { ReplicaState::Good };

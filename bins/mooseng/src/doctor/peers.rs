@@ -3,6 +3,7 @@
 use super::Check;
 use crate::settings::RoleFlags;
 use jiff::Timestamp;
+use mooseng_core::health::CLOCK_SKEW;
 use mooseng_support::{addr, config::Settings};
 use serde::Deserialize;
 use std::{
@@ -15,8 +16,6 @@ use std::{
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// Bytes of an answer at most.
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
-/// Clocks that are further apart are told of: times of files and events then surprise people.
-const SKEW: f64 = 2.0;
 /// Certificates begin so long before they were issued: past this they may be refused.
 const SKEW_MAX: f64 = 300.0;
 
@@ -111,7 +110,7 @@ fn judge(at: &str, told: &Told, skew: f64) -> Check {
     let set = "set the clocks right on both machines, by NTP (systemd-timesyncd, chrony)";
     match skew.abs() {
         apart if apart > SKEW_MAX => Check::problem(NAME, found, set),
-        apart if apart > SKEW => Check::warning(NAME, found, set),
+        apart if apart >= CLOCK_SKEW.as_secs_f64() => Check::warning(NAME, found, set),
         _ if told.version != ours => Check::warning(
             NAME,
             found,
@@ -137,8 +136,8 @@ mod tests {
         };
         let ours = env!("CARGO_PKG_VERSION");
         for (status, version, skew, verdict) in [
-            ("ok", ours, -1.9, Verdict::Ok),
-            ("ok", ours, 2.1, Verdict::Warning),
+            ("ok", ours, -0.9, Verdict::Ok),
+            ("ok", ours, 1.1, Verdict::Warning),
             ("ok", ours, -301.0, Verdict::Problem),
             ("ok", "0.0.1", 0.0, Verdict::Warning),
             ("MASTER_NO_QUORUM", ours, 0.0, Verdict::Warning),

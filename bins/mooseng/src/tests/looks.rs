@@ -1,6 +1,9 @@
 //! Verbs that look: what they show, and the schemas that programs rely on.
 
 use super::*;
+use crate::output::Format;
+use mooseng_client::report;
+use mooseng_core::meta::MasterInfo;
 use serde_json::Value;
 
 /// Each place of a value with its kind, items of arrays once: what a program that reads it relies on.
@@ -34,6 +37,11 @@ pub(crate) fn pinned(name: &str, json: &Value) {
         make(&wanted, is.as_bytes());
     }
     assert_eq!(fs::read_to_string(&wanted).unwrap_or_default(), is, "{name}: {}", wanted.display());
+}
+
+/// Some fields of an object: what the others are depends on the moment.
+pub(crate) fn part(of: &Value, fields: &[&str]) -> Value {
+    fields.iter().map(|field| ((*field).to_owned(), of[*field].clone())).collect()
 }
 
 impl Fixture {
@@ -102,6 +110,7 @@ async fn what_is_wrong_is_told_with_cause_and_cure() {
         said["health"],
         serde_json::json!(["CHUNK_MISSING", "CHUNK_ENDANGERED", "CHUNKSERVER_SILENT"])
     );
+    pinned("status-problems", &part(&said, &["schema", "health"]));
     f.cluster.start_chunkserver(place as usize - 1).await.unwrap();
     f.until_health_is(&[]).await;
     f.cluster.shutdown().await;
@@ -121,6 +130,12 @@ async fn room_disks_and_sessions_are_listed() {
     let all = disks["items"].as_array().unwrap();
     assert!(all.len() == 4 && all.iter().all(|d| d["state"] == "ok"), "{disks}");
     assert_eq!(f.says("disks").await.lines().count(), 5);
+    let mut status = f.client.status().await.unwrap();
+    status.servers[0].disks[0].error = Some("EIO".into());
+    let mut told = report::disks(&status);
+    let of = |item: &Value| part(item, &["error", "state"]);
+    told["items"] = told["items"].as_array().unwrap().iter().map(of).collect();
+    pinned("disks-error", &told);
 
     let sessions = f.json("sessions -o json").await;
     assert_eq!(sessions["items"].as_array().unwrap().len(), 1, "{sessions}");
@@ -206,6 +221,24 @@ async fn schemas_stay() {
     f.cluster.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_are_listed() {
+    let f = Fixture::new().await;
+    let mut all = f.client.status().await.unwrap().masters;
+    all.push(MasterInfo { voter: false, leader: false, lag: None, ..all[0].clone() });
+    let told = |format| {
+        let mut out = Vec::new();
+        masters::tell(&all, format, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let json: Value = serde_json::from_str(&told(Format::Json)).unwrap();
+    pinned("masters", &json);
+    assert_eq!(told(Format::Jsonl).lines().count(), 2);
+    let text = told(Format::Table);
+    assert!(text.contains(" leads\n") && text.ends_with(" is being filled\n"), "{text}");
+    f.cluster.shutdown().await;
+}
+
 fn local(line: &str) -> anyhow::Result<String> {
     let cli = Cli::try_parse_from(line.split(' '))?;
     let mut out = Vec::new();
@@ -263,6 +296,7 @@ fn the_manual_and_completions_know_every_verb() {
         assert!(local(&format!("mooseng completions {shell}")).unwrap().contains("mooseng"));
     }
     let version: Value = serde_json::from_str(&local("mooseng version -o json").unwrap()).unwrap();
+    pinned("version", &version);
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     assert!(local("mooseng version").unwrap().starts_with("mooseng "));
 }

@@ -149,6 +149,7 @@ fn set_clocks(placed: &mut BTreeMap<SpanId, Placed>, nodes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::looks::pinned;
     use mooseng_core::attr::Timestamp;
 
     fn span(id: u64, parent: u64, name: &str, begin_us: i64, micros: u64) -> SpanRecord {
@@ -226,5 +227,6 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&show(Format::Json)).unwrap();
         assert_eq!(json["missing"], json!([{"node": "chunkserver 2", "cause": "no answer in time"}]));
         assert_eq!(json["spans"][0]["name"], "put \x1b[2J");
+        pinned("trace", &json);
     }
 }

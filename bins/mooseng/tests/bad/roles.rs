@@ -3,6 +3,7 @@
 use super::{members::*, *};
 use Role::{Admin, Chunkserver, Client, Master};
 use mooseng_core::{
+    attr::Timestamp,
     chunk::{ChunkStore as _, Control, ReadRequest, WriteRequest},
     error::{ChunkError, MetaError, NetError},
     ids::*,
@@ -17,7 +18,7 @@ use mooseng_net::identity::Identity;
 /// A request of each kind, and who may make it.
 fn requests() -> Vec<(MetaRequest, &'static [Role])> {
     let name = Name::new("n").unwrap();
-    let (server, incarnation) = (ServerId(1), Incarnation(1));
+    let (server, incarnation, clock) = (ServerId(1), Incarnation(1), Timestamp::default());
     let (disks, damaged, broken, chunks) = (vec![], vec![], vec![], vec![]);
     let text = String::new;
     let clients: &[Role] = &[Client, Admin];
@@ -30,7 +31,7 @@ fn requests() -> Vec<(MetaRequest, &'static [Role])> {
             Register { server, incarnation, addr: text(), disks: disks.clone(), version: text() }.into(),
             &[Chunkserver],
         ),
-        (Heartbeat { server, incarnation, disks, damaged, broken }.into(), &[Chunkserver]),
+        (Heartbeat { server, incarnation, clock, disks, damaged, broken }.into(), &[Chunkserver]),
         (Report { server, incarnation, after: None, chunks, last: true }.into(), &[Chunkserver]),
         (GetStatus {}.into(), &[Master, Chunkserver, Client, Admin]),
         (RemoveMaster { id: MasterId(9) }.into(), &[Admin]),
@@ -191,12 +192,12 @@ fn nobody_speaks_for_another() {
     run(async {
         let other = site.issue("chunkserver", 2, "s-2");
         let meta = site.meta(&other).await;
-        let (server, incarnation) = (ServerId(1), Incarnation(1));
+        let (server, incarnation, clock) = (ServerId(1), Incarnation(1), Timestamp::default());
         let (addr, version, disks) = (String::new(), String::new(), vec![]);
         let (damaged, broken, chunks) = (vec![], vec![], vec![]);
         for forged in [
             MetaRequest::from(Register { server, incarnation, addr, disks: disks.clone(), version }),
-            Heartbeat { server, incarnation, disks, damaged, broken }.into(),
+            Heartbeat { server, incarnation, clock, disks, damaged, broken }.into(),
             Report { server, incarnation, after: None, chunks, last: true }.into(),
         ] {
             let got = meta.call(&cx(), forged).await;

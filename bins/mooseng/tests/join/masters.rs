@@ -47,15 +47,22 @@ fn a_master_is_added_leads_and_another_goes() {
         code == Some(10) && told.contains(&ports[0]) && told.contains("remove-master 5"),
         "{code:?} {told}"
     );
-    let told = trio.ok(&["cluster", "remove-master", "5"]);
+    let told = trio.ok(&["cluster", "remove-master", "5", "--yes"]);
     assert!(told.lines().count() == 4 && !told.contains("master 5 "), "{told}");
 
     let (code, told) = fails(trio.verb(&trio.path("c/admin"), &["cluster", "transfer-leadership", "9"]));
     assert!(code == Some(2) && told.contains("there are 1, 2, 3, 4"), "{code:?} {told}");
     let told = trio.ok(&["cluster", "transfer-leadership", "4"]);
     assert!(told.contains(&format!("master 4 at {client} leads")), "{told}");
-    let told = trio.ok(&["cluster", "remove-master", "1"]);
-    assert!(told.lines().count() == 3 && !told.contains("master 1 "), "{told}");
+    let (code, told) = fails(trio.verb(&trio.path("c/admin"), &["cluster", "remove-master", "1"]));
+    assert!(code == Some(2) && told.contains("--yes"), "{code:?} {told}");
+    let told = trio.ok(&["cluster", "transfer-leadership", "4", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let all = json["items"].as_array().unwrap();
+    let leads = all.iter().find(|m| m["leader"] == true).unwrap();
+    assert!(all.len() == 4 && leads["id"] == 4 && leads["client_addr"] == client, "{told}");
+    let told = trio.ok(&["cluster", "remove-master", "1", "-y", "-o", "jsonl"]);
+    assert!(told.lines().count() == 3 && !told.contains("\"id\":1,"), "{told}");
     // A quorum without the one removed, and with the new one.
     let mut masters = masters.into_iter();
     drop((masters.next(), masters.next()));

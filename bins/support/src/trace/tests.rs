@@ -51,11 +51,7 @@ async fn told(connection: &Arc<dyn Connection>, trace: TraceId) -> Result<Vec<Sp
 
 /// As a daemon's.
 fn transport(network: &MemoryNetwork, me: PeerIdentity) -> Arc<Traced> {
-    let inner = network.transport(me.clone());
-    match me.role {
-        Role::Master | Role::Chunkserver => Traced::new(Metered::new(inner, &Metrics::new(&me).unwrap())),
-        Role::Client | Role::Admin => Traced::new(inner),
-    }
+    Traced::new(Metered::new(network.transport(me.clone()), &Metrics::new(&me).unwrap()))
 }
 
 /// Two servers, of which the first asks the second, and a connection of an admin to the first.

@@ -92,6 +92,11 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
         println!("skipped: {why}");
         return Ok(());
     }
+    let lock = std::fs::File::create(std::env::temp_dir().join("mooseng-test-demo.lock"))?;
+    if lock.try_lock().is_err() {
+        println!("skipped: another run of this test has the demo");
+        return Ok(());
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
     let demo = Demo { root, program: binaries()?.join("mooseng") };
     // A run that was killed leaves its demo, which Docker starts again with itself.
@@ -107,10 +112,10 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
     let status = demo.run("start-demo.sh", &["status"])?;
     ensure!(status.contains("health    healthy") && status.contains("leader"), "it tells who leads");
     demo.run("start-demo.sh", &["test"])?;
-    let log = demo.run("start-demo.sh", &["logs", "master-1"])?;
+    let log = demo.run("start-demo.sh", &["logs", "master-1", "master-2", "master-3"])?;
     ensure!(log.contains(" INFO "), "it shows what a service logs");
     let warnings = log.matches(" WARN ").count();
-    ensure!(warnings < 50, "{warnings} warnings: a master that was away fills the log");
+    ensure!(warnings < 150, "{warnings} warnings: a master that was away fills the log");
     for (verb, says) in [
         ("health", "healthy"),
         ("info /largefile", "2 of 2"),
@@ -127,7 +132,7 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
         asked.with_context(|| format!("mooseng {verb}: {said:?}"))?;
     }
     // What the walk did counts.
-    super::telemetry::every_query_has_data(&Api(([127, 0, 0, 1], 9090).into()), "10m")?;
+    super::telemetry::every_query_has_data(&Api(([127, 0, 0, 1], 9090).into()), "40m")?;
     let admin = "MOOSENG_IDENTITY_DIR=/etc/mooseng/identities/cluster/admin";
     let trace = demo.in_client(&format!("{admin} mooseng trace -- ls / 2>&1"))?;
     ensure!(trace.contains("master") && trace.contains("a quorum confirms"), "a waterfall: {trace}");

@@ -412,6 +412,9 @@ fn look(
     let all_up = || prometheus.api.query("sum(up)").ok().filter(|s| s.iter().any(|s| s.value == 10.0));
     wait_for("all ten are scraped", PATIENCE, all_up)?;
     every_query_has_data(&prometheus.api, RATE_INTERVAL)?;
+    let misses = "sum(mooseng_client_cache_misses_total)";
+    let counted = || prometheus.api.query(misses).ok().filter(|s| s.iter().any(|s| s.value > 0.0));
+    wait_for("what is read through a mount is counted", DATA, counted)?;
     every_rule_is_good(&prometheus.api)?;
     Ok(Some(prometheus))
 }
