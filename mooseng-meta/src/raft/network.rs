@@ -53,6 +53,14 @@ impl Asked {
     fn of(budget: Duration) -> Self {
         if budget > MASTER_SILENT { Self::Storing } else { Self::Life }
     }
+
+    /// Without success for so long it is told.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Life => MASTER_SILENT,
+            Self::Storing => APPEND_BUDGET,
+        }
+    }
 }
 
 /// Masters that do not do what they are asked for, which is many times a second: the log has that once.
@@ -82,9 +90,17 @@ impl Silent {
         }
         missed.last = now;
         let silent = now - missed.since;
-        let is_news = silent >= MASTER_SILENT && !missed.is_told;
-        missed.is_told |= is_news;
-        is_news.then_some(silent)
+        let is_due = silent >= key.1.patience() && !missed.is_told;
+        // Who is told to be dead stores nothing, of course.
+        if !is_due || key.1 == Asked::Storing && self.is_dead(key.0) {
+            return None;
+        }
+        self.0.entry(key).and_modify(|missed| missed.is_told = true);
+        Some(silent)
+    }
+
+    fn is_dead(&self, target: u64) -> bool {
+        self.0.get(&(target, Asked::Life)).is_some_and(|missed| missed.is_told)
     }
 }
 
@@ -426,5 +442,10 @@ mod tests {
         }
         assert_eq!(told, [Duration::from_secs(5)]);
         assert_eq!(silent.note((2, Asked::Storing), true, at(20), at(21)), Some(Duration::from_secs(20)));
+        // One that is dead is told of once.
+        let mut both = |asked, secs| silent.note((3, asked), false, at(secs), at(secs));
+        let told: Vec<_> =
+            (0..20).flat_map(|s| [both(Asked::Storing, s), both(Asked::Life, s)]).flatten().collect();
+        assert_eq!(told, [MASTER_SILENT]);
     }
 }

@@ -27,24 +27,31 @@ impl Running {
 /// Asks at the HTTP port of the settings.
 pub(super) fn find(role: &RoleFlags, settings: &Settings, me: Option<&PeerIdentity>) -> Option<Running> {
     let at = bind_addr(settings, "metrics_port").ok().filter(|at| at.port() != 0)?;
-    let to = reachable(at).to_string();
-    let is_it = match role {
-        RoleFlags::Mount(_) => is_node(&to, me?) && mounted_at(&to).is_some_and(|p| is_same(&p, settings)),
-        // A mount may have the same identity.
-        RoleFlags::Dashboard(_) => is_node(&to, me?) && mounted_at(&to).is_none(),
-        RoleFlags::Master(_) | RoleFlags::Chunkserver(_) => is_node(&to, me?),
+    let me = me?;
+    let is_it = |to: SocketAddr| {
+        let to = to.to_string();
+        is_node(&to, me)
+            && match role {
+                RoleFlags::Mount(_) => mounted_at(&to).is_some_and(|p| is_same(&p, settings)),
+                // A mount may have the same identity.
+                RoleFlags::Dashboard(_) => mounted_at(&to).is_none(),
+                RoleFlags::Master(_) | RoleFlags::Chunkserver(_) => true,
+            }
     };
-    is_it.then(|| Running { pid: ports::holder(ports::Kind::Tcp, at.port()) })
+    let is_found = reachable(at).into_iter().any(is_it);
+    is_found.then(|| Running { pid: ports::holder(ports::Kind::Tcp, at.port()) })
 }
 
-/// Where one can connect to what listens there.
-fn reachable(at: SocketAddr) -> SocketAddr {
-    let ip = match at.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+/// Where one can connect to what listens there. Who listens at all addresses is at those of version 4, too, and a machine
+/// may have no other, as a container.
+fn reachable(at: SocketAddr) -> Vec<SocketAddr> {
+    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+    let ips: Vec<IpAddr> = match at.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![v4],
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![v6, v4],
+        ip => vec![ip],
     };
-    SocketAddr::new(ip, at.port())
+    ips.into_iter().map(|ip| SocketAddr::new(ip, at.port())).collect()
 }
 
 /// Whether a node of this identity answers there. Its metrics say so from its start on.
@@ -77,6 +84,17 @@ fn is_same(told: &str, settings: &Settings) -> bool {
 mod tests {
     use super::*;
     use mooseng_core::net::Role;
+
+    #[test]
+    fn who_listens_everywhere_is_found_without_addresses_of_version_6() {
+        let asked = |at: &str| {
+            let all = reachable(at.parse().unwrap());
+            all.into_iter().map(|to| to.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(asked("[::]:9427"), ["[::1]:9427", "127.0.0.1:9427"]);
+        assert_eq!(asked("0.0.0.0:9427"), ["127.0.0.1:9427"]);
+        assert_eq!(asked("10.0.0.1:9427"), ["10.0.0.1:9427"]);
+    }
 
     #[test]
     fn a_node_is_known_by_its_role_name_and_cluster() {

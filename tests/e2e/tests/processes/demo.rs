@@ -121,6 +121,7 @@ fn the_demo_comes_up_works_through_failures_and_keeps_its_files() -> Result<()> 
         ("info /largefile", "2 of 2"),
         ("sessions", "client-3"),
         ("stats", "calls/s"),
+        ("doctor mount", "is mounted by this daemon"),
         ("fsck", "0 unreadable, 0 short of copies"),
     ] {
         // A busy machine may make somebody late for a moment.
