@@ -47,20 +47,28 @@ writes_go_on() { # name
     same "written on client-1, read on client-2" "$(in_client 2 "cat $mnt/$1.txt")" "$1"
 }
 
+# What one client writes while others fail, what ends it, and what it has told. Of one walk: an older one may go on for a moment.
+lines=$mnt/lines.$$ enough=$mnt/enough.$$ told=
+
 # Typed on a client: it writes line after line until told that it is enough, and tells how many and what the longest
 # wait was. A line that cannot be written ends it.
 lines_go_on() {
     cat <<TEXT
 n=0 worst=0
-until [ -e $mnt/enough ] || [ \$n = 20000 ]; do
+until [ -e $enough ] || [ \$n = 20000 ]; do
     n=\$((n + 1)) begin=\$(date +%s%N)
-    echo \$n >> $mnt/lines.txt && sync $mnt/lines.txt || exit 1
+    echo \$n >> $lines && sync $lines || exit 1
     took=\$(((\$(date +%s%N) - begin) / 1000000))
     [ \$took -le \$worst ] || worst=\$took
     sleep 0.1
 done
 echo \$n \$worst
 TEXT
+}
+
+lines_end() {
+    in_client 1 "touch $enough" >/dev/null 2>&1 || true
+    rm -f "$told"
 }
 
 walk() {
@@ -99,11 +107,11 @@ walk() {
 
     step "5. failures"
     in_client 1 "dd if=/dev/urandom of=$mnt/random bs=1M count=20 2>/dev/null && sync $mnt/random"
-    local sum led lines writer meanwhile
+    local sum led writer meanwhile
     say "  client-2 writes and syncs line after line from now on"
-    in_client 2 "rm -f $mnt/enough $mnt/lines.txt"
-    lines=$(mktemp)
-    in_client 2 "$(lines_go_on)" >"$lines" &
+    told=$(mktemp)
+    trap lines_end EXIT
+    in_client 2 "$(lines_go_on)" >"$told" &
     writer=$!
     sum=$(in_client 1 "sha256sum < $mnt/random")
     led=$(leader) || fail "the status cannot be had, or nobody leads"
@@ -123,12 +131,13 @@ walk() {
     wait_healthy
     until_it_is_so "mooseng health finds nothing wrong" 300 admin health
     until_it_is_so "the dashboard shows that, too" 120 is_on_the_dashboard '"healthy"'
-    in_client 1 "touch $mnt/enough"
+    in_client 1 "touch $enough"
     wait "$writer" || fail "client-2 could not go on writing"
-    meanwhile=$(<"$lines")
-    rm -f "$lines"
+    meanwhile=$(<"$told")
+    lines_end
+    trap - EXIT
     say "  client-2 wrote ${meanwhile% *} lines meanwhile, the longest wait was ${meanwhile#* } ms"
-    [ "$(in_client 3 "cat $mnt/lines.txt")" = "$(seq "${meanwhile% *}")" ] || fail "lines of client-2 are lost"
+    [ "$(in_client 3 "cat $lines")" = "$(seq "${meanwhile% *}")" ] || fail "lines of client-2 are lost"
     say "  client-3 reads all of them"
 
     step "6. health and logs"
@@ -145,10 +154,10 @@ walk() {
     compose ps
     local logs errors
     logs=$(compose logs --no-color) || fail "the logs cannot be had"
-    errors=$(grep -E '(^|[| ])ERROR( |$)|panicked at|level=error' <<<"$logs" || true)
+    errors=$(grep -E '(^|[| ])ERROR( |$)|panicked at|level=(error|ERROR)' <<<"$logs" || true)
     [ -z "$errors" ] || fail "errors in the logs:
 $errors"
     say "  no error in the logs"
-    in_client 1 "cd $mnt && rm -f random lines.txt enough after-the-leader.txt after-the-chunkserver.txt"
+    in_client 1 "cd $mnt && rm -f random $lines $enough after-the-leader.txt after-the-chunkserver.txt"
     step "the walk is done: all of it worked"
 }

@@ -29,7 +29,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 /// Longest wait of a clean stop for writes under way.
 const STOP: Duration = Duration::from_secs(5);
@@ -100,12 +100,27 @@ pub struct Status {
     pub suspect: u64,
     /// Chunks with damage that the masters were told of.
     pub damaged: u64,
-    /// Whether the leading master knows it and all its chunks.
+    /// Whether the leading master answers it and knows it.
+    pub registered: bool,
+    /// Whether that one knows all its chunks, too.
     pub ready: bool,
     /// How the scrubs of its disks stand, in the order of the disks.
     pub scrubs: Vec<DiskScrub>,
     /// When it is being emptied: chunks that still need it, as the leading master last said.
     pub drain_left: Option<u64>,
+}
+
+/// How it stands with the leading master.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Standing {
+    registered: bool,
+    reported: bool,
+}
+
+impl Standing {
+    fn is_ready(self) -> bool {
+        self.registered && self.reported
+    }
 }
 
 /// A running chunkserver. Dropped without [`Chunkserver::shutdown`], it has crashed.
@@ -115,7 +130,7 @@ pub struct Chunkserver {
     drain_left: Arc<Mutex<Option<u64>>>,
     listening: Option<Box<dyn Listening>>,
     tasks: JoinSet<()>,
-    ready: tokio::sync::watch::Receiver<bool>,
+    standing: watch::Receiver<Standing>,
 }
 
 impl std::fmt::Debug for Chunkserver {
@@ -162,7 +177,7 @@ impl Chunkserver {
         let handler = Arc::new(ChunkHandler::new(Arc::new(store.clone())));
         let listening = o.transport.listen(&o.listen, handler).await?;
         let addr = if o.advertise.is_empty() { listening.local_addr() } else { o.advertise.clone() };
-        let (said, ready) = tokio::sync::watch::channel(false);
+        let (said, standing) = watch::channel(Standing::default());
         let scrub = Arc::new(Scrub::start(&store.0, &o.seams.clock, &o.timings));
         let drain_left = Arc::<Mutex<_>>::default();
         let masters = Masters {
@@ -187,7 +202,7 @@ impl Chunkserver {
             tasks.spawn(logkeeper::keep_room(store.0.clone(), disk.clone()));
         }
         tasks.spawn(masters.keep_informed(said));
-        Ok(Self { store, scrub, drain_left, listening: Some(listening), tasks, ready })
+        Ok(Self { store, scrub, drain_left, listening: Some(listening), tasks, standing })
     }
 
     /// The store, for callers in the same process.
@@ -202,7 +217,7 @@ impl Chunkserver {
 
     /// Whether the leading master knows it and all its chunks.
     pub fn is_ready(&self) -> bool {
-        *self.ready.borrow()
+        self.standing.borrow().is_ready()
     }
 
     /// What it is doing, at this moment. Operations are counted in [`DiskStore::counters`].
@@ -210,8 +225,9 @@ impl Chunkserver {
         let (good, suspect) = self.store.count();
         let damaged = self.store.0.damaged.lock().len() as u64;
         let (disks, scrubs) = (self.store.disk_reports(), self.scrub.state());
-        let (ready, drain_left) = (self.is_ready(), *self.drain_left.lock());
-        Status { disks, good, suspect, damaged, ready, scrubs, drain_left }
+        let (standing, drain_left) = (*self.standing.borrow(), *self.drain_left.lock());
+        let (registered, ready) = (standing.registered, standing.is_ready());
+        Status { disks, good, suspect, damaged, registered, ready, scrubs, drain_left }
     }
 
     /// Stops cleanly: nothing is taken any more, everything is on disk, nothing will be suspect.
@@ -256,7 +272,7 @@ struct Masters {
 }
 
 impl Masters {
-    async fn keep_informed(mut self, ready: tokio::sync::watch::Sender<bool>) {
+    async fn keep_informed(mut self, standing: watch::Sender<Standing>) {
         loop {
             let mut pause = self.timings.heartbeat;
             match self.once().await {
@@ -283,8 +299,8 @@ impl Masters {
                     pause = self.timings.heartbeat / 5;
                 }
             }
-            let is_ready = self.registered.is_some() && self.reported;
-            ready.send_if_modified(|r| std::mem::replace(r, is_ready) != is_ready);
+            let now = Standing { registered: self.registered.is_some(), reported: self.reported };
+            standing.send_if_modified(|s| std::mem::replace(s, now) != now);
             self.store.trim();
             self.store.0.settle_marks(false).await;
             let refresh = self.store.0.access.refresh.notified();

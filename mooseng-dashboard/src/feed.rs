@@ -2,10 +2,10 @@
 //! the look goes through all chunks, takes as long as it takes, and nothing else waits for it.
 
 use crate::{
-    fresh::{EVERY, WAIT, look, pause_after},
+    fresh::{EVERY, WAIT, look, panicked, pause_after},
     history::History,
 };
-use futures::future;
+use futures::{FutureExt as _, future};
 use mooseng_client::{Client, Result, report};
 use mooseng_core::{
     health::{HealthCode, Problem, problems},
@@ -13,7 +13,7 @@ use mooseng_core::{
         Care, ClusterEvent, ClusterStatus, EventMark, GetCare, GetStatus, OpCounts, ServerLoad, ServerScrub,
     },
 };
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -188,50 +188,73 @@ fn tell(told: &Teller, change: impl FnOnce(&mut Seen)) {
     told.send_modify(|seen| change(Arc::make_mut(seen)));
 }
 
+/// A panic is a failed look, and the next one comes.
 async fn look_for_ever(client: Client, told: Teller) {
     loop {
         let asked = Instant::now();
-        let (status, care) = (look(client.clone(), GetStatus {}), look(client.clone(), GetCare {}));
-        let looked = future::try_join(status, care).await;
-        let pause = pause_after(asked.elapsed(), looked.is_ok());
-        tell(&told, |seen| seen.looked(looked));
-        tokio::time::sleep(pause).await;
+        let round = async {
+            let (status, care) = (look(client.clone(), GetStatus {}), look(client.clone(), GetCare {}));
+            let looked = future::try_join(status, care).await;
+            let is_answered = looked.is_ok();
+            tell(&told, |seen| seen.looked(looked));
+            is_answered
+        };
+        let is_answered = AssertUnwindSafe(round).catch_unwind().await.unwrap_or_else(|_| {
+            tell(&told, |seen| seen.looked(Err(panicked())));
+            false
+        });
+        tokio::time::sleep(pause_after(asked.elapsed(), is_answered)).await;
     }
 }
 
+/// A panic is a failed pulse, and the next one comes.
 async fn feel_for_ever(client: Client, told: Teller) {
-    let (begin, mut mark, mut pulse) = (Instant::now(), None, Pulse::default());
-    let mut quorum = None;
+    let mut feeling = Feeling { begin: Instant::now(), mark: None, pulse: Pulse::default(), quorum: None };
     loop {
-        let felt = timeout(PULSE, feel(&client, mark)).await;
-        let failed = match felt {
+        if AssertUnwindSafe(feeling.round(&client, &told)).catch_unwind().await.is_err() {
+            let failed = Failed { why: panicked().to_string(), no_quorum: None };
+            tell(&told, |seen| seen.felt(&feeling.pulse, Some(failed)));
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// What is kept from pulse to pulse.
+struct Feeling {
+    begin: Instant,
+    mark: Option<EventMark>,
+    pulse: Pulse,
+    quorum: Option<Problem>,
+}
+
+impl Feeling {
+    async fn round(&mut self, client: &Client, told: &Teller) {
+        let failed = match timeout(PULSE, feel(client, self.mark)).await {
             Ok(Ok(f)) => {
-                mark = Some(f.mark);
-                pulse.scrubs = f.scrubs;
-                pulse.events.extend(f.events);
-                pulse.events.drain(..pulse.events.len().saturating_sub(EVENTS_MAX));
-                pulse.history.add(begin.elapsed(), f.ops, &f.loads);
+                self.mark = Some(f.mark);
+                self.pulse.scrubs = f.scrubs;
+                self.pulse.events.extend(f.events);
+                self.pulse.events.drain(..self.pulse.events.len().saturating_sub(EVENTS_MAX));
+                self.pulse.history.add(self.begin.elapsed(), f.ops, &f.loads);
                 None
             }
             Ok(Err(e)) => Some(e.to_string()),
             Err(_) => Some(format!("no leading master answered within {} s", PULSE.as_secs())),
         };
         let Some(why) = failed else {
-            quorum = None;
-            tell(&told, |seen| seen.felt(&pulse, None));
-            tokio::time::sleep(EVERY).await;
-            continue;
+            self.quorum = None;
+            tell(told, |seen| seen.felt(&self.pulse, None));
+            return;
         };
-        pulse.history.miss(begin.elapsed());
+        self.pulse.history.miss(self.begin.elapsed());
         tracing::debug!(why, "the masters do not answer");
         let failed = |no_quorum: &Option<Problem>| Failed { why: why.clone(), no_quorum: no_quorum.clone() };
-        tell(&told, |seen| seen.felt(&pulse, Some(failed(&quorum))));
-        let missing = no_quorum(&client).await;
-        if missing != quorum {
-            quorum = missing;
-            tell(&told, |seen| seen.felt(&pulse, Some(failed(&quorum))));
+        tell(told, |seen| seen.felt(&self.pulse, Some(failed(&self.quorum))));
+        let missing = no_quorum(client).await;
+        if missing != self.quorum {
+            self.quorum = missing;
+            tell(told, |seen| seen.felt(&self.pulse, Some(failed(&self.quorum))));
         }
-        tokio::time::sleep(EVERY).await;
     }
 }
 

@@ -37,6 +37,12 @@ fn late(what: &str) -> Error {
     MetaError::Deadline(format!("{what} within {} s", WAIT.as_secs())).into()
 }
 
+/// Of a look that panicked: its panic is in the log.
+pub(crate) fn panicked() -> Error {
+    let (peer, cause) = ("this dashboard".into(), "it panicked; its log tells where".into());
+    MetaError::Net(NetError::Closed { peer, cause, sent: true }).into()
+}
+
 /// Why there is no newer answer, and how old the one is that is known.
 pub(crate) type Before = Option<(Error, Duration)>;
 
@@ -111,11 +117,8 @@ impl<T: Send + Sync + 'static> Fresh<T> {
 
 async fn looked<T>(state: Arc<watch::Sender<State<T>>>, ask: impl Future<Output = Result<T>>) {
     let asked = Instant::now();
-    // A panic is in the log already; others may ask again.
-    let answer = AssertUnwindSafe(ask).catch_unwind().await.unwrap_or_else(|_| {
-        let cause = "the dashboard panicked at it; its log tells where".into();
-        Err(MetaError::Net(NetError::Refused { cause }).into())
-    });
+    // Others may ask again.
+    let answer = AssertUnwindSafe(ask).catch_unwind().await.unwrap_or_else(|_| Err(panicked()));
     let now = Instant::now();
     state.send_modify(|s| {
         s.is_looking = false;
@@ -173,7 +176,9 @@ mod tests {
     async fn a_look_that_panics_is_a_failure_and_there_is_another() {
         let w = World::default();
         let told = w.fresh.get(|| async { panic!("of the test") }).await;
-        assert!(told.answer().unwrap_err().to_string().contains("panicked"));
+        let e = told.answer().unwrap_err();
+        assert!(e.to_string().contains("panicked"), "{e}");
+        assert_eq!(crate::status_of(&e).0, axum::http::StatusCode::INTERNAL_SERVER_ERROR);
         tokio::time::sleep(EVERY).await;
         assert_eq!(*w.get(0, false).await.answer().unwrap(), 1);
     }

@@ -3,7 +3,7 @@
 use crate::Node;
 use mooseng_chunk::{Chunkserver, Counters, Status};
 use mooseng_core::{
-    health::{HealthCode, Problem},
+    health::{self, HealthCode, Problem},
     meta::{DiskReport, DiskScrub},
     net::PeerIdentity,
 };
@@ -25,6 +25,8 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
     let problems = problems(&s);
     let status = match (problems.first(), s.drain_left) {
         (Some(worst), _) => worst.code.name(),
+        // The leading master hears of all its chunks.
+        (None, _) if !s.ready => "REPORTING",
         (None, Some(0)) => "DRAINED",
         (None, Some(_)) => "DRAINING",
         (None, None) if s.disks.iter().any(|d| d.drains && !drained(d)) => "DISK_DRAINING",
@@ -58,8 +60,7 @@ pub(crate) fn health(node: &Node, me: &PeerIdentity) -> Health {
 
 /// What is wrong with it, the worst first.
 fn problems(s: &Status) -> Vec<Problem> {
-    let unknown = || "the leading master does not know this chunkserver and all its chunks".to_owned();
-    let lost = (!s.ready).then(|| Problem::new(HealthCode::MasterUnreachable, unknown()));
+    let lost = (!s.registered).then(health::master_unreachable);
     let aside = |d: &DiskReport| {
         let cause = format!("disk {} was set aside: {}", d.path, d.error.as_ref()?);
         Some(Problem::new(HealthCode::DiskError, cause))
@@ -74,6 +75,10 @@ pub(crate) fn register(node: &Node, metrics: &Metrics) {
         move || node.lock().as_ref().map(look).unwrap_or_default()
     };
     metrics.gauge(&catalog::CHUNKSERVER_READY, of_server(|c| plain(f64::from(u8::from(c.is_ready())))));
+    metrics.gauge(
+        &catalog::CHUNKSERVER_ANSWERED,
+        of_server(|c| plain(f64::from(u8::from(c.status().registered)))),
+    );
     metrics.gauge(
         &catalog::CHUNKSERVER_CHUNKS,
         of_server(|c| {

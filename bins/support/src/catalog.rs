@@ -149,6 +149,8 @@ metrics! {
 
     CHUNKSERVER_READY = "mooseng_chunkserver_ready", Gauge [], "1 or 0", CHUNKSERVERS,
         "1 where the leading master knows it and all its chunks";
+    CHUNKSERVER_ANSWERED = "mooseng_chunkserver_masters_answer", Gauge [], "1 or 0", CHUNKSERVERS,
+        "1 while the leading master answers this chunkserver";
     CHUNKSERVER_CHUNKS = "mooseng_chunkserver_chunks", Gauge ["state"], "replicas", CHUNKSERVERS,
         "Replicas here by state";
     CHUNKSERVER_DIRTY = "mooseng_chunkserver_dirty_chunks", Gauge [], "replicas", CHUNKSERVERS,

@@ -79,8 +79,13 @@ impl Silent {
     /// One was asked from `began` until `now`. When the log is to have something: how long it had no success.
     fn note(&mut self, key: (u64, Asked), is_done: bool, began: Instant, now: Instant) -> Option<Duration> {
         if is_done {
-            let missed = self.0.remove(&key)?;
-            return missed.is_told.then(|| missed.last - missed.since);
+            let missed = self.0.remove(&key).filter(|missed| missed.is_told)?;
+            if key.1 == Asked::Life {
+                // What it was sent while it was dead is no sign of its disk.
+                let anew = Missed { since: now, last: now, is_told: false };
+                self.0.insert((key.0, Asked::Storing), anew);
+            }
+            return Some(missed.last - missed.since);
         }
         let fresh = Missed { since: began, last: now, is_told: false };
         let missed = self.0.entry(key).or_insert(fresh);
@@ -447,5 +452,10 @@ mod tests {
         let told: Vec<_> =
             (0..20).flat_map(|s| [both(Asked::Storing, s), both(Asked::Life, s)]).flatten().collect();
         assert_eq!(told, [MASTER_SILENT]);
+        // What is under way when it comes back fails after that.
+        let mut under_way = silent;
+        assert!(under_way.note((3, Asked::Life), true, at(20), at(20)).is_some());
+        assert_eq!(under_way.note((3, Asked::Storing), false, at(19), at(24)), None);
+        assert!(under_way.note((3, Asked::Storing), false, at(24), at(29)).is_some());
     }
 }

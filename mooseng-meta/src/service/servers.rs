@@ -67,7 +67,7 @@ impl Inner {
             let (server, addr, incarnation) = (r.server, r.addr.clone(), r.incarnation);
             self.propose(Command::ServerSeen { server, addr, incarnation }, cx.budget).await?;
             let (id, addr) = (r.server.get(), &r.addr);
-            match known {
+            match &known {
                 None => self.tell(
                     lead,
                     EventCode::ChunkserverJoined,
@@ -79,7 +79,6 @@ impl Inner {
                         EventCode::ChunkserverBack,
                         format!("chunkserver {id} ({addr}) has started anew"),
                     );
-                    self.is_back(lead, r.server);
                 }
                 Some(_) => {}
             }
@@ -96,6 +95,8 @@ impl Inner {
             report_at: None,
         };
         tracing::info!(server = %r.server, addr = server.addr, incarnation = %r.incarnation, "chunkserver registered");
+        // No look comes between, which would tell of its return once more.
+        let mut seen = lead.watch.seen();
         let mut m = lead.memory.lock();
         let before = m.servers.insert(r.server, server);
         if before.is_some_and(|b| b.incarnation != r.incarnation) {
@@ -103,6 +104,10 @@ impl Inner {
         }
         m.came(r.server);
         drop(m);
+        if known.is_some_and(|k| k.incarnation != r.incarnation) {
+            seen.is_back(r.server);
+        }
+        drop(seen);
         self.orders(lead, r.server)
     }
 

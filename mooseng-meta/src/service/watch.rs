@@ -7,10 +7,10 @@ use super::{
 use mooseng_core::{
     error::MetaError,
     health::HealthCode,
-    ids::{ServerId, Term},
+    ids::Term,
     meta::{EventCode, EventPage, ListEvents, ServerLoad},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Between two looks at chunkservers.
@@ -29,6 +29,11 @@ impl Watch {
     pub fn new(term: Term) -> Self {
         Self { ring: Mutex::new(Ring::new(term)), seen: Mutex::default() }
     }
+
+    /// What the looks have seen. It is taken before the leader's memory.
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock()
+    }
 }
 
 impl Inner {
@@ -44,11 +49,6 @@ impl Inner {
             false => tracing::info!(code = name, problem = of, "{text}"),
         }
         lead.watch.ring.lock().tell(self.wall(), code, problem, text);
-    }
-
-    /// A chunkserver that has started anew, which is told already.
-    pub(super) fn is_back(&self, lead: &Lead, server: ServerId) {
-        lead.watch.seen.lock().is_back(server);
     }
 
     pub(super) fn list_events(&self, lead: &Lead, r: &ListEvents) -> EventPage {
@@ -77,14 +77,15 @@ impl Inner {
     }
 
     fn look_at_servers(&self, lead: &Lead) -> Result<Vec<News>, MetaError> {
-        let servers = self.server_infos(lead, &self.view()?)?;
-        Ok(lead.watch.seen.lock().servers(&servers))
+        let view = self.view()?;
+        let mut seen = lead.watch.seen();
+        Ok(seen.servers(&self.server_infos(lead, &view)?))
     }
 
     async fn look_at_cluster(&self, lead: &Lead) -> Result<Vec<News>, MetaError> {
         let view = self.view()?;
         let (status, care) = (self.status(lead, &view, |_, _| ()).await?, self.care(lead, &view).await?);
-        Ok(lead.watch.seen.lock().whole(&status, &care))
+        Ok(lead.watch.seen().whole(&status, &care))
     }
 
     fn tell_all(&self, lead: &Lead, at: &str, found: Result<Vec<News>, MetaError>) {

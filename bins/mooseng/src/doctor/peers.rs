@@ -70,7 +70,8 @@ fn addrs(settings: &Settings) -> Vec<String> {
     peers.iter().filter(|p| *p != "wait").filter_map(host).collect()
 }
 
-/// What it tells, and by how many seconds its clock is ahead of this one's.
+/// What it tells, and by how many seconds its clock is ahead of this one's: at least, for it looked at its clock some time
+/// between question and answer.
 fn ask(at: &str) -> Result<(Told, f64), String> {
     let begin = Timestamp::now();
     let body = get(at, "/health").map_err(|e| e.to_string())?;
@@ -79,8 +80,12 @@ fn ask(at: &str) -> Result<(Told, f64), String> {
     let told: Told = serde_json::from_str(&body).map_err(|e| odd(&e))?;
     let time = told.time.parse::<Timestamp>().map_err(|e| odd(&e))?;
     let secs = |t: Timestamp| t.as_nanosecond() as f64 / 1e9;
-    let skew = secs(time) - (secs(begin) + secs(end)) / 2.0;
-    Ok((told, skew))
+    Ok((told, ahead(secs(begin), secs(time), secs(end))))
+}
+
+/// The smallest difference that fits a time between two others.
+fn ahead(begin: f64, time: f64, end: f64) -> f64 {
+    if time > end { time - end } else { (time - begin).min(0.0) }
 }
 
 /// `GET` of a plain HTTP port: the body, whatever the status.
@@ -126,6 +131,14 @@ fn judge(at: &str, told: &Told, skew: f64) -> Check {
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
+
+    #[test]
+    fn a_slow_answer_makes_no_clock_wrong() {
+        assert_eq!(ahead(100.0, 100.0, 105.0), 0.0);
+        assert_eq!(ahead(100.0, 105.0, 105.0), 0.0);
+        assert_eq!(ahead(100.0, 107.0, 105.0), 2.0);
+        assert_eq!(ahead(100.0, 97.0, 105.0), -3.0);
+    }
 
     #[test]
     fn clocks_versions_and_states_are_judged() {
