@@ -52,6 +52,14 @@ mod tests {
             assert!(filter(good).is_ok(), "{good}");
         }
         assert!(filter("mooseng=loud").is_err());
-        assert!(filter("info").unwrap().to_string().contains("openraft=warn"));
+        let quiet = filter("info").unwrap().to_string();
+        for target in ["openraft=warn", "openraft::core::raft_core=error", "openraft::replication=error"] {
+            assert!(quiet.contains(target), "{quiet}");
+        }
+        assert_eq!(
+            filter("mooseng_meta=debug").unwrap().to_string(),
+            "mooseng_meta=debug",
+            "as it was given"
+        );
     }
 }

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 const APPEND_BUDGET: Duration = Duration::from_secs(5);
 /// Silence between the pieces of a snapshot, and time to install it.
 const SNAPSHOT_BUDGET: Duration = Duration::from_secs(600);
+
 /// A connection, and the address it was made to.
 type Link = (String, Arc<dyn Connection>);
 
